@@ -1,0 +1,184 @@
+"""The job folder: one edit on disk, the one thing that the two sides share.
+
+    jobs/20261122-133005-7f3a/
+        request.json    what is asked, written once
+        source.png      the region's pixels, sRGB
+        mask.png        the selection over them, gray, 255 = edit (none: edit everything)
+        reference-N.png
+        state.json      how far it got, written by the worker alone
+        result-N.*      the answer, as received
+        placed-N.png    the answer, fitted to source.png
+        blend.png       how much of the answer counts towards the selection's edge, if asked
+        imported        marker: the results are in the image (or in files)
+
+The plug-in fills the folder under a temporary name and renames it when complete; from then on
+only the worker writes `state.json`. A crash at any point leaves a folder that says what may be
+done next. No key and no signed link is ever written here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from plugin import settings
+
+PREPARED = "prepared"
+"""Complete and not sent: may be sent."""
+SENT = "sent"
+"""The request is on its way or was; with no worker about, the outcome is unknown."""
+ACCEPTED = "accepted"
+"""The service took it and named a task."""
+RECEIVED = "received"
+"""The result lies in the folder."""
+FAILED = "failed"
+"""Ended without a result; `kind` and `message` say why."""
+
+OUTCOME_UNKNOWN = "outcome unknown"
+"""The kind of a failure after which the edit may have been made and billed."""
+
+
+@dataclass
+class Post:
+    """One request to the service, that is one variation, and what became of it."""
+
+    state: str = PREPARED
+    task: str = ""
+    kind: str = ""
+    message: str = ""
+    result: str = ""
+    placed: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class State:
+    """Where a job stands: the posts, one per variation, and what is true of them together."""
+
+    posts: list[Post]
+
+    @property
+    def name(self) -> str:
+        """The whole job's state: unfinished as long as one post is, received if any one is."""
+        states = {post.state for post in self.posts}
+        return next(s for s in (SENT, ACCEPTED, PREPARED, RECEIVED, FAILED) if s in states)
+
+    @property
+    def sent(self) -> bool:
+        """Whether anything left for the service."""
+        return any(post.state != PREPARED for post in self.posts)
+
+    @property
+    def messages(self) -> list[str]:
+        """The failures' sentences, each once."""
+        return list(dict.fromkeys(post.message for post in self.posts if post.message))
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should hear about the results, each sentence once."""
+        return list(dict.fromkeys(note for post in self.posts for note in post.notes))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job on disk."""
+
+    folder: Path
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What was asked. Raises OSError or ValueError if the folder is damaged."""
+        request = json.loads((self.folder / "request.json").read_text("utf-8"))
+        if not isinstance(request, dict):
+            raise ValueError(f"The job {self.id} is damaged: request.json holds no object.")
+        return request
+
+    @property
+    def state(self) -> State:
+        """How far it got. Raises OSError or ValueError if the folder is damaged."""
+        try:
+            saved = json.loads((self.folder / "state.json").read_text("utf-8"))
+            return State([Post(**post) for post in saved["posts"]])
+        except FileNotFoundError:
+            return State([Post() for _ in range(self.request["variations"])])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"The job {self.id} is damaged: state.json is malformed.") from error
+
+    def save_state(self, state: State) -> None:
+        """Put `state` on the disk before the step that it announces is taken. Raises OSError."""
+        text = json.dumps(
+            {"state": state.name, "posts": [asdict(p) for p in state.posts]}, indent=1
+        )
+        settings.write_private(self.folder / "state.json", text)
+
+    @property
+    def imported(self) -> bool:
+        return (self.folder / "imported").exists()
+
+    def mark_imported(self) -> None:
+        """Note that the results reached the user's picture. Raises OSError."""
+        (self.folder / "imported").touch(mode=0o600)
+
+    def discard(self) -> None:
+        """Remove the job and everything in it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def jobs_folder() -> Path:
+    """Return the folder of all jobs, made if need be. Raises OSError."""
+    folder = settings.home() / "jobs"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def all_jobs() -> list[Job]:
+    """Return the complete jobs, oldest first: the history. Raises OSError."""
+    folders = (f for f in jobs_folder().iterdir() if (f / "request.json").exists())
+    return [Job(f) for f in sorted(folders) if not f.name.startswith(".")]
+
+
+def find(job_id: str) -> Job:
+    """Return the job of that id. Raises ValueError with a sentence for the user."""
+    for job in all_jobs():
+        if job.id == job_id:
+            return job
+    raise ValueError(f"There is no job {job_id}: “python -m plugin jobs” lists them.")
+
+
+@contextlib.contextmanager
+def prepare() -> Iterator[Path]:
+    """Give a folder to fill; it becomes a job by `publish`, and is gone if that never came.
+
+    Raises OSError.
+    """
+    name = f".{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    folder = jobs_folder() / name
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(folder: Path, request: dict[str, Any]) -> Job:
+    """Make the filled folder a job, at once and for good. Raises OSError."""
+    for file in folder.iterdir():
+        with open(file, "r+b") as handle:
+            os.fsync(handle.fileno())
+    settings.write_private(folder / "request.json", json.dumps(request, indent=1))
+    final = folder.with_name(folder.name.removeprefix("."))
+    os.rename(folder, final)
+    settings.sync_folder(final.parent)
+    return Job(final)

@@ -1,0 +1,250 @@
+"""What part of a picture is sent, and at which ratio and size: pure geometry.
+
+The region is the selection with context around it, brought to a ratio of the service's table:
+first by growing and shifting inside the picture, and only where the picture ends beyond it
+(there the worker repeats the edge). All boxes are whole pixels; x to the right, y down.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+TIERS = ("1k", "2k", "4k")
+
+_LANDSCAPE = {
+    "1:1": ((1024, 1024), (2048, 2048), (2880, 2880)),
+    "3:2": ((1008, 672), (2016, 1344), (3504, 2336)),
+    "4:3": ((1024, 768), (2048, 1536), (3264, 2448)),
+    "5:4": ((960, 768), (2000, 1600), (3200, 2560)),
+    "16:9": ((1024, 576), (2048, 1152), (3840, 2160)),
+    "2:1": ((1024, 512), (2048, 1024), (3840, 1920)),
+    "21:9": ((1008, 432), (2016, 864), (3696, 1584)),
+}
+
+RATIOS: dict[str, dict[str, tuple[int, int]]] = {}
+"""The service's table: RATIOS["3:2"]["1k"] is the answer's (width, height) in pixels."""
+for _name, _sizes in _LANDSCAPE.items():
+    _a, _b = _name.split(":")
+    RATIOS[_name] = dict(zip(TIERS, _sizes))
+    RATIOS[f"{_b}:{_a}"] = dict(zip(TIERS, ((h, w) for w, h in _sizes)))
+
+RATIO_TOLERANCE = 0.004
+"""A picture this close to a ratio counts as having it: results are scaled by more anyway."""
+
+CONTEXT_FLOOR = 64
+"""Pixels of surroundings that even the smallest selection takes along."""
+CONTEXT_SHARE = 0.12
+"""Context on each side, as a share of the selection's diagonal."""
+
+_EXACT_SIZE = re.compile(r"(\d{2,5})\s*[x×*]\s*(\d{2,5})", re.IGNORECASE)
+_EXACT_PIXELS = (655_360, 8_294_400)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of whole pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    @property
+    def right(self) -> int:
+        return self.x + self.width
+
+    @property
+    def bottom(self) -> int:
+        return self.y + self.height
+
+    @property
+    def empty(self) -> bool:
+        return self.width <= 0 or self.height <= 0
+
+    def intersection(self, other: Box) -> Box:
+        x, y = max(self.x, other.x), max(self.y, other.y)
+        return Box(
+            x,
+            y,
+            max(0, min(self.right, other.right) - x),
+            max(0, min(self.bottom, other.bottom) - y),
+        )
+
+    def moved(self, dx: int, dy: int) -> Box:
+        return Box(self.x + dx, self.y + dy, self.width, self.height)
+
+    def grown(self, margin: int) -> Box:
+        return Box(
+            self.x - margin,
+            self.y - margin,
+            self.width + 2 * margin,
+            self.height + 2 * margin,
+        )
+
+
+@dataclass(frozen=True)
+class Region:
+    """What is sent.
+
+    `box` is the picture sent, `content` the part of it that is really there (the rest is
+    repeated edge); both in the coordinates of the layer or canvas. `size` and `resolution` are
+    the service's fields; `answer` the (width, height) that they ask for; `upload` the (width,
+    height) at which `box` goes up: 1:1 unless the tier is smaller.
+    """
+
+    box: Box
+    content: Box
+    size: str
+    resolution: str
+    answer: tuple[int, int]
+    upload: tuple[int, int]
+
+    @property
+    def scale(self) -> float:
+        """Pixels sent per pixel of the region, at most 1."""
+        return self.upload[0] / self.box.width
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as the object that `from_json` reads."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(saved: dict[str, Any]) -> Region:
+        """Read what `to_json` gave. Raises KeyError or TypeError if it is something else."""
+        return Region(
+            Box(**saved["box"]),
+            Box(**saved["content"]),
+            saved["size"],
+            saved["resolution"],
+            tuple(saved["answer"]),
+            tuple(saved["upload"]),
+        )
+
+
+def check_size(size: str) -> str:
+    """Return `size` as the service spells it: "auto", a ratio of the table, or "WxH".
+
+    Raises ValueError with a sentence for the user.
+    """
+    text = size.strip().lower() or "auto"
+    if text == "auto" or text in RATIOS:
+        return text
+    match = _EXACT_SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            f"“{size}” is no size: use auto, a ratio ({', '.join(_LANDSCAPE)} or upright), or WxH."
+        )
+    width, height = int(match[1]), int(match[2])
+    lowest, highest = _EXACT_PIXELS
+    if (
+        width % 16
+        or height % 16
+        or not lowest <= width * height <= highest
+        or max(width, height) > 3 * min(width, height)
+    ):
+        raise ValueError(
+            f"The service can't make {width}x{height}: both sides must be multiples of 16, "
+            f"{lowest:,} to {highest:,} pixels in all, at most 3:1."
+        )
+    return f"{width}x{height}"
+
+
+def plan(
+    selection: Box,
+    extent: Box,
+    size: str = "auto",
+    resolution: str = "auto",
+    ceiling: str = "4k",
+) -> Region:
+    """Return the region for `selection` in the picture `extent` (both in the same coordinates).
+
+    `selection` equal to `extent` means the whole picture. `resolution` "auto" takes the smallest
+    tier that doesn't shrink the region, up to `ceiling`. Raises ValueError with a sentence for
+    the user if the selection misses the picture or the size is impossible.
+    """
+    size = check_size(size)
+    wanted = selection.intersection(extent)
+    if wanted.empty:
+        raise ValueError("The selection lies outside the picture.")
+    context = max(CONTEXT_FLOOR, round(CONTEXT_SHARE * math.hypot(wanted.width, wanted.height)))
+    inner = wanted.grown(context).intersection(extent)
+    if size == "auto":
+        width, height, ratio = min(
+            (_brought_to(name, inner, extent) for name in RATIOS),
+            key=lambda brought: _cost(brought[0], brought[1], extent),
+        )
+    else:
+        width, height, ratio = _brought_to(size, inner, extent)
+    box = Box(
+        _shifted(inner.x, inner.width, width, extent.x, extent.width),
+        _shifted(inner.y, inner.height, height, extent.y, extent.height),
+        width,
+        height,
+    )
+    if "x" in ratio:
+        answer = _numbers(ratio, "x")
+        tier = resolution
+        if tier == "auto":
+            tier = next((t for t in TIERS if _area(RATIOS["1:1"][t]) >= _area(answer)), TIERS[-1])
+    else:
+        tier = resolution if resolution != "auto" else _tier(ratio, width, height, ceiling)
+        answer = RATIOS[ratio][tier]
+    scale = min(1.0, answer[0] / width, answer[1] / height)
+    if scale > 1 - RATIO_TOLERANCE:
+        upload = (width, height)
+    else:
+        upload = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return Region(box, box.intersection(extent), ratio, tier, answer, upload)
+
+
+def _area(size: tuple[int, int]) -> int:
+    return size[0] * size[1]
+
+
+def _numbers(text: str, separator: str) -> tuple[int, int]:
+    left, right = text.split(separator)
+    return int(left), int(right)
+
+
+def _brought_to(size: str, inner: Box, extent: Box) -> tuple[int, int, str]:
+    """The smallest (width, height) around `inner` that has the ratio of `size`."""
+    across, down = _numbers(size, "x" if "x" in size else ":")
+    divisor = math.gcd(across, down)
+    across, down = across // divisor, down // divisor
+    width, height = inner.width, inner.height
+    ratio = across / down
+    if width / height > ratio * (1 + RATIO_TOLERANCE):
+        height = math.ceil(width / ratio / (1 + RATIO_TOLERANCE))
+    elif width / height < ratio / (1 + RATIO_TOLERANCE):
+        width = math.ceil(height * ratio / (1 + RATIO_TOLERANCE))
+    if abs(width / height / ratio - 1) > RATIO_TOLERANCE * 1.01:
+        # So few pixels that none of the near sizes has the ratio: a whole multiple has.
+        multiple = max(math.ceil(inner.width / across), math.ceil(inner.height / down))
+        width, height = multiple * across, multiple * down
+    return width, height, size
+
+
+def _cost(width: int, height: int, extent: Box) -> int:
+    """Pixels sent, those of repeated edge counted five times."""
+    inside = min(width, extent.width) * min(height, extent.height)
+    return inside + 5 * (width * height - inside)
+
+
+def _tier(ratio: str, width: int, height: int, ceiling: str) -> str:
+    allowed = TIERS[: TIERS.index(ceiling) + 1]
+    for tier in allowed:
+        most = RATIOS[ratio][tier]
+        if max(width / most[0], height / most[1]) <= 1 + RATIO_TOLERANCE:
+            return tier
+    return allowed[-1]
+
+
+def _shifted(start: int, length: int, wanted: int, low: int, whole: int) -> int:
+    """Where a stretch grown from `length` to `wanted` begins: centred, then shifted inside."""
+    begin = start - (wanted - length) // 2
+    if wanted >= whole:
+        return low - (wanted - whole) // 2
+    return min(max(begin, low), low + whole - wanted)

@@ -1,0 +1,123 @@
+"""Reading and writing pictures: strict about what came from outside, quick about our own.
+
+Pictures in the worker are Pillow images in sRGB, mode RGB or RGBA (straight alpha), 8 bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+FOREIGN_FORMATS = ("PNG", "JPEG", "WEBP")
+FOREIGN_BYTES = 64_000_000
+"""Most bytes of one picture that is read from the service."""
+FOREIGN_PIXELS = 64_000_000
+"""Most pixels of one, far above the largest that the service makes (8.3 million)."""
+
+# Pillow's own limit counts for the user's pictures too, which may be as large as they like.
+Image.MAX_IMAGE_PIXELS = None
+
+
+class Unreadable(Exception):
+    """The bytes are no picture that can be used; the message is a clause that says why."""
+
+
+def read_foreign(data: bytes) -> Image.Image:
+    """Decode a picture from outside whole, upright, in sRGB, to RGB or RGBA of 8 bits.
+
+    What it is shows in the bytes alone, never in a name or a declared type. Of an animation the
+    first frame is taken. Raises Unreadable.
+    """
+    if len(data) > FOREIGN_BYTES:
+        raise Unreadable(f"it has more than {FOREIGN_BYTES // 1_000_000} MB")
+    try:
+        picture = Image.open(io.BytesIO(data), formats=FOREIGN_FORMATS)
+        width, height = picture.size
+        if width * height > FOREIGN_PIXELS:
+            raise Unreadable(f"it has {width}×{height} pixels, more than any real answer")
+        picture.load()
+        return upright_srgb(picture)
+    except Unreadable:
+        raise
+    except UnidentifiedImageError as error:
+        raise Unreadable("it is not a PNG, JPEG or WebP picture") from error
+    except Exception as error:
+        # Pillow's decoders raise nearly everything on damaged data, struct.error to SyntaxError.
+        raise Unreadable(f"it is damaged ({type(error).__name__})") from error
+
+
+def upright_srgb(picture: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation and the embedded profile, then drop both; RGB or RGBA."""
+    picture = ImageOps.exif_transpose(picture)
+    alpha = None
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        alpha = picture.getchannel("A")
+    elif picture.mode.startswith("I"):
+        deep = np.asarray(picture).astype(np.float32) / 257
+        picture = Image.fromarray(deep.round().clip(0, 255).astype(np.uint8))
+    elif picture.mode not in ("RGB", "L", "CMYK"):
+        picture = picture.convert("RGB")
+    profile = picture.info.get("icc_profile")
+    colours = picture.convert("RGB") if picture.mode in ("RGBA", "RGB") else picture
+    if profile:
+        colours = between_profiles(colours, profile, None, "RGB")
+    colours = colours.convert("RGB")
+    if alpha is not None and alpha.getextrema() != (255, 255):
+        colours.putalpha(alpha)
+    colours.info.clear()
+    return colours
+
+
+def between_profiles(
+    colours: Image.Image, source: bytes | None, target: bytes | None, mode: str
+) -> Image.Image:
+    """Convert from one ICC profile to another, None being sRGB; the result is of `mode`.
+
+    A profile that doesn't fit the picture's channels says nothing about its colours and is
+    ignored.
+    """
+
+    def profile(data: bytes | None) -> ImageCms.ImageCmsProfile:
+        return ImageCms.ImageCmsProfile(
+            io.BytesIO(data) if data else ImageCms.createProfile("sRGB")
+        )
+
+    with contextlib.suppress(ImageCms.PyCMSError, OSError):
+        converted = ImageCms.profileToProfile(
+            colours, profile(source), profile(target), outputMode=mode
+        )
+        return cast(Image.Image, converted)
+    return colours.convert(mode)
+
+
+def read_own(path: Path) -> Image.Image:
+    """Decode a PNG that this project wrote, of any size. Raises Unreadable."""
+    try:
+        picture = Image.open(path, formats=("PNG",))
+        picture.load()
+    except (OSError, ValueError, SyntaxError) as error:
+        raise Unreadable(f"{path.name} is missing or damaged") from error
+    return picture
+
+
+def write_own(picture: Image.Image, path: Path) -> None:
+    """Write a PNG for GIMP to read, whole or not at all. Raises OSError."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_bytes(png(picture))
+    temporary.replace(path)
+
+
+def png(picture: Image.Image, hard: bool = False) -> bytes:
+    """Encode as PNG: quickly (level 1 with run lengths), or small where bytes are what counts."""
+    out = io.BytesIO()
+    if hard:
+        picture.save(out, "PNG", compress_level=7)
+    else:
+        picture.save(out, "PNG", compress_level=1, compress_type=3)
+    return out.getvalue()

@@ -1,0 +1,574 @@
+"""The sandbox's HTTP: `POST /v1/images/edits` and the signed links of its answers.
+
+It takes the service's word literally, also where a client would like it laxer: the proxy's limits,
+files dropped as duplicates, links that expire. Everything is held in memory.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import io
+import json
+import logging
+import math
+import re
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from email.message import Message
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Literal, NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+from multipart import (  # type: ignore[import-untyped]
+    MultipartError,
+    MultipartParser,
+    parse_options_header,
+)
+from PIL import Image
+
+from plugin.region import RATIOS
+from plugin.worker.picture import Unreadable, png, read_foreign
+from plugin.worker.sandbox import model
+
+MODEL = "gpt-image-2"
+MOST_PICTURES = 9
+MOST_PICTURE_BYTES = 20_000_000
+MOST_REQUEST_BYTES = 32_000_000
+MOST_PARTS = 64
+KEPT_RESULTS = 8
+KEPT_RECORDS = 64
+
+LinkForm = Literal["relative", "absolute", "data", "b64_json"]
+Answer = tuple[int, Mapping[str, str], bytes | dict[str, Any]]
+
+_IMAGE_FIELDS = ("image", "image[]", "images", "images[]")
+_NUMBERED_FIELD = re.compile(r"image_([0-9]{1,4})")
+_EXACT_SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})", re.IGNORECASE)
+_RESULT_PATH = re.compile(r"/p/img/(img_[0-9a-f]+)/0")
+_PROXY_413 = (
+    b"<html>\r\n<head><title>413 Request Entity Too Large</title></head>\r\n<body>\r\n"
+    b"<center><h1>413 Request Entity Too Large</h1></center>\r\n</body>\r\n</html>\r\n"
+)
+
+_log = logging.getLogger(__name__)
+
+
+class UploadedFile(NamedTuple):
+    """A file as it arrived; `name` and `content_type` as the client gave them."""
+
+    field: str
+    name: str
+    content_type: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Edit:
+    """An accepted edit: text fields, files in order of arrival, headers (any case)."""
+
+    fields: dict[str, str]
+    files: list[UploadedFile]
+    headers: Message
+
+
+@dataclass(frozen=True)
+class Served:
+    """A GET that was answered, whatever the answer: path with query, headers (any case)."""
+
+    path: str
+    headers: Message
+
+
+class Sandbox:
+    """The service on a free port of 127.0.0.1, for the length of a `with` block.
+
+    `keys`: the accepted Bearer keys; None accepts any. `balance`: edits left; None is endless.
+    `thinking`: seconds before an answer. `link_life`: seconds that links are good for.
+    `link_form`: how results are handed over. `answers`: replies as (status, headers, body), given
+    to the next POSTs in place of an edit, whatever they hold; a body that is a dict goes as JSON,
+    and None in place of a reply cuts the connection. It may be added to at any time.
+    """
+
+    def __init__(
+        self,
+        *,
+        keys: Collection[str] | None = None,
+        balance: int | None = None,
+        thinking: float = 0,
+        link_life: float = 24 * 3600,
+        link_form: LinkForm = "relative",
+        answers: Iterable[Answer | None] = (),
+    ) -> None:
+        self.keys = keys
+        self.balance = balance
+        self.thinking = thinking
+        self.link_life = link_life
+        self.link_form = link_form
+        self.answers: deque[Answer | None] = deque(answers)
+        self.posts = 0
+        """POSTs that arrived whole, accepted or not."""
+        self.edits: list[Edit] = []
+        """The accepted edits, the last few of them."""
+        self.served: list[Served] = []
+        """The GETs, the last few of them."""
+        self._secret = secrets.token_bytes(32)
+        self._results: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
+        self._lock = threading.Lock()
+        # One picture at a time: the model's arrays at 4k are large.
+        self._model_lock = threading.Lock()
+        self._closing = threading.Event()
+        self._server: _Server | None = None
+
+    @property
+    def origin(self) -> str:
+        """`http://127.0.0.1:PORT`; only inside the `with` block."""
+        if self._server is None:
+            raise RuntimeError("the sandbox is not running")
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    @property
+    def base_url(self) -> str:
+        """`http://127.0.0.1:PORT/v1`; only inside the `with` block."""
+        return f"{self.origin}/v1"
+
+    def __enter__(self) -> Sandbox:
+        self._closing.clear()
+        self._server = _Server(self)
+        threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), name="sandbox", daemon=True
+        ).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._server is not None
+        self._closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._server.cut_connections()
+        self._server = None
+
+    # --- what the handler asks for ----------------------------------------------------------
+
+    def next_answer(self) -> tuple[bool, Answer | None]:
+        """Whether a prepared answer stands in line, and if so which."""
+        with self._lock:
+            self.posts += 1
+            return (True, self.answers.popleft()) if self.answers else (False, None)
+
+    def record(self, served: Served) -> None:
+        """Note a GET."""
+        with self._lock:
+            self.served.append(served)
+            del self.served[:-KEPT_RECORDS]
+
+    def authorize(self, headers: Message) -> None:
+        """Check the Bearer key. Raises Refusal."""
+        scheme, _, key = (headers.get("Authorization") or "").partition(" ")
+        key = key.strip()
+        if scheme.lower() != "bearer" or not key:
+            raise Refusal(401, "missing_api_key", "No API key: send Authorization: Bearer <key>.")
+        if self.keys is not None and key not in self.keys:
+            raise Refusal(401, "invalid_api_key", "The API key is not valid.")
+
+    def make(self, content_type: str, body: bytes, headers: Message) -> dict[str, Any]:
+        """Answer an edit: the JSON object of its reply. Raises Refusal."""
+        fields, files = _form(content_type, body)
+        request = _Request.read(fields, files)
+        with self._lock:
+            if self.balance is not None:
+                if self.balance <= 0:
+                    raise Refusal(402, "insufficient_balance", "The balance is used up.")
+                self.balance -= 1
+            self.edits.append(Edit(fields, files, headers))
+            del self.edits[:-KEPT_RECORDS]
+        try:
+            if self._closing.wait(self.thinking):
+                raise ConnectionAbortedError("the sandbox was closed")
+            with self._model_lock:
+                data, kind = request.result()
+        except BaseException:
+            with self._lock:
+                if self.balance is not None:
+                    self.balance += 1
+            raise
+        task = f"img_{secrets.token_hex(12)}"
+        with self._lock:
+            self._results[task] = data, kind
+            while len(self._results) > KEPT_RESULTS:
+                self._results.popitem(last=False)
+        return {
+            "created": int(time.time()),
+            "task_id": task,
+            "data": [
+                {**self._handed_over(task, data, kind), "file_id": f"file_{secrets.token_hex(12)}"}
+            ],
+        }
+
+    def _handed_over(self, task: str, data: bytes, kind: str) -> dict[str, str]:
+        if self.link_form == "b64_json":
+            return {"b64_json": base64.b64encode(data).decode()}
+        if self.link_form == "data":
+            return {"url": f"data:{kind};base64,{base64.b64encode(data).decode()}"}
+        expiry = str(int((time.time() + self.link_life) * 1000))
+        link = f"/p/img/{task}/0?exp={expiry}&sig={self._signature(f'/p/img/{task}/0', expiry)}"
+        return {"url": self.origin + link if self.link_form == "absolute" else link}
+
+    def result(self, target: str) -> tuple[bytes, str]:
+        """The bytes and the media type behind a link's path and query. Raises Refusal."""
+        parts = urlsplit(target)
+        match = _RESULT_PATH.fullmatch(parts.path)
+        with self._lock:
+            found = self._results.get(match[1]) if match else None
+        if found is None:
+            raise Refusal(404, "not_found", "There is nothing at this address.")
+        query = parse_qs(parts.query)
+        expiry, given = (query.get(name, [""])[0] for name in ("exp", "sig"))
+        wanted = self._signature(parts.path, expiry)
+        if not hmac.compare_digest(wanted.encode(), given.encode()):
+            raise Refusal(403, "invalid_signature", "The link's signature does not fit.")
+        if int(expiry) <= time.time() * 1000:
+            raise Refusal(403, "link_expired", "The link has expired.")
+        return found
+
+    def _signature(self, path: str, expiry: str) -> str:
+        message = f"{path}?exp={expiry}".encode()
+        return hmac.new(self._secret, message, hashlib.sha256).hexdigest()
+
+
+class Refusal(Exception):
+    """An error answer: HTTP status, the service's code, a sentence."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The JSON object that goes out."""
+        kind = {401: "authentication_error", 402: "insufficient_quota"}.get(
+            self.status, "server_error" if self.status >= 500 else "invalid_request_error"
+        )
+        return {"error": {"message": str(self), "type": kind, "code": self.code}}
+
+
+# --- the form -----------------------------------------------------------------------------------
+
+
+def _bad(message: str) -> Refusal:
+    return Refusal(400, "invalid_request_error", message)
+
+
+def _form(content_type: str, body: bytes) -> tuple[dict[str, str], list[UploadedFile]]:
+    """Text fields and files of a multipart form. Raises Refusal."""
+    media_type, options = parse_options_header(content_type)
+    if media_type != "multipart/form-data" or not options.get("boundary"):
+        raise _bad("The request must be multipart/form-data.")
+    fields: dict[str, str] = {}
+    files: list[UploadedFile] = []
+    parser = MultipartParser(
+        io.BytesIO(body),
+        options["boundary"],
+        len(body),
+        part_limit=MOST_PARTS,
+        # As much as a request can hold: no part is ever spooled to the disk.
+        spool_limit=MOST_REQUEST_BYTES,
+        memory_limit=MOST_REQUEST_BYTES,
+    )
+    try:
+        for part in parser:
+            if part.filename is not None or _place(part.name) is not None:
+                name = part.filename or ""
+                files.append(UploadedFile(part.name, name, part.content_type, part.raw))
+            else:
+                fields[part.name] = part.value
+    except (MultipartError, UnicodeDecodeError, LookupError) as error:
+        raise _bad(f"The form can't be read: {error}.") from error
+    return fields, files
+
+
+def _place(field: str) -> tuple[int, int] | None:
+    """Where a file field's pictures come in the order that the model sees; None: no such field."""
+    if field in _IMAGE_FIELDS:
+        return min(_IMAGE_FIELDS.index(field), 1), 0
+    if match := _NUMBERED_FIELD.fullmatch(field):
+        return 2, int(match[1])
+    return (3, 0) if field == "mask" else None
+
+
+@dataclass(frozen=True)
+class _Request:
+    """An edit that was found good: what the model needs."""
+
+    prompt: str
+    pictures: list[Image.Image]
+    mask: Image.Image | None
+    size: tuple[int, int]
+    first: UploadedFile
+    """The first picture as it came, for the prompt that wants it back."""
+
+    @staticmethod
+    def read(fields: Mapping[str, str], files: Iterable[UploadedFile]) -> _Request:
+        """Check a form. Raises Refusal."""
+        if (fields.get("model") or MODEL) != MODEL:
+            raise Refusal(403, "model_not_allowed", f"Only the model {MODEL} is allowed.")
+        prompt = fields.get("prompt", "").strip()
+        if not prompt:
+            raise _bad("The prompt is missing.")
+        for file in files:
+            if _place(file.field) is None:
+                raise _bad(f"There is no file field {file.field!r}.")
+        # Like the service: the same name and length counts as the same file.
+        kept = {(file.name, len(file.data)): file for file in reversed(list(files))}
+        ordered = sorted(
+            (file for file in files if kept[file.name, len(file.data)] is file),
+            key=lambda file: _place(file.field) or (0, 0),
+        )
+        masks = [file for file in ordered if file.field == "mask"]
+        images = [file for file in ordered if file.field != "mask"]
+        if not images:
+            raise _bad("At least one image is needed.")
+        if len(masks) > 1:
+            raise _bad("Only one mask can be used.")
+        if len(ordered) > MOST_PICTURES:
+            raise _bad(f"At most {MOST_PICTURES} pictures can be used, the mask counted.")
+        pictures = [_decoded(file) for file in images]
+        return _Request(
+            prompt,
+            pictures,
+            _decoded(masks[0]) if masks else None,
+            answer_size(fields.get("size", ""), fields.get("resolution", ""), pictures[0].size),
+            images[0],
+        )
+
+    def result(self) -> tuple[bytes, str]:
+        """The picture's bytes and media type."""
+        if model.is_echo(self.prompt):
+            return self.first.data, _media_type(self.first.data)
+        return png(model.edit(self.prompt, self.pictures, self.mask, self.size)), "image/png"
+
+
+def _decoded(file: UploadedFile) -> Image.Image:
+    if len(file.data) > MOST_PICTURE_BYTES:
+        raise Refusal(
+            400,
+            "invalid_reference_image",
+            f"{file.name or file.field} has more than {MOST_PICTURE_BYTES // 1_000_000} MB.",
+        )
+    try:
+        return read_foreign(file.data)
+    except Unreadable as error:
+        message = f"{file.name or file.field} can't be used: {error}."
+        raise Refusal(400, "invalid_reference_image", message) from error
+
+
+def _media_type(data: bytes) -> str:
+    with Image.open(io.BytesIO(data)) as picture:
+        return str(Image.MIME[picture.format or ""])
+
+
+def answer_size(size: str, resolution: str, first: tuple[int, int]) -> tuple[int, int]:
+    """The answer's (width, height) in pixels.
+
+    `size` and `resolution` are the request's fields, empty if they were not sent; `first` is the
+    first picture's (width, height), whose nearest ratio `auto` takes. Raises Refusal.
+    """
+    tier = resolution.strip().lower() or "1k"
+    if tier not in RATIOS["1:1"]:
+        raise _bad(f"resolution must be one of {', '.join(RATIOS['1:1'])}.")
+    size = size.strip().lower()
+    if size in ("", "auto"):
+        shape = math.log(first[0] / first[1])
+
+        def distance(ratio: str) -> float:
+            across, down = ratio.split(":")
+            return abs(math.log(int(across) / int(down)) - shape)
+
+        size = min(RATIOS, key=distance)
+    if size in RATIOS:
+        return RATIOS[size][tier]
+    match = _EXACT_SIZE.fullmatch(size)
+    if match is None:
+        raise _bad("size must be auto, a ratio of the table, or WxH.")
+    width, height = int(match[1]), int(match[2])
+    if (
+        width % 16
+        or height % 16
+        or not 655_360 <= width * height <= 8_294_400
+        or not 1 / 3 <= width / height <= 3
+    ):
+        raise _bad(
+            "WxH must be multiples of 16, 655360 to 8294400 pixels in all, between 1:3 and 3:1."
+        )
+    return width, height
+
+
+# --- HTTP ---------------------------------------------------------------------------------------
+
+
+class _Server(ThreadingHTTPServer):
+    """A thread per connection; remembers the connections, to end them with the sandbox."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+        self._connections: set[socket.socket] = set()
+        self._connections_lock = threading.Lock()
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._connections_lock:
+            self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._connections_lock:
+            self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def cut_connections(self) -> None:
+        """End what still waits: kept-alive clients, and answers that are being thought about."""
+        with self._connections_lock:
+            for connection in self._connections:
+                with contextlib.suppress(OSError):  # The client was quicker.
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # Clients that hang up are everyday life for a service.
+        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
+            _log.exception("The sandbox failed to answer.")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    timeout = 60
+    # Headers and body leave together; without it, Nagle's algorithm delays the body.
+    wbufsize = 64 * 1024
+
+    def do_GET(self) -> None:
+        """Serve a result."""
+        self.server.sandbox.record(Served(self.path, self.headers))
+        try:
+            data, kind = self.server.sandbox.result(self.path)
+        except Refusal as refusal:
+            self._reply_json(refusal.status, refusal.body)
+        else:
+            self._reply(HTTPStatus.OK, {"Content-Type": kind, "Cache-Control": "private"}, data)
+
+    def do_POST(self) -> None:
+        """Make an edit, or give the prepared answer that is next in line."""
+        body = self._body()
+        if body is None:
+            return
+        sandbox = self.server.sandbox
+        prepared, answer = sandbox.next_answer()
+        if prepared:
+            self._reply_prepared(answer)
+            return
+        try:
+            if urlsplit(self.path).path != "/v1/images/edits":
+                raise Refusal(404, "not_found", "There is nothing at this address.")
+            sandbox.authorize(self.headers)
+            made = sandbox.make(self.headers.get("Content-Type", ""), body, self.headers)
+        except Refusal as refusal:
+            self._reply_json(refusal.status, refusal.body)
+        except ConnectionAbortedError:
+            self.close_connection = True
+        except Exception:
+            _log.exception("The sandbox failed to make an edit.")
+            failure = Refusal(500, "internal_error", "The sandbox failed; its log says why.")
+            self._reply_json(failure.status, failure.body)
+        else:
+            self._reply_json(HTTPStatus.OK, made)
+
+    def handle_expect_100(self) -> bool:
+        """Let a waiting client go on, unless what it announces is too much anyway."""
+        if (self._length() or 0) > MOST_REQUEST_BYTES:
+            self._refuse_as_proxy()
+            return False
+        self.send_response_only(HTTPStatus.CONTINUE)
+        self.end_headers()
+        self.wfile.flush()
+        return True
+
+    def _length(self) -> int | None:
+        length = self.headers.get("Content-Length", "")
+        return int(length) if re.fullmatch(r"[0-9]{1,15}", length) else None
+
+    def _body(self) -> bytes | None:
+        """The request's body; None if it was refused unread."""
+        length = self._length()
+        if length is None:
+            self.close_connection = True
+            self._reply_json(411, _bad("A request needs a Content-Length.").body)
+            return None
+        if length > MOST_REQUEST_BYTES:
+            self._refuse_as_proxy()
+            self._linger(length)
+            return None
+        body = self.rfile.read(length)
+        if len(body) < length:
+            raise ConnectionError("the client hung up in the middle of its request")
+        return body
+
+    def _refuse_as_proxy(self) -> None:
+        self.close_connection = True
+        self._reply(413, {"Content-Type": "text/html"}, _PROXY_413)
+
+    def _linger(self, length: int) -> None:
+        """Take in some of what is still being sent: closing at once would lose the answer."""
+        self.wfile.flush()
+        left = min(length, 4 * MOST_REQUEST_BYTES)
+        while left > 0 and (chunk := self.rfile.read1(min(left, 1 << 16))):
+            left -= len(chunk)
+
+    def _reply_prepared(self, answer: Answer | None) -> None:
+        if answer is None:
+            self.close_connection = True
+            return
+        status, headers, body = answer
+        if isinstance(body, bytes):
+            self._reply(status, headers, body)
+        else:
+            self._reply_json(status, body, headers)
+
+    def _reply_json(
+        self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> None:
+        data = json.dumps(body, ensure_ascii=False).encode()
+        self._reply(status, {"Content-Type": "application/json", **(headers or {})}, data)
+
+    def _reply(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Errors of HTTP itself, in the service's form."""
+        self.close_connection = True
+        self._reply_json(code, _bad(message or HTTPStatus(code).phrase).body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: standard error belongs to whoever runs the sandbox."""

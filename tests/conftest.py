@@ -1,0 +1,44 @@
+"""What all tests share: a home of their own, real photographs, a service on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import skimage
+from PIL import Image
+
+from plugin.worker.sandbox import Sandbox
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """DIMILINKS_HOME, empty; and no other variable of the user's."""
+    for name in ("DIMILINKS_API_KEY", "DIMILINKS_BASE_URL", "DIMILINKS_ROUTE"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "home"
+    monkeypatch.setenv("DIMILINKS_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photo_files() -> Path:
+    """A folder with real photographs: coffee.png, chelsea.png, astronaut.png, rocket.jpg, …"""
+    return Path(skimage.__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def coffee(photo_files: Path) -> Image.Image:
+    """A photograph, 600×400, RGB."""
+    with Image.open(photo_files / "coffee.png") as picture:
+        return picture.convert("RGB")
+
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    """A service that the settings point to, with a key that it accepts."""
+    with Sandbox(keys={"test-key"}) as running:
+        monkeypatch.setenv("DIMILINKS_BASE_URL", running.base_url)
+        monkeypatch.setenv("DIMILINKS_API_KEY", "test-key")
+        yield running

@@ -1,0 +1,195 @@
+"""The commands: `edit`, `jobs` and `resume` for people, `work` for the plug-in."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from plugin import __version__, job, region, settings
+from plugin.job import FAILED, PREPARED, Job
+from plugin.worker import image_file, picture
+from plugin.worker.failure import Failure
+from plugin.worker.run import Run
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, or 1 with a sentence on standard error."""
+    arguments = _parser().parse_args(words)
+    try:
+        return int(arguments.command(arguments))
+    except (Failure, ValueError) as error:
+        print(error, file=sys.stderr)
+    except OSError as error:
+        print(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m plugin", description="AI edits of picture files, without GIMP."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    edit = commands.add_parser("edit", help="edit a picture file; the result is a PNG beside it")
+    edit.add_argument("image", type=Path, metavar="IMAGE")
+    edit.add_argument("--prompt", required=True, help="what to change, in any language")
+    edit.add_argument(
+        "--mask",
+        type=Path,
+        help="picture of the same size, white (or transparent) where to edit; "
+        "nothing else will change",
+    )
+    edit.add_argument(
+        "--reference", type=Path, action="append", default=[], help="further picture to look at"
+    )
+    edit.add_argument("--size", default="auto", help="auto, a ratio such as 3:2, or WxH")
+    edit.add_argument("--resolution", default="auto", choices=("auto", *region.TIERS))
+    edit.add_argument("--variations", type=int, default=1, choices=range(1, 5), metavar="1…4")
+    edit.add_argument("--out", type=Path, help="folder for the results")
+    edit.set_defaults(command=_edit)
+
+    jobs = commands.add_parser("jobs", help="list the edits: id, state, prompt")
+    jobs.set_defaults(command=_jobs)
+
+    resume = commands.add_parser("resume", help="go on with an edit that was interrupted")
+    resume.add_argument("id", metavar="ID")
+    resume.set_defaults(command=_resume)
+
+    work = commands.add_parser("work", help="what the plug-in starts: progress as JSON lines")
+    work.add_argument("folder", type=Path)
+    work.set_defaults(command=_work)
+    return parser
+
+
+def _edit(arguments: argparse.Namespace) -> int:
+    prompt = arguments.prompt.strip()
+    if not prompt:
+        raise ValueError("The prompt is empty: say what is to change.")
+    settings.check_service()
+    image = image_file.read_image(arguments.image)
+    whole = region.Box(0, 0, *image.size)
+    mask = selection = None
+    if arguments.mask:
+        mask = image_file.read_mask(arguments.mask, image.size)
+        selection = image_file.bounds(mask)
+    planned = region.plan(selection or whole, whole, arguments.size, arguments.resolution)
+    references = [image_file.read_image(path) for path in arguments.reference]
+    out = (arguments.out or arguments.image.parent).absolute()
+    box = planned.content
+    with job.prepare() as folder:
+        picture.write_own(image_file.content(image, box), folder / "source.png")
+        if mask:
+            part = mask.crop((box.x, box.y, box.right, box.bottom))
+            picture.write_own(part, folder / "mask.png")
+        names = [f"reference-{number}.png" for number in range(1, len(references) + 1)]
+        for name, reference in zip(names, references):
+            picture.write_own(picture.upright_srgb(reference), folder / name)
+        prepared = job.publish(
+            folder,
+            {
+                "prompt": prompt,
+                "model": "gpt-image-2",
+                "region": planned.to_json(),
+                "variations": arguments.variations,
+                "references": names,
+                "blend": 0,
+                "repair": True,
+                "created": time.time(),
+                "file": {
+                    "image": str(arguments.image.absolute()),
+                    "mask": str(arguments.mask.absolute()) if arguments.mask else "",
+                    "out": str(out),
+                },
+            },
+        )
+    print(f"Job {prepared.id}: {box.width}×{box.height} pixels go up.", file=sys.stderr)
+    return _finish(prepared)
+
+
+def _jobs(arguments: argparse.Namespace) -> int:
+    for listed in job.all_jobs():
+        try:
+            line = f"{listed.state.name}\t{' '.join(listed.request['prompt'].split())}"
+        except (OSError, ValueError, KeyError):
+            line = "damaged\t"
+        print(f"{listed.id}\t{line}")
+    return 0
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    return _finish(job.find(arguments.id))
+
+
+def _finish(unfinished: Job) -> int:
+    """Take a job to its end, and bring its results into files if it came from one."""
+    Run(unfinished, lambda phase: print(f"{phase} …", file=sys.stderr)).finish()
+    state = unfinished.state
+    source = unfinished.request.get("file")
+    placed = [post.placed for post in state.posts if post.placed]
+    if source and placed and not unfinished.imported:
+        for path in _write_results(unfinished, placed, source):
+            print(path)
+        unfinished.mark_imported()
+    elif placed:
+        for name in placed:
+            print(unfinished.folder / name)
+    for sentence in [*state.notes, *state.messages]:
+        print(sentence, file=sys.stderr)
+    unanswered = [
+        post for post in state.posts if not post.placed and post.state not in (FAILED, PREPARED)
+    ]
+    if unanswered:
+        print(
+            "It was sent before, and no answer came: it may have been made and billed, so it is "
+            "not sent again. Look at your account, then start a new edit if need be.",
+            file=sys.stderr,
+        )
+    return 0 if len(placed) == len(state.posts) else 1
+
+
+def _write_results(done: Job, placed: list[str], source: dict[str, str]) -> list[Path]:
+    box = region.Region.from_json(done.request["region"]).content
+    original = Path(source["image"])
+    image = image_file.read_image(original)
+    mask = image_file.read_mask(Path(source["mask"]), image.size) if source["mask"] else None
+    paths = []
+    for name in placed:
+        merged = image_file.merge(image, picture.read_own(done.folder / name), box, mask)
+        paths.append(image_file.save(merged, Path(source["out"]), f"{original.stem}-edit"))
+    return paths
+
+
+def _work(arguments: argparse.Namespace) -> int:
+    """Work for the plug-in: its end of the pipes is the only thing that ties us to GIMP.
+
+    End of file on standard input means that GIMP or the plug-in is gone, or that the user
+    cancelled: what was not sent stays unsent, what was sent is seen to its end.
+    """
+    if hasattr(os, "setsid") and os.getpgrp() != os.getpid():
+        # A Ctrl+C in the terminal that GIMP was started from is not meant for a paid edit.
+        os.setsid()
+    run = Run(Job(arguments.folder), _tell)
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        if run.call_off():
+            os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+    run.finish()
+    return 0
+
+
+def _tell(phase: str) -> None:
+    # When nobody listens any more, the answer still has to be fetched.
+    with contextlib.suppress(OSError):
+        print(json.dumps({"phase": phase}), flush=True)

@@ -1,0 +1,294 @@
+"""What goes up and how the answer is fitted: budget, mask, padding, size, alpha."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, ImageFilter
+
+from plugin.region import Box, plan
+from plugin.worker import picture, placement, upload
+from plugin.worker.failure import Failure
+
+
+def _noise(width: int, height: int) -> Image.Image:
+    generator = np.random.default_rng(1)
+    return Image.fromarray(generator.integers(0, 256, (height, width, 3), np.uint8))
+
+
+def _decoded(built: upload.Upload, name: str) -> Image.Image:
+    data = next(data for _, file, data in built.files if file == name)
+    return Image.open(io.BytesIO(data))
+
+
+def _differences(a: Image.Image, b: Image.Image) -> np.ndarray:
+    return np.abs(np.asarray(a, int) - np.asarray(b, int))
+
+
+def test_one_picture_goes_as_image_and_several_as_a_list(coffee: Image.Image) -> None:
+    region = plan(Box(0, 0, *coffee.size), Box(0, 0, *coffee.size))
+    alone = upload.build(region, coffee, None, [])
+    assert [(f, n) for f, n, _ in alone.files] == [("image", "source.png")]
+    mask = Image.new("L", coffee.size, 255)
+    several = upload.build(region, coffee, mask, [coffee, coffee])
+    assert [(f, n) for f, n, _ in several.files] == [
+        ("image[]", "source.png"),
+        ("image[]", "reference-1.png"),
+        ("image[]", "reference-2.png"),
+        ("mask", "mask.png"),
+    ]
+
+
+def test_the_mask_says_it_both_ways(coffee: Image.Image) -> None:
+    region = plan(Box(0, 0, *coffee.size), Box(0, 0, *coffee.size))
+    mask = Image.new("L", coffee.size, 0)
+    mask.paste(255, (100, 100, 200, 200))
+    mask.putpixel((0, 0), 64)
+    sent = _decoded(upload.build(region, coffee, mask, []), "mask.png")
+    assert sent.size == coffee.size
+    assert sent.getpixel((150, 150)) == (255, 255, 255, 0)
+    assert sent.getpixel((300, 300)) == (0, 0, 0, 255)
+    assert sent.getpixel((0, 0)) == (64, 64, 64, 191)
+
+
+def test_a_region_within_the_tier_goes_up_one_to_one(coffee: Image.Image) -> None:
+    region = plan(Box(0, 0, *coffee.size), Box(0, 0, *coffee.size))
+    assert (
+        _differences(_decoded(upload.build(region, coffee, None, []), "source.png"), coffee).max()
+        == 0
+    )
+
+
+def test_where_the_picture_ends_its_edge_is_repeated() -> None:
+    strip = _noise(600, 40)
+    region = plan(Box(0, 0, 600, 40), Box(0, 0, 600, 40))
+    built = upload.build(region, strip, Image.new("L", strip.size, 255), [])
+    sent = np.asarray(_decoded(built, "source.png"))
+    left, top, right, bottom = built.inner
+    assert (bottom - top, right - left) == (40, 600)
+    assert np.array_equal(sent[top:bottom, left:right], np.asarray(strip))
+    assert np.array_equal(sent[0], np.asarray(strip)[0])
+    mask = np.asarray(_decoded(built, "mask.png"))
+    assert mask.shape[:2] == sent.shape[:2]
+    assert mask[0, 0, 3] == 255, "what is not there is not to be edited"
+
+
+@pytest.mark.parametrize("size", [(600, 40), (600, 400), (4500, 3000), (3, 700), (1, 1)])
+def test_what_comes_back_unchanged_lands_where_it_was(size: tuple[int, int]) -> None:
+    source = _noise(*size).resize(size).filter(ImageFilter.GaussianBlur(3))
+    whole = Box(0, 0, *size)
+    built = upload.build(plan(whole, whole), source, None, [])
+    placed, _notes = placement.fit(_decoded(built, "source.png").convert("RGB"), built, size)
+    assert placed.size == size
+    worst = 0 if built.source_size[0] <= 2880 and size[0] < 4000 else 12
+    assert _differences(placed, source).mean() <= worst
+
+
+def test_any_size_and_ratio_is_placed_and_told(coffee: Image.Image) -> None:
+    whole = Box(0, 0, *coffee.size)
+    built = upload.build(plan(whole, whole), coffee, None, [])
+    same_ratio, notes = placement.fit(coffee.resize((1008, 672)), built, coffee.size)
+    assert same_ratio.size == coffee.size and notes == []
+    assert _differences(same_ratio, coffee).mean() < 3
+    _small, notes = placement.fit(coffee.resize((300, 200)), built, coffee.size)
+    assert "200%" in notes[0]
+    square, notes = placement.fit(coffee.resize((600, 600)), built, coffee.size)
+    assert square.size == coffee.size and "another ratio (600×600)" in notes[0]
+    # The ratio is not squeezed: a square answer is covered, centred and cut off.
+    cut = coffee.resize((600, 600)).crop((0, 100, 600, 500))
+    assert _differences(square, cut).max() == 0
+
+
+def test_a_hairline_survives_being_scaled_down() -> None:
+    source = _noise(6000, 4000)
+    mask = Image.new("L", source.size, 0)
+    mask.paste(255, (3000, 0, 3001, 4000))
+    whole = Box(0, 0, *source.size)
+    built = upload.build(plan(whole, whole, resolution="1k"), source, mask, [])
+    sent = _decoded(built, "mask.png")
+    assert sent.size == built.source_size == (1008, 672)
+    assert np.asarray(sent)[..., 3].min() == 0
+
+
+def test_an_empty_mask_is_refused(coffee: Image.Image) -> None:
+    whole = Box(0, 0, *coffee.size)
+    with pytest.raises(Failure, match="empty"):
+        upload.build(plan(whole, whole), coffee, Image.new("L", coffee.size, 0), [])
+
+
+def test_the_worst_pictures_stay_within_the_budget() -> None:
+    size = (3840, 2160)
+    noise = _noise(*size)
+    whole = Box(0, 0, *size)
+    mask = Image.fromarray(np.asarray(noise)[..., 0])
+    built = upload.build(plan(whole, whole), noise, mask, [noise] * 3)
+    lengths = [len(data) for _, _, data in built.files]
+    assert len(lengths) == 5
+    assert max(lengths) <= 20_000_000 and sum(lengths) <= 32_000_000
+    assert _decoded(built, "mask.png").size == _decoded(built, "source.png").size
+    assert "went up at" in built.notes[0]
+
+
+def test_an_ordinary_large_photograph_is_not_shrunk(coffee: Image.Image) -> None:
+    large = coffee.resize((3504, 2336), Image.Resampling.BICUBIC)
+    whole = Box(0, 0, *large.size)
+    built = upload.build(plan(whole, whole), large, None, [large] * 2)
+    assert built.source_size == large.size and built.notes == []
+
+
+def test_too_many_pictures_are_told(coffee: Image.Image) -> None:
+    whole = Box(0, 0, *coffee.size)
+    small = coffee.resize((60, 40))
+    mask = Image.new("L", coffee.size, 255)
+    upload.build(plan(whole, whole), coffee, mask, [small] * 7)
+    with pytest.raises(Failure, match="at most 7 references"):
+        upload.build(plan(whole, whole), coffee, mask, [small] * 8)
+
+
+def test_a_cut_out_layer_comes_back_with_its_own_alpha(coffee: Image.Image) -> None:
+    alpha = Image.radial_gradient("L").resize(coffee.size)
+    cut_out = coffee.copy()
+    cut_out.putalpha(alpha)
+    whole = Box(0, 0, *coffee.size)
+    built = upload.build(plan(whole, whole), cut_out, None, [])
+    seen = _decoded(built, "source.png")
+    assert seen.mode == "RGB"
+    placed, _notes = placement.fit(seen, built, coffee.size)
+    kept = placement.keep_alpha(placed, cut_out)
+    assert _differences(kept.getchannel("A"), alpha).max() == 0
+    ground = Image.new("RGBA", coffee.size, "black")
+    before, after = (Image.alpha_composite(ground, p) for p in (cut_out, kept))
+    assert _differences(before, after).max() <= 1
+
+
+def test_the_blend_rises_inwards_and_never_beyond_the_selection() -> None:
+    mask = Image.new("L", (100, 100), 0)
+    mask.paste(255, (20, 20, 80, 80))
+    factor = np.asarray(placement.blend_factor(mask, 10), int)
+    row = factor[50, 20:50]
+    assert row[0] < 40 and row[-1] == 255
+    assert (np.diff(row) >= 0).all()
+    feathered = Image.fromarray(np.tile(np.linspace(0, 255, 100).astype(np.uint8), (100, 1)))
+    result = (
+        np.asarray(feathered, int) * np.asarray(placement.blend_factor(feathered, 3), int) // 255
+    )
+    assert (result <= np.asarray(feathered)).all()
+    assert np.array_equal(result[:, 10:], np.asarray(feathered)[:, 10:]), "a softer feather stays"
+
+
+def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_pictures_of_the_service_are_read_whatever_their_kind(
+    coffee: Image.Image, kind: str
+) -> None:
+    read = picture.read_foreign(_encoded(coffee, kind, quality=95))
+    assert (read.mode, read.size) == ("RGB", coffee.size)
+    assert _differences(read, coffee).mean() < 3
+
+
+def test_odd_pictures_come_out_as_plain_srgb(coffee: Image.Image) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    upright = picture.read_foreign(_encoded(coffee, "JPEG", exif=turned))
+    assert upright.size == (400, 600)
+    assert picture.read_foreign(_encoded(coffee.convert("CMYK"), "JPEG")).mode == "RGB"
+    assert picture.read_foreign(_encoded(coffee.convert("P"), "PNG")).mode == "RGB"
+    deep = np.asarray(coffee.convert("L"), np.uint16) * 257
+    gray = picture.read_foreign(_encoded(Image.fromarray(deep), "PNG"))
+    assert _differences(gray.convert("L"), coffee.convert("L")).max() == 0
+    moving = _encoded(coffee, "WEBP", save_all=True, append_images=[coffee.rotate(9)], duration=9)
+    assert picture.read_foreign(moving).size == coffee.size
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+    odd = picture.read_foreign(_encoded(coffee, "PNG", icc_profile=profile.tobytes()))
+    assert odd.info == {}
+    half = coffee.copy()
+    half.putalpha(128)
+    assert picture.read_foreign(_encoded(half, "PNG")).getpixel((5, 5))[3] == 128
+
+
+def _bomb() -> bytes:
+    """A PNG of a few bytes that says it has a hundred thousand by a hundred thousand pixels."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99))
+
+
+def test_what_is_no_picture_is_refused_with_a_reason(coffee: Image.Image) -> None:
+    png = _encoded(coffee, "PNG")
+    for data, why in (
+        (b"<html>502 Bad Gateway</html>", "not a PNG"),
+        (b"", "not a PNG"),
+        (png[: len(png) // 2], "damaged"),
+        (_bomb(), "more than any real answer"),
+        (b"GIF89a" + b"\0" * 100, "not a PNG"),
+        (png + b"\0" * picture.FOREIGN_BYTES, "more than 64 MB"),
+    ):
+        with pytest.raises(picture.Unreadable, match=why):
+            picture.read_foreign(data)
+
+
+def _drifted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The picture as a model might redraw it: zoomed, shifted, turned, brighter, at `size`."""
+    turned = image.rotate(0.8, Image.Resampling.BICUBIC)
+    left, top = 0.02 * image.width, 0.01 * image.height
+    box = (left, top, left + 0.96 * image.width, top + 0.96 * image.height)
+    return turned.resize(size, Image.Resampling.LANCZOS, box=box).point(lambda v: v * 0.9 + 20)
+
+
+@pytest.mark.parametrize("name", ["coffee.png", "chelsea.png", "rocket.jpg"])
+@pytest.mark.parametrize("factor", [0.7, 1.0, 1.7])
+def test_what_the_service_shifted_is_put_back(photo_files: Path, name: str, factor: float) -> None:
+    photo = Image.open(photo_files / name).convert("RGB")
+    mask = Image.new("L", photo.size, 0)
+    centre = (photo.width // 3, photo.height // 3, 2 * photo.width // 3, 2 * photo.height // 3)
+    mask.paste(255, centre)
+    whole = Box(0, 0, *photo.size)
+    built = upload.build(plan(whole, whole), photo, mask, [])
+    sent = _decoded(built, "source.png").convert("RGB")
+    answer = _drifted(sent, (round(sent.width * factor), round(sent.height * factor)))
+    answer.paste((200, 30, 30), tuple(round(edge * factor) for edge in (260, 160, 330, 220)))
+    # The simulated brightness is taken out again: here the place alone is judged.
+    left_alone, repaired = (
+        placement.fit(answer, built, photo.size, on)[0].point(lambda v: (v - 20) / 0.9)
+        for on in (False, True)
+    )
+    inside = (slice(30, -30), slice(30, -30))
+    changed = np.asarray(mask)[inside] > 0
+    worse, better = (
+        _differences(p, photo)[inside][~changed].mean() for p in (left_alone, repaired)
+    )
+    assert better < 0.45 * worse
+
+
+def test_repair_leaves_alone_what_it_cannot_judge(coffee: Image.Image) -> None:
+    whole = Box(0, 0, *coffee.size)
+    mask = Image.new("L", coffee.size, 0)
+    mask.paste(255, (200, 100, 400, 300))
+    built = upload.build(plan(whole, whole), coffee, mask, [])
+    for answer in (
+        coffee,
+        coffee.rotate(180),
+        coffee.convert("L").convert("RGB"),
+        _noise(600, 400),
+    ):
+        plain, repaired = (placement.fit(answer, built, coffee.size, on)[0] for on in (False, True))
+        assert _differences(plain, repaired).max() == 0
+    blank = Image.new("RGB", coffee.size, "gray")
+    flat = upload.build(plan(whole, whole), blank, mask, [])
+    placed, _notes = placement.fit(coffee, flat, coffee.size, True)
+    assert _differences(placed, coffee).max() == 0

@@ -1,0 +1,439 @@
+"""The whole edit without GIMP: the command line against the sandbox over real HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from plugin import job
+from plugin.worker import cli, picture, service, upload
+from plugin.worker.failure import Failure
+from plugin.worker.sandbox import Sandbox
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+NOTHING_THERE = "http://127.0.0.1:1/v1"
+
+
+def _run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command in this process, which saves the start of hundreds of interpreters."""
+    words = [str(argument) for argument in arguments]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.main(words)
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
+def test_the_command_line_is_a_module(sandbox: Sandbox, photo: Path) -> None:
+    command = [sys.executable, "-m", "plugin", "edit", photo, "--prompt", "echo"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0 and Path(done.stdout.strip()).exists()
+    refused = subprocess.run([*command[:-1], " "], cwd=CHECKOUT, capture_output=True, text=True)
+    assert (refused.returncode, refused.stdout) == (1, "") and "prompt" in refused.stderr
+
+
+@pytest.fixture
+def photo(tmp_path: Path, coffee: Image.Image) -> Path:
+    path = tmp_path / "my photo 照片.png"
+    coffee.save(path)
+    return path
+
+
+@pytest.fixture
+def mask(tmp_path: Path, coffee: Image.Image) -> Path:
+    picture = Image.new("L", coffee.size, 0)
+    picture.paste(255, (200, 100, 400, 300))
+    picture.paste(99, (190, 150, 200, 250))
+    path = tmp_path / "mask.png"
+    picture.save(path)
+    return path
+
+
+def test_an_edit_changes_what_the_mask_says_and_nothing_else(
+    sandbox: Sandbox, photo: Path, mask: Path, coffee: Image.Image, tmp_path: Path
+) -> None:
+    done = _run("edit", photo, "--prompt", "黑白", "--mask", mask, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    (path,) = done.stdout.splitlines()
+    after, before = np.asarray(Image.open(path)), np.asarray(coffee)
+    selected = np.asarray(Image.open(mask)) > 0
+    assert after.shape == before.shape
+    assert np.array_equal(after[~selected], before[~selected])
+    assert (after[selected] != before[selected]).any(axis=1).mean() > 0.5
+    (edit,) = sandbox.edits
+    assert edit.fields == {
+        "prompt": "黑白",
+        "model": "gpt-image-2",
+        "size": "1:1",
+        "resolution": "1k",
+    }
+    assert [(f.field, f.name) for f in edit.files] == [
+        ("image", "source.png"),
+        ("mask", "mask.png"),
+    ]
+    assert edit.headers["Authorization"] == "Bearer test-key"
+    assert edit.headers["User-Agent"].startswith("dimilinks-gimp/")
+
+
+def test_the_link_is_fetched_without_the_key(sandbox: Sandbox, photo: Path) -> None:
+    assert _run("edit", photo, "--prompt", "sketch").returncode == 0
+    (served,) = sandbox.served
+    assert "sig=" in served.path and "Authorization" not in served.headers
+
+
+def test_a_netrc_file_does_not_replace_the_key(
+    sandbox: Sandbox, coffee: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login somebody password secret\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    # Towards this very machine no such file is read at all.
+    monkeypatch.setattr(service.settings, "is_loopback", lambda host: False)
+    distant = service.Service(sandbox.base_url, "test-key")
+    data = picture.png(coffee)
+    sent = upload.Upload([("image", "source.png", data)], coffee, None, (0, 0, *coffee.size))
+    answer = distant.edit("echo", "gpt-image-2", "3:2", "1k", sent)
+    assert distant.fetch(answer.link) == data
+    assert sandbox.edits[0].headers["Authorization"] == "Bearer test-key"
+    assert "Authorization" not in sandbox.served[0].headers
+
+
+def test_references_and_variations(
+    sandbox: Sandbox, photo: Path, photo_files: Path, tmp_path: Path
+) -> None:
+    references = ["--reference", photo_files / "chelsea.png", "--reference", photo]
+    out = tmp_path / "out"
+    done = _run(
+        "edit", photo, "--prompt", "融合风格", *references, "--variations", 3, "--out", out,
+        "--size", "16:9", "--resolution", "1k",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(set(done.stdout.splitlines())) == len(list(out.iterdir())) == 3
+    assert len(sandbox.edits) == 3
+    for edit in sandbox.edits:
+        assert [f.field for f in edit.files] == ["image[]"] * 3
+        assert len({f.name for f in edit.files}) == 3
+        assert (edit.fields["size"], edit.fields["resolution"]) == ("16:9", "1k")
+
+
+def test_echo_brings_the_picture_back_as_it_was(
+    sandbox: Sandbox, photo: Path, coffee: Image.Image
+) -> None:
+    done = _run("edit", photo, "--prompt", "echo")
+    assert np.array_equal(np.asarray(Image.open(done.stdout.strip())), np.asarray(coffee))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P"])
+def test_other_kinds_of_pictures_keep_their_outside(
+    sandbox: Sandbox, coffee: Image.Image, mask: Path, tmp_path: Path, mode: str
+) -> None:
+    image = coffee.convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(coffee.size))
+    image = image.convert(mode) if mode != "P" else coffee.quantize(64)
+    path = tmp_path / "odd.png"
+    image.save(path)
+    done = _run("edit", path, "--prompt", "warmer", "--mask", mask)
+    assert done.returncode == 0, done.stderr
+    after = Image.open(done.stdout.strip())
+    before = image if mode != "P" else image.convert("RGB")
+    assert after.mode == before.mode
+    outside = np.asarray(Image.open(mask)) == 0
+    assert np.array_equal(np.asarray(after)[outside], np.asarray(before)[outside])
+
+
+def test_the_sandbox_works_without_a_key(
+    photo: Path, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    monkeypatch.setenv("DIMILINKS_BASE_URL", "sandbox")
+    done = _run("edit", photo, "--prompt", "复古胶片")
+    assert done.returncode == 0, done.stderr
+    listed = _run("jobs").stdout
+    (only,) = job.all_jobs()
+    assert listed.split("\t") == [only.id, "received", "复古胶片\n"]
+    assert not (home / "key").exists()
+
+
+@pytest.mark.parametrize("link_form", ["relative", "absolute", "data", "b64_json"])
+def test_every_form_of_an_answer_is_read(
+    photo: Path, monkeypatch: pytest.MonkeyPatch, link_form: Any
+) -> None:
+    with Sandbox(link_form=link_form) as running:
+        monkeypatch.setenv("DIMILINKS_BASE_URL", running.base_url)
+        monkeypatch.setenv("DIMILINKS_API_KEY", "k")
+        assert _run("edit", photo, "--prompt", "echo").returncode == 0
+
+
+BAD_INPUT: list[tuple[str, Callable[[Path, Path], list[object]], str]] = [
+    ("no prompt", lambda p, t: [p, "--prompt", "  "], "prompt is empty"),
+    ("no such file", lambda p, t: [t / "none.png", "--prompt", "x"], "none.png can't be read"),
+    ("no picture", lambda p, t: [Path(__file__), "--prompt", "x"], "no picture"),
+    ("mask of another size", lambda p, t: [p, "--prompt", "x", "--mask", t / "small.png"], "same"),
+    ("empty mask", lambda p, t: [p, "--prompt", "x", "--mask", t / "black.png"], "is empty"),
+    ("impossible size", lambda p, t: [p, "--prompt", "x", "--size", "9000x9000"], "can't make"),
+    ("16 bits", lambda p, t: [t / "deep.png", "--prompt", "x"], "more than 8 bits"),
+    ("10 pictures", lambda p, t: [p, "--prompt", "x"] + ["--reference", p] * 9, "at most 8"),
+]
+
+
+@pytest.mark.parametrize(("_name", "arguments", "words"), BAD_INPUT, ids=[b[0] for b in BAD_INPUT])
+def test_bad_input_is_told_before_anything_is_sent(
+    sandbox: Sandbox,
+    photo: Path,
+    tmp_path: Path,
+    _name: str,
+    arguments: Callable[[Path, Path], list[object]],
+    words: str,
+) -> None:
+    Image.new("L", (60, 40), 255).save(tmp_path / "small.png")
+    Image.new("L", (600, 400), 0).save(tmp_path / "black.png")
+    Image.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / "deep.png")
+    done = _run("edit", *arguments(photo, tmp_path))
+    assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr
+    assert done.stdout == "" and sandbox.posts == 0
+
+
+def test_without_a_key_both_ways_on_are_told(photo: Path) -> None:
+    done = _run("edit", photo, "--prompt", "x")
+    assert done.returncode == 1
+    for words in ("no API key", "DIMILINKS_API_KEY", "sandbox"):
+        assert words in done.stderr
+    assert job.all_jobs() == []
+
+
+ERRORS = [
+    (401, {"error": {"message": "Bad key", "code": "invalid_api_key"}}, ["Bad key", "API key"]),
+    (402, {"error": {"message": "No money", "code": "insufficient_balance"}}, ["No money", "Top"]),
+    (403, {"error": {"message": "Quota", "code": "insufficient_user_quota"}}, ["balance", "Quota"]),
+    (403, {"error": {"message": "no", "code": "model_not_allowed"}}, ["may not use the model"]),
+    (400, {"error": {"message": "Blocked by moderation", "code": 400}}, ["Blocked by moderation"]),
+    (413, b"<html><title>413 Request Entity Too Large</title></html>", ["too large"]),
+    (429, {"error": {"message": "slow down", "code": "rate_limit_rpm"}}, ["busy", "try again"]),
+    (307, b"", ["moved"]),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "words"), ERRORS)
+def test_a_refusal_is_told_in_the_services_words(
+    sandbox: Sandbox, photo: Path, status: int, body: Any, words: list[str]
+) -> None:
+    sandbox.answers.append((status, {"Location": "https://elsewhere.example/v1"}, body))
+    done = _run("edit", photo, "--prompt", "x")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert sandbox.posts == 1
+    (only,) = job.all_jobs()
+    assert only.state.name == job.FAILED
+    # It cost nothing, so the user's wish to go on sends it.
+    assert _run("resume", only.id).returncode == 0
+    assert sandbox.posts == 2
+
+
+UNKNOWN: list[tuple[int, Any] | None] = [
+    (500, {"error": {"message": "boom", "code": "internal_error"}}),
+    (502, b"<html><title>502 Bad Gateway</title></html>"),
+    (504, b""),
+    (524, b"error code: 524"),
+    (408, b""),
+    None,
+]
+
+
+@pytest.mark.parametrize("reply", UNKNOWN)
+def test_what_may_have_been_billed_is_never_sent_again(
+    sandbox: Sandbox, photo: Path, reply: tuple[int, Any] | None
+) -> None:
+    sandbox.answers.append(reply and (reply[0], {}, reply[1]))
+    done = _run("edit", photo, "--prompt", "x")
+    assert done.returncode == 1 and "may have been made and billed" in done.stderr
+    (only,) = job.all_jobs()
+    assert only.state.posts[0].kind == job.OUTCOME_UNKNOWN
+    again = _run("resume", only.id)
+    assert again.returncode == 1 and "billed" in again.stderr
+    assert sandbox.posts == 1
+
+
+def test_an_unreachable_service_is_told_and_costs_nothing(
+    photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIMILINKS_BASE_URL", NOTHING_THERE)
+    monkeypatch.setenv("DIMILINKS_API_KEY", "k")
+    done = _run("edit", photo, "--prompt", "x")
+    assert done.returncode == 1
+    assert "can't be reached" in done.stderr and "Nothing was sent" in done.stderr
+
+
+ANSWERS: list[tuple[Any, str]] = [
+    ({"data": []}, "without a picture"),
+    ({"data": "x"}, "without a picture"),
+    ({"data": [{"url": 5}]}, "without a picture"),
+    (b"[]", "without a picture"),
+    (b"\xff\xfe", "without a picture"),
+    (b"[" * 100_000, "without a picture"),
+    ({"data": [{"b64_json": "****"}]}, "damaged"),
+    ({"data": [{"b64_json": "aGFsbG8="}]}, "not a PNG"),
+    ({"data": [{"url": "data:image/png;base64,aGFsbG8="}]}, "not a PNG"),
+    ({"data": [{"url": "file:///etc/passwd"}]}, "not followed"),
+    ({"data": [{"url": "http://192.168.1.1/x.png"}]}, "not followed"),
+    ({"data": [{"url": "https://127.0.0.1:9/x.png"}]}, "not followed"),
+    ({"data": [{"url": "/p/img/img_00/0?exp=1&sig=0"}]}, "could not be fetched"),
+]
+
+
+@pytest.mark.parametrize(("answer", "words"), ANSWERS)
+def test_an_unusable_answer_harms_nothing(
+    sandbox: Sandbox, photo: Path, answer: Any, words: str
+) -> None:
+    sandbox.answers.append((200, {}, answer))
+    done = _run("edit", photo, "--prompt", "x")
+    assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr
+    assert sandbox.posts == 1
+    assert done.stdout == ""
+
+
+def test_the_services_words_are_shown_tamed(sandbox: Sandbox, photo: Path) -> None:
+    message = "line\none\x1b[31m red " + "long " * 500 + "?exp=1&sig=abcdef"
+    sandbox.answers.append((400, {}, {"error": {"message": message}}))
+    shown = _run("edit", photo, "--prompt", "x").stderr
+    assert "\x1b" not in shown and len(shown) < 700 and "abcdef" not in shown
+
+
+def test_nothing_on_disk_tells_the_key_or_a_signed_link(
+    sandbox: Sandbox, photo: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.keys = {"sk-planted-key"}
+    monkeypatch.setenv("DIMILINKS_API_KEY", "sk-planted-key")
+    done = _run("edit", photo, "--prompt", "echo")
+    sandbox.answers.append((401, {}, {"error": {"message": "bad"}}))
+    refused = _run("edit", photo, "--prompt", "echo")
+    said = done.stdout + done.stderr + refused.stdout + refused.stderr
+    left = b"".join(f.read_bytes() for f in home.rglob("*") if f.is_file())
+    assert len(left) > 1000
+    for secret in ("sk-planted-key", "sig="):
+        assert secret not in said and secret.encode() not in left
+
+
+def test_a_download_has_a_limit_whatever_it_says_of_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server that sends without end: the client stops at its limit."""
+    monkeypatch.setattr(service.picture, "FOREIGN_BYTES", 1_000_000)
+    listener = socket.create_server(("127.0.0.1", 0))
+    sent = 0
+
+    def serve() -> None:
+        nonlocal sent
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            try:
+                while sent < 500_000_000:
+                    sent += connection.send(b"x" * 65536)
+            except OSError:
+                pass
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    port = listener.getsockname()[1]
+    with pytest.raises(Failure, match="larger"):
+        service.Service(f"http://127.0.0.1:{port}/v1", "k").fetch("/p/img/x/0")
+    thread.join(30)
+    listener.close()
+    assert sent < 100_000_000
+
+
+def _prepared(photo: Path, monkeypatch: pytest.MonkeyPatch) -> job.Job:
+    """A job that is complete and was never sent."""
+    url = os.environ["DIMILINKS_BASE_URL"]
+    monkeypatch.setenv("DIMILINKS_BASE_URL", NOTHING_THERE)
+    _run("edit", photo, "--prompt", "echo")
+    (only,) = job.all_jobs()
+    (only.folder / "state.json").unlink()
+    monkeypatch.setenv("DIMILINKS_BASE_URL", url)
+    return only
+
+
+def _work(prepared: job.Job) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "plugin", "work", prepared.folder],
+        cwd=CHECKOUT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+
+
+def _until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_the_plug_ins_worker_tells_its_phases(
+    sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = _prepared(photo, monkeypatch)
+    with _work(prepared) as worker:
+        lines = [json.loads(line) for line in worker.stdout or ()]
+    assert [line["phase"] for line in lines] == ["preparing", "waiting", "downloading", "placing"]
+    assert prepared.state.name == job.RECEIVED
+    assert (prepared.folder / "placed-1.png").exists()
+
+
+def test_when_gimp_is_gone_before_sending_nothing_is_sent(
+    sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = _prepared(photo, monkeypatch)
+    worker = _work(prepared)
+    assert worker.stdin and worker.stdout
+    worker.stdin.close()
+    worker.wait(30)
+    worker.stdout.close()
+    assert sandbox.posts == 0 and prepared.state.name == job.PREPARED
+    assert _run("resume", prepared.id).returncode == 0
+    assert sandbox.posts == 1
+
+
+def test_when_gimp_is_gone_after_sending_the_paid_result_arrives(
+    sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.thinking = 2
+    prepared = _prepared(photo, monkeypatch)
+    worker = _work(prepared)
+    _until(lambda: prepared.state.name == job.SENT)
+    assert worker.stdin and worker.stdout
+    worker.stdin.close()
+    worker.stdout.close()
+    assert worker.wait(30) == 0
+    assert prepared.state.name == job.RECEIVED and sandbox.posts == 1
+    assert (prepared.folder / "placed-1.png").exists()
+
+
+def test_a_killed_worker_leaves_an_unknown_outcome_that_is_not_sent_again(
+    sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.thinking = 2
+    prepared = _prepared(photo, monkeypatch)
+    with _work(prepared) as worker:
+        _until(lambda: prepared.state.name == job.SENT)
+        busy = _run("resume", prepared.id)
+        assert busy.returncode == 1 and "worked on already" in busy.stderr
+        worker.send_signal(signal.SIGKILL)
+    again = _run("resume", prepared.id)
+    assert again.returncode == 1 and "billed" in again.stderr
+    assert sandbox.posts <= 1

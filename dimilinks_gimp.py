@@ -1,0 +1,30 @@
+#!/usr/bin/env python3
+"""Dimilinks for GIMP: declares the plug-in and hands over to `plugin/gimp/`."""
+
+import sys
+from pathlib import Path
+
+import gi
+
+gi.require_version("Gimp", "3.0")
+gi.require_version("Gegl", "0.4")
+from gi.repository import Gimp  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from plugin.gimp import procedure  # noqa: E402
+
+
+class Dimilinks(Gimp.PlugIn):
+    """The plug-in as GIMP knows it."""
+
+    def do_set_i18n(self, name):
+        return False
+
+    def do_query_procedures(self):
+        return [procedure.NAME]
+
+    def do_create_procedure(self, name):
+        return procedure.create(self, name)
+
+
+Gimp.main(Dimilinks.__gtype__, sys.argv)

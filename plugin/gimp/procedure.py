@@ -1,0 +1,199 @@
+"""The procedure `dimilinks-edit`: its arguments, and how its three run modes begin."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from gi.repository import Gimp, GLib, GObject
+
+from plugin import settings
+from plugin.gimp.capture import Request
+from plugin.gimp.messages import CallingError, EditError, _
+from plugin.region import TIERS
+
+NAME = "dimilinks-edit"
+
+_STORED = GObject.ParamFlags.READWRITE
+# GIMP keeps the last values of an image's procedures in a parasite that is saved with the XCF:
+# clients get those files, and prompts and paths are none of their business.
+_NOT_STORED = GObject.ParamFlags(3 | 512)
+# GIMP takes no empty array of layers for valid, not even as the default.
+_MAY_BE_EMPTY = GObject.ParamFlags(3 | 256 | 512)
+
+
+def create(plug_in: Gimp.PlugIn, name: str) -> Gimp.Procedure:
+    """Declare the procedure to GIMP."""
+    procedure = Gimp.ImageProcedure.new(plug_in, name, Gimp.PDBProcType.PLUGIN, _run, None)
+    procedure.set_image_types("*")
+    procedure.set_sensitivity_mask(
+        Gimp.ProcedureSensitivityMask.DRAWABLE | Gimp.ProcedureSensitivityMask.DRAWABLES
+    )
+    procedure.set_menu_label(_("_Edit with AI…"))
+    procedure.add_menu_path("<Image>/Filters/Dimilinks")
+    procedure.set_documentation(
+        _("Edit what is selected by describing the change"),
+        _(
+            "Sends the selected part of the layer, with a little of what surrounds it, to an "
+            "image-edit service and puts the result into a new layer or into the layer itself. "
+            "Nothing outside the selection changes."
+        ),
+        name,
+    )
+    procedure.set_attribution("Dimilinks", "Dimilinks", "2026")
+    _add_arguments(procedure)
+    return procedure
+
+
+def _add_arguments(procedure: Gimp.Procedure) -> None:
+    procedure.add_string_argument(
+        "prompt", _("_Prompt"), _("What to change, in any language"), "", _NOT_STORED
+    )
+    procedure.add_string_argument(
+        "model", _("_Model"), _("The service's model"), "gpt-image-2", _STORED
+    )
+    procedure.add_string_argument(
+        "size", _("_Size"), _("auto, a ratio such as 3:2, or WxH in pixels"), "auto", _STORED
+    )
+    resolution = Gimp.Choice.new()
+    resolution.add("auto", 0, _("Automatic"), _("The smallest that loses no detail"))
+    for number, tier in enumerate(TIERS, 1):
+        resolution.add(tier, number, tier, "")
+    procedure.add_choice_argument(
+        "resolution",
+        _("_Resolution"),
+        _("How large the service draws, which decides the price"),
+        resolution,
+        "auto",
+        _STORED,
+    )
+    output = Gimp.Choice.new()
+    output.add("new-layer", 0, _("New layer"), _("Above the layer, with the selection as its mask"))
+    output.add("replace", 1, _("Replace"), _("Into the layer itself"))
+    procedure.add_choice_argument(
+        "output", _("_Result"), _("Where the result goes"), output, "new-layer", _STORED
+    )
+    source = Gimp.Choice.new()
+    source.add("layer", 0, _("Layer"), _("The layer alone"))
+    source.add("visible", 1, _("Everything visible"), _("The image as it is seen"))
+    procedure.add_choice_argument(
+        "source", _("S_ource"), _("What the service gets to see"), source, "layer", _STORED
+    )
+    procedure.add_boolean_argument(
+        "use-selection",
+        _("_Only the selection"),
+        _("Edit what is selected; off edits the whole layer"),
+        True,
+        _STORED,
+    )
+    procedure.add_int_argument(
+        "variations", _("_Variations"), _("How many results, each paid for"), 1, 4, 1, _STORED
+    )
+    procedure.add_core_object_array_argument(
+        "reference-layers",
+        _("Reference _layers"),
+        _("Layers of any open image to look at"),
+        Gimp.Drawable.__gtype__,
+        _MAY_BE_EMPTY,
+    )
+    # An array of strings: GIMP has a name for the call, not for the type.
+    procedure.add_string_array_argument(
+        "reference-files", _("Reference _files"), _("Picture files to look at"), _NOT_STORED
+    )
+    procedure.add_int_argument(
+        "blend",
+        _("_Blend"),
+        _("Pixels inside the selection's edge over which the result fades in"),
+        0,
+        1000,
+        0,
+        _STORED,
+    )
+    procedure.add_boolean_argument(
+        "repair",
+        _("Repai_r"),
+        _("Put back in place what the service shifted or zoomed"),
+        True,
+        _STORED,
+    )
+    procedure.add_core_object_array_return_value(
+        "layers",
+        _("Layers"),
+        _("The result layers, or the layers replaced"),
+        Gimp.Layer.__gtype__,
+        _STORED,
+    )
+
+
+def _run(
+    procedure: Gimp.Procedure,
+    run_mode: Gimp.RunMode,
+    image: Gimp.Image,
+    drawables: list[Gimp.Drawable],
+    config: Gimp.ProcedureConfig,
+    _data: Any,
+) -> Gimp.ValueArray:
+    # Loaded here: the start of GIMP, which only asks for the procedure, needn't wait for it.
+    from plugin.gimp.edit import edit
+
+    if run_mode != Gimp.RunMode.NONINTERACTIVE and not config.get_property("prompt"):
+        config.set_property("prompt", settings.load().get("prompt", ""))
+    if run_mode == Gimp.RunMode.INTERACTIVE:
+        from plugin.gimp import dialog
+
+        if not dialog.ask(procedure, config):
+            return procedure.new_return_values(Gimp.PDBStatusType.CANCEL, None)
+        # A comfort only: that the disk is full is told when it matters.
+        with contextlib.suppress(OSError):
+            settings.save(prompt=config.get_property("prompt"))
+    try:
+        layers, sentences = edit(image, drawables, _request(config))
+    except CallingError as error:
+        return _error(procedure, Gimp.PDBStatusType.CALLING_ERROR, error)
+    except EditError as error:
+        return _error(procedure, Gimp.PDBStatusType.EXECUTION_ERROR, error)
+    if sentences:
+        Gimp.message("\n".join(sentences))
+    return _success(procedure, layers)
+
+
+def _request(config: Gimp.ProcedureConfig) -> Request:
+    def text(name: str, otherwise: str) -> str:
+        # Script-Fu passes strings that were left out as nothing at all.
+        return config.get_property(name) or otherwise
+
+    return Request(
+        prompt=text("prompt", "").strip(),
+        model=text("model", "gpt-image-2"),
+        size=text("size", "auto"),
+        resolution=text("resolution", "auto"),
+        output=text("output", "new-layer"),
+        source=text("source", "layer"),
+        use_selection=config.get_property("use-selection"),
+        variations=config.get_property("variations"),
+        reference_layers=config.get_core_object_array("reference-layers") or [],
+        reference_files=config.get_property("reference-files") or [],
+        blend=config.get_property("blend"),
+        repair=config.get_property("repair"),
+    )
+
+
+def _error(
+    procedure: Gimp.Procedure, status: Gimp.PDBStatusType, error: EditError
+) -> Gimp.ValueArray:
+    return procedure.new_return_values(
+        status, GLib.Error.new_literal(Gimp.PlugIn.error_quark(), str(error), 0)
+    )
+
+
+def _success(procedure: Gimp.Procedure, layers: list[Gimp.Layer]) -> Gimp.ValueArray:
+    values = procedure.new_return_values(Gimp.PDBStatusType.SUCCESS, None)
+    # Python has no call that makes a value of an array of layers; a config makes one from a list.
+    carrier = procedure.create_config()
+    carrier.set_core_object_array("reference-layers", layers)
+    value = GObject.Value()
+    value.init(GObject.GType.from_name("GimpCoreObjectArray"))
+    value.set_boxed(carrier.get_property("reference-layers"))
+    values.remove(1)
+    values.insert(1, value)
+    return values

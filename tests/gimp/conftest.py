@@ -1,0 +1,54 @@
+"""Real GIMPs, 3.0 and 3.2: scripts of `scripts/` run inside, and what they found comes back."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from installer.host import PrivateGimp
+
+SCRIPTS = Path(__file__).parent / "scripts"
+
+Inside = Callable[..., Any]
+
+
+@pytest.fixture(scope="session", params=["3.0", "3.2"])
+def gimp(request: pytest.FixtureRequest, photo_files: Path) -> Iterator[PrivateGimp]:
+    """A private GIMP of each version, with this checkout's plug-in, shared by all tests."""
+    with PrivateGimp(request.param, shares=[photo_files]) as running:
+        yield running
+
+
+@pytest.fixture
+def inside(gimp: PrivateGimp, tmp_path: Path, photo_files: Path) -> Inside:
+    """Run a script in GIMP and return what it found: `inside("edit", DIMILINKS_BASE_URL=…)`.
+
+    The script's argument is a folder of the test's, with a link-free path to the photographs in
+    DIMILINKS_TEST_PHOTOS; it leaves its findings there as `found.json`.
+    """
+
+    def run(script: str, *arguments: str, **environment: str) -> Any:
+        out, err = io.BytesIO(), io.BytesIO()
+        code = gimp.script(
+            SCRIPTS / f"{script}.py",
+            [str(tmp_path), *arguments],
+            env={
+                "DIMILINKS_HOME": str(tmp_path / "home"),
+                "DIMILINKS_BASE_URL": "sandbox",
+                "DIMILINKS_TEST_PHOTOS": str(photo_files),
+                **environment,
+            },
+            shares=[tmp_path],
+            out=out,
+            err=err,
+            timeout=240,
+        )
+        assert code == 0, out.getvalue().decode() + err.getvalue().decode()
+        return json.loads((tmp_path / "found.json").read_text("utf-8"))
+
+    return run

@@ -1,0 +1,47 @@
+"""What can't be edited: each call must end in an error with a sentence, the image untouched."""
+
+import inside
+from gi.repository import Gimp
+
+image, layer = inside.photo()
+image.select_rectangle(Gimp.ChannelOps.REPLACE, 200, 100, 200, 150)
+
+small = Gimp.Layer.new(
+    image, "beside", 50, 50, Gimp.ImageType.RGBA_IMAGE, 100, Gimp.LayerMode.NORMAL
+)
+image.insert_layer(small, None, 0)
+group = Gimp.GroupLayer.new(image, "group")
+image.insert_layer(group, None, 0)
+locked = layer.copy()
+locked.set_name("locked")
+image.insert_layer(locked, None, 0)
+locked.set_lock_content(True)
+text = Gimp.TextLayer.new(image, "words", Gimp.context_get_font(), 20, Gimp.Unit.pixel())
+image.insert_layer(text, None, 0)
+channel = Gimp.Channel.new(image, "channel", 60, 40, 50, inside.Gegl.Color.new("red"))
+image.insert_channel(channel, None, 0)
+image.set_selected_layers([layer])
+
+CASES = {
+    "empty prompt": ([layer], {"prompt": ""}),
+    "blank prompt": ([layer], {"prompt": " \n "}),
+    "no layer": ([], {"prompt": "x"}),
+    "a channel": ([channel], {"prompt": "x"}),
+    "selection misses the layer": ([small], {"prompt": "x"}),
+    "impossible size": ([layer], {"prompt": "x", "size": "100x7"}),
+    "replace by several": ([layer], {"prompt": "x", "output": "replace", "variations": 2}),
+    "replace by visible": ([layer], {"prompt": "x", "output": "replace", "source": "visible"}),
+    "replace a group": ([group], {"prompt": "x", "output": "replace"}),
+    "replace locked": ([locked], {"prompt": "x", "output": "replace"}),
+    "replace text": ([text], {"prompt": "x", "output": "replace"}),
+    "missing reference": ([layer], {"prompt": "x", "reference_files": ["/nowhere/at all.png"]}),
+}
+if inside.ARGUMENTS:
+    CASES = {"plain": ([layer], {"prompt": "x"})}
+
+before = inside.picture_of(image)
+found = {}
+for name, (drawables, arguments) in CASES.items():
+    status, message, layers = inside.edit(image, drawables, **arguments)
+    found[name] = [status, message, layers, inside.picture_of(image) == before]
+inside.found(found)

@@ -1,0 +1,105 @@
+"""What the scripts inside GIMP share: photographs, the call of the procedure, exact pixels."""
+
+import hashlib
+import json
+import os
+import sys
+
+import gi
+
+gi.require_version("Gimp", "3.0")
+gi.require_version("Gegl", "0.4")
+from gi.repository import Gegl, Gimp, Gio  # noqa: E402
+
+Gegl.init(None)
+
+FOLDER = sys.argv[1]
+ARGUMENTS = sys.argv[2:]
+PHOTOS = os.environ["DIMILINKS_TEST_PHOTOS"]
+SUCCESS = 3
+U16 = Gimp.Precision.U16_NON_LINEAR
+
+
+def photo(name="coffee.png"):
+    """Open a photograph; return the image and its layer."""
+    file = Gio.File.new_for_path(f"{PHOTOS}/{name}")
+    image = Gimp.file_load(Gimp.RunMode.NONINTERACTIVE, file)
+    return image, image.get_layers()[0]
+
+
+def edit(image, drawables, **arguments):
+    """Call dimilinks-edit; return (status, message, layers)."""
+    procedure = Gimp.get_pdb().lookup_procedure("dimilinks-edit")
+    config = procedure.create_config()
+    config.set_property("run-mode", Gimp.RunMode.NONINTERACTIVE)
+    config.set_property("image", image)
+    config.set_core_object_array("drawables", drawables)
+    for name, value in arguments.items():
+        if name == "reference_layers":
+            config.set_core_object_array("reference-layers", value)
+        else:
+            config.set_property(name.replace("_", "-"), value)
+    result = procedure.run(config)
+    status = int(result.index(0))
+    if status == SUCCESS:
+        return status, "", result.get_core_object_array(1)
+    return status, Gimp.get_pdb().get_last_error(), []
+
+
+def raw(drawable, box=None, pixel_format=None):
+    """The drawable's very bytes, or converted to the format named."""
+    x, y, width, height = box or (0, 0, drawable.get_width(), drawable.get_height())
+    return drawable.get_buffer().get(
+        Gegl.Rectangle.new(x, y, width, height), 1.0, pixel_format, Gegl.AbyssPolicy.NONE
+    )
+
+
+def selected(image, pixel_format="Y u8"):
+    """The selection's bytes, the size of the canvas."""
+    return raw(image.get_selection(), (0, 0, image.get_width(), image.get_height()), pixel_format)
+
+
+def compare(before, after, selection):
+    """Count pixels that differ (outside, inside) the selection; all of the same size."""
+    count = len(selection)
+    size = len(before) // count
+    assert len(before) == len(after) == size * count
+    outside = inside = 0
+    for i in range(count):
+        if before[i * size : (i + 1) * size] != after[i * size : (i + 1) * size]:
+            if selection[i]:
+                inside += 1
+            else:
+                outside += 1
+    return outside, inside
+
+
+def digest(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def picture_of(image):
+    """Everything of an image that an edit must not change, for comparison."""
+    return {
+        "layers": [
+            [layer.get_name(), list(layer.get_offsets())[1:], digest(raw(layer))]
+            for layer in all_layers(image.get_layers())
+        ],
+        "channels": [channel.get_name() for channel in image.get_channels()],
+        "selection": digest(selected(image)),
+        "chosen": [layer.get_name() for layer in image.get_selected_layers()],
+        "images": len(Gimp.get_images()),
+    }
+
+
+def all_layers(layers):
+    for layer in layers:
+        yield layer
+        if layer.is_group():
+            yield from all_layers(layer.get_children())
+
+
+def found(value):
+    """Leave what the test shall see."""
+    with open(f"{FOLDER}/found.json", "w", encoding="utf-8") as file:
+        json.dump(value, file)

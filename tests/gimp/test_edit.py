@@ -1,0 +1,161 @@
+"""The edit inside real GIMPs, on real photographs: the promise, the choices, the errors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from installer.host import PrivateGimp
+from plugin import job
+from plugin.worker.sandbox import Sandbox
+from tests.gimp.conftest import Inside
+
+pytestmark = pytest.mark.gimp
+
+EXECUTION_ERROR, CALLING_ERROR, SUCCESS = 0, 1, 3
+
+
+def test_nothing_changes_outside_the_selection(inside: Inside) -> None:
+    cases = inside("main_job")
+    assert len(cases) == 6
+    for name, case in cases.items():
+        assert case["outside"] == 0, name
+        if name.startswith("replace"):
+            assert case["inside"] > 0.5, name
+            assert len(case["stack"]) == 1, name
+            assert case["same object"]
+            changed = {part for part, kept in case["kept"].items() if not kept}
+            assert changed == {"layers"}, name
+        else:
+            assert case["inside"] == 0, name
+            assert case["seen outside"] == 0 and case["seen inside"] > 10_000, name
+            assert case["mask outside"] == 0 and case["mask inside"] == 0, name
+            assert len(case["stack"]) == 2 and case["stack"][0].endswith("(sandbox)"), name
+            assert {p for p, kept in case["kept"].items() if not kept} == {"layers"}, name
+
+
+def test_the_choices_do_what_they_say(inside: Inside) -> None:
+    found = inside("choices")
+    message, stack, count = found["variations"]
+    assert (message, count, len(stack)) == ("", 3, 4)
+    assert [name.split()[-2] for name in stack[:3]] == ["1", "2", "3"]
+    assert found["variations differ in place"] == 1
+    assert found["references"] == ["", 1, 2]
+    message, parents, above = found["several layers"]
+    assert (message, [parent for _, parent in parents], above) == ("", [False, True], True)
+    message, count, position, on_top, _ = found["visible"]
+    assert (message, count, position, on_top) == ("", 1, 0, True)
+    before, ramp, middle, after = found["blend"]
+    assert (before, middle, after) == (0, 255, 0)
+    assert ramp == sorted(ramp) and ramp[0] < 30 and ramp[-1] == 255
+    outside, edge, middle, beyond = found["blended replace"]
+    assert outside == beyond == 0 and edge < middle
+    assert found["whole layer"] == ["", True, [600, 400, 0, 0], True]
+    message, alpha, colour, selected, channels, locked = found["whole replace"]
+    assert (message, alpha, selected, channels, locked) == ("", True, 100, [], False)
+    assert colour <= 3
+
+
+def test_what_the_user_does_meanwhile_harms_nothing(inside: Inside) -> None:
+    found = inside("while_waiting")
+    for output in ("new-layer", "replace"):
+        case = found[output]
+        assert case["outside"] == 0 and case["selection kept"], output
+        assert (case["channels"], case["chosen"]) == (0, ["renamed"]), output
+        assert (case["inside"] > 5000) == (output == "replace"), output
+    assert found["new-layer"]["place"] == [17, -9]
+    assert found["new-layer"]["mask kept"]
+    for name in ("layer gone", "image gone"):
+        message, folder, imported = found[name]
+        assert folder in message and not imported, name
+    status, message, no_job_left = found["second layer missed"]
+    assert status == EXECUTION_ERROR and "“beside”" in message and no_job_left
+
+
+def test_script_fu_calls_it_too(inside: Inside) -> None:
+    status, layers = inside("script_fu")
+    assert status == SUCCESS
+    assert len(layers) == 2 and layers[0][1]
+
+
+SENTENCES = {
+    "empty prompt": "prompt is empty",
+    "blank prompt": "prompt is empty",
+    "no layer": "no layer",
+    "a channel": "is a channel",
+    "selection misses the layer": "doesn't touch",
+    "impossible size": "size",
+    "replace by several": "variations",
+    "replace by visible": "visible",
+    "replace a group": "a layer group",
+    "replace locked": "locked",
+    "replace text": "a text layer",
+    "missing reference": "at all.png",
+}
+
+
+def test_bad_input_is_told_and_touches_nothing(inside: Inside, tmp_path: Path) -> None:
+    found = inside("bad_input")
+    assert found.keys() == SENTENCES.keys()
+    for name, (status, message, layers, untouched) in found.items():
+        assert status in (EXECUTION_ERROR, CALLING_ERROR), name
+        assert SENTENCES[name] in message, name
+        assert layers == [] and untouched, name
+    assert not list((tmp_path / "home" / "jobs").iterdir()), "nothing was prepared, nothing sent"
+
+
+def _plain_error(inside: Inside, **environment: str) -> str:
+    (status, message, _layers, untouched) = inside("bad_input", "plain", **environment)["plain"]
+    assert status == EXECUTION_ERROR and untouched
+    return str(message)
+
+
+def test_no_key_and_no_address(inside: Inside) -> None:
+    message = _plain_error(inside, DIMILINKS_BASE_URL="")
+    assert "no API key" in message and "sandbox" in message
+
+
+def test_a_service_that_cannot_be_reached(inside: Inside) -> None:
+    message = _plain_error(
+        inside, DIMILINKS_BASE_URL="http://127.0.0.1:1/v1", DIMILINKS_API_KEY="k"
+    )
+    assert "can't be reached" in message
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (401, "invalid_api_key", "API key"),
+        (402, "insufficient_balance", "balance"),
+        (400, "moderation_blocked", "refused"),
+    ],
+)
+def test_the_services_own_words(inside: Inside, status: int, code: str, words: str) -> None:
+    said = f"the service says {code} 不行"
+    answer = (status, {}, {"error": {"message": said, "type": "x", "code": code}})
+    with Sandbox(answers=[answer]) as service:
+        message = _plain_error(
+            inside, DIMILINKS_BASE_URL=service.base_url, DIMILINKS_API_KEY="test-key"
+        )
+        assert service.posts == 1
+    assert said in message and words in message
+
+
+def test_nothing_is_left_behind(
+    inside: Inside, gimp: PrivateGimp, tmp_path: Path, photo_files: Path
+) -> None:
+    temporary = set(gimp.temporary.iterdir())
+    home = {path for path in gimp.home.rglob("*") if path.is_file()}
+    inside("script_fu")
+    written = {path.relative_to(tmp_path).parts[0] for path in tmp_path.iterdir()}
+    assert written == {"home", "found.json"}
+    assert {path for path in gimp.home.rglob("*") if path.is_file()} - home == set()
+    assert set(gimp.temporary.iterdir()) - temporary == set()
+    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert str(tmp_path) not in running
+    assert [j.imported for j in job.all_jobs()] == [True]
+    assert (tmp_path / "home").stat().st_mode & 0o777 == 0o700
+    assert os.listdir(tmp_path / "home") == ["jobs"]

@@ -1,0 +1,271 @@
+"""A GIMP with a private profile for one run: what `host`, `demo` and the tests use.
+
+    with PrivateGimp("3.0", shares=[pictures]) as gimp:
+        code = gimp.script("edit.py", ["photo.jpg"])        # Python-Fu, output passed through
+        gimp.run(["gimp", "--version"])                     # any command beside that GIMP
+
+The profile has this checkout's plug-in in it. Profile, home, temporary folder and, unless given,
+DIMILINKS_HOME are the run's own and are removed after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from . import environment, launch, payload, private_gimp
+from .folders import CHECKOUT, Failure, cache_folder, locked, remove, say
+from .profiles import Gimp
+from .progress import stop
+
+BOOTSTRAP = Path(__file__).with_name("host_script.py")
+_LANGUAGE = ("LANG", "LANGUAGE", "LC_ALL")
+_PASSED = (*_LANGUAGE, "TERM", "DISPLAY", "XAUTHORITY")
+# No welcome window, no look for updates, no question about colour profiles.
+_QUIET = """
+(show-welcome-dialog no)
+(check-updates no)
+(color-profile-policy keep)
+"""
+
+
+class PrivateGimp:
+    """A GIMP 3 with a profile of its own, used as a context manager.
+
+    `series` is "3.0", "3.2" or None (the machine's own, else 3.0). `shares` are folders that are
+    visible and writable inside at the same path; the checkout is visible always.
+    Entering may fetch a GIMP and make an environment, and raises Failure with a sentence.
+    """
+
+    gimp: Gimp
+    profile: Path
+    home: Path
+    temporary: Path
+
+    def __init__(self, series: str | None = None, shares: Iterable[Path] = ()) -> None:
+        self._series = series
+        self._shares = list(shares)
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> PrivateGimp:
+        with contextlib.ExitStack() as stack:
+            self.gimp = stack.enter_context(private_gimp.obtain(self._series))
+            python = environment.for_gimp(self.gimp)
+            template = _template(self.gimp)
+            self._folder = Path(tempfile.mkdtemp(prefix="dimilinks-gimp-run-"))
+            # A worker that goes on after GIMP may still be writing here.
+            stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
+            self.profile = self._folder / "profile"
+            self.home = self._folder / "home"
+            self.temporary = self._folder / "tmp"
+            self._runtime = self._folder / "runtime"
+            for folder in (self.home, self.temporary, self._runtime):
+                folder.mkdir(mode=0o700)
+            shutil.copytree(template, self.profile)
+            payload.install(self.profile, python)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def environ(self) -> dict[str, str]:
+        """The environment of every command: DIMILINKS_*, language and display, private folders."""
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if name in _PASSED or name.startswith("DIMILINKS_")
+        }
+        return {
+            "DIMILINKS_HOME": str(self._folder / "dimilinks"),
+            **kept,
+            "HOME": str(self.home),
+            "TMPDIR": str(self.temporary),
+            "XDG_RUNTIME_DIR": str(self._runtime),
+            "GIMP3_DIRECTORY": str(self.profile),
+        }
+
+    def popen(
+        self,
+        command: list[str],
+        env: Mapping[str, str] | None = None,
+        shares: Iterable[Path] = (),
+        **options: Any,
+    ) -> subprocess.Popen[Any]:
+        """Start a command beside GIMP; `env` is added, `options` are those of subprocess.Popen.
+
+        Its process is the command itself, in a session of its own.
+        """
+        environ = {**self.environ(), **(env or {})}
+        home = Path(environ["DIMILINKS_HOME"]).absolute()
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        line = launch.command_line(
+            self.gimp,
+            command,
+            {**environ, "DIMILINKS_HOME": str(home)},
+            shares=[*self._shares, *shares, self._folder, home],
+            readonly=[CHECKOUT],
+        )
+        options.setdefault("stdin", subprocess.DEVNULL)
+        return subprocess.Popen(line, start_new_session=True, **options)
+
+    def run(
+        self,
+        command: list[str],
+        env: Mapping[str, str] | None = None,
+        shares: Iterable[Path] = (),
+        timeout: float | None = None,
+        **options: Any,
+    ) -> subprocess.CompletedProcess[Any]:
+        """Run a command beside GIMP to its end; `options` are those of subprocess.Popen."""
+        with self.popen(command, env, shares, **options) as process:
+            try:
+                output, errors = process.communicate(timeout=timeout)
+            except BaseException:
+                stop(process)
+                raise
+        return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+    def script(
+        self,
+        script: str | Path,
+        arguments: Iterable[str] = (),
+        env: Mapping[str, str] | None = None,
+        shares: Iterable[Path] = (),
+        out: BinaryIO | None = None,
+        err: BinaryIO | None = None,
+        timeout: float | None = None,
+    ) -> int:
+        """Run a Python-Fu script in gimp-console; 0, or 1 if it raised or left with an error.
+
+        Its output goes to `out` and `err` (this process's own by default) while it runs. GIMP's
+        messages are shown on `err` only after a failure. Raises Failure if there is no such
+        script, and subprocess.TimeoutExpired.
+        """
+        path = Path(script).absolute()
+        if not path.is_file():
+            raise Failure(f"There is no script {script}.")
+        with tempfile.TemporaryDirectory(prefix="script-", dir=self._folder) as name:
+            run = Path(name)
+            for pipe in ("out", "err"):
+                os.mkfifo(run / pipe)
+            job = {"script": str(script), "arguments": list(arguments), "cwd": str(Path.cwd())}
+            (run / "run.json").write_text(json.dumps(job), encoding="utf-8")
+            start = f"import runpy; runpy.run_path({str(BOOTSTRAP)!r}, {{'RUN': {name!r}}})"
+            command = [self.gimp.console, "--no-interface", "--quit"]
+            command += ["--batch-interpreter=python-fu-eval", f"--batch={start}"]
+            with (run / "log").open("wb") as log:
+                process = self.popen(
+                    command,
+                    env,
+                    [*shares, path.parent, path.resolve().parent],
+                    stdout=log,
+                    stderr=log,
+                )
+            try:
+                errors = err or sys.stderr.buffer
+                _forward(
+                    process, {run / "out": out or sys.stdout.buffer, run / "err": errors}, timeout
+                )
+            finally:
+                stop(process)
+            try:
+                code = int((run / "code").read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                code = -1
+            if code:
+                if code < 0:
+                    _write(errors, b"GIMP ended before the script did.\n")
+                _write(errors, b"--- messages of GIMP ---\n" + (run / "log").read_bytes() + b"\n")
+            return 1 if code else 0
+
+
+def _template(gimp: Gimp) -> Path:
+    """A profile in which GIMP has already asked its own plug-ins; made once, it saves seconds."""
+    place = gimp.root.parent if gimp.root else cache_folder()
+    # GIMP asks all plug-ins again when the language has changed.
+    language = {name: os.environ[name] for name in _LANGUAGE if os.environ.get(name)}
+    key = "".join(f"-{value}" for value in language.values())
+    folder = place / f"profile-{gimp.version}{key.replace('/', '_')}"
+    lock = place / f"{folder.name}.lock"
+    with locked(lock, waiting="Waiting for another run that makes GIMP's first profile …"):
+        if folder.is_dir():
+            return folder
+        say(f"First start of GIMP {gimp.version}: it looks at its own plug-ins …")
+        with tempfile.TemporaryDirectory(prefix="dimilinks-gimp-run-") as name:
+            partial = Path(name) / "profile"
+            line = launch.command_line(
+                gimp,
+                [gimp.console, "--no-interface", "--quit"],
+                {**language, "HOME": name, "TMPDIR": name, "GIMP3_DIRECTORY": str(partial)},
+                shares=[Path(name)],
+                cwd=Path(name),
+            )
+            ended = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True)
+            if ended.returncode or not (partial / "pluginrc").is_file():
+                raise Failure(
+                    f"GIMP {gimp.version} does not start:\n"
+                    + ended.stderr.decode(errors="replace")[-2000:]
+                )
+            with (partial / "gimprc").open("a", encoding="utf-8") as file:
+                file.write(_QUIET)
+            fresh = place / f"{folder.name}.partial"
+            remove(fresh)
+            shutil.copytree(partial, fresh)
+            fresh.rename(folder)
+    return folder
+
+
+def _write(stream: BinaryIO, data: bytes) -> None:
+    stream.write(data)
+    stream.flush()
+
+
+def _forward(
+    process: subprocess.Popen[Any], pipes: Mapping[Path, BinaryIO], timeout: float | None
+) -> None:
+    """Copy what arrives in the pipes until the process ends.
+
+    Not until the pipes close: a worker that goes on after GIMP may have inherited them.
+    """
+    with contextlib.ExitStack() as stack:
+        sources: dict[int, BinaryIO] = {}
+        for path, stream in pipes.items():
+            # Open for writing too, so that it neither waits for a writer nor ever sees an end.
+            number = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+            stack.callback(os.close, number)
+            sources[number] = stream
+        selector = stack.enter_context(selectors.DefaultSelector())
+        for number in sources:
+            selector.register(number, selectors.EVENT_READ)
+        ended = os.pidfd_open(process.pid)
+        stack.callback(os.close, ended)
+        selector.register(ended, selectors.EVENT_READ)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        alive = True
+        while alive:
+            left = None if deadline is None else max(0, deadline - time.monotonic())
+            ready = {key.fd for key, _ in selector.select(left)}
+            if timeout is not None and not ready:
+                raise subprocess.TimeoutExpired(process.args, timeout)
+            alive = ended not in ready
+            for number, stream in sources.items():
+                with contextlib.suppress(BlockingIOError):
+                    while data := os.read(number, 65536):
+                        _write(stream, data)
+
+
+def host(series: str | None, shares: list[Path], script: str, arguments: list[str]) -> int:
+    """The command `host`: run a script in a private GIMP, and return its exit code."""
+    with PrivateGimp(series, shares) as gimp:
+        return gimp.script(script, arguments)

@@ -1,0 +1,90 @@
+"""Commands that take long, with a sign of life."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+from .folders import say
+
+WIDTH = 60
+# How often, in seconds, progress is shown on a terminal (one line that changes) and elsewhere.
+EVERY_TERMINAL, EVERY = 0.5, 15
+
+
+class CommandFailed(Exception):
+    """A command ended with an error; its last lines have been shown."""
+
+
+def stop(process: subprocess.Popen[Any]) -> None:
+    """End a process that leads a session, and what it started there, if it is still running."""
+    for kind in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, kind)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=10)
+
+
+def run_with_progress(command: list[str]) -> None:
+    """Run a command, showing its latest line and the time that has passed on standard error.
+
+    Raises CommandFailed, after showing its last lines, if it ends with an error or isn't there.
+    """
+    started = time.monotonic()
+    lines = ["starting"]
+    done = threading.Event()
+    terminal = sys.stderr.isatty()
+
+    def show() -> None:
+        while not done.wait(EVERY_TERMINAL if terminal else EVERY):
+            text = f"  {time.monotonic() - started:3.0f} s  {lines[-1][:WIDTH]}"
+            print(f"\r\033[K{text}" if terminal else f"{text}\n", end="", file=sys.stderr)
+            sys.stderr.flush()
+
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            env={
+                **os.environ,
+                "LC_ALL": "C.UTF-8",
+                "DEBIAN_FRONTEND": "noninteractive",
+                # pip's, as a variable: not every pip knows it as an option.
+                "PIP_ROOT_USER_ACTION": "ignore",
+            },
+        )
+    except OSError as error:
+        raise CommandFailed(f"{command[0]}: {error.strerror}") from error
+    shower = threading.Thread(target=show, daemon=True)
+    shower.start()
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip():
+                lines.append(line.strip())
+        code = process.wait()
+    except BaseException:
+        stop(process)
+        raise
+    finally:
+        done.set()
+        shower.join()
+        if terminal:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+    if code:
+        say("\n".join(lines[-20:]))
+        raise CommandFailed(f"{command[0]} ended with code {code}")
+    say(f"  done in {time.monotonic() - started:.0f} s")

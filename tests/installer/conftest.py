@@ -1,0 +1,65 @@
+"""The installer as users run it: its commands in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from installer.folders import cache_folder
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def made_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with the worker's environment in it, made once for all tests."""
+    folder = tmp_path_factory.mktemp("data")
+    subprocess.run(
+        [sys.executable, "-m", "installer", "python"],
+        cwd=CHECKOUT,
+        env={**os.environ, "XDG_DATA_HOME": str(folder)},
+        check=True,
+    )
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path, made_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's data folder, with the environment made already."""
+    folder = tmp_path / "data home é"
+    shutil.copytree(made_data, folder, symlinks=True, copy_function=os.link)
+    monkeypatch.setenv("XDG_DATA_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def user(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home folder of a user who has no GIMP yet."""
+    folder = tmp_path / "user"
+    folder.mkdir()
+    # What was fetched already needn't be fetched again.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_folder().parent))
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.delenv("GIMP3_DIRECTORY", raising=False)
+    return folder
+
+
+@pytest.fixture
+def installer() -> Run:
+    """Run a command of the installer."""
+
+    def run(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "installer", *map(str, arguments)],
+            **{"cwd": CHECKOUT, "capture_output": True, "text": True, "timeout": 500, **options},
+        )
+
+    return run

@@ -1,0 +1,265 @@
+"""Installing into a profile, updating, checking, removing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from installer import environment, payload
+from installer.folders import Failure
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> Path:
+    return tmp_path / "GIMP profile" / "3.0"
+
+
+def plug_in(profile: Path) -> Path:
+    return profile / "plug-ins" / "dimilinks_gimp"
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_python_prints_an_interpreter_with_the_packages(user, installer):
+    done = installer("python")
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 1
+    python = done.stdout.strip()
+    code = "import requests, PIL.Image, numpy, cv2, multipart; print('fine')"
+    answer = subprocess.run([python, "-c", code], capture_output=True, text=True)
+    assert answer.stdout == "fine\n"
+
+
+def test_a_second_run_keeps_the_environment(user, installer):
+    python = Path(installer("python").stdout.strip())
+    made = python.lstat().st_ctime
+    assert installer("python").stdout.strip() == str(python)
+    assert python.lstat().st_ctime == made
+
+
+def test_two_runs_at_once_make_one_environment(user, data):
+    shutil.rmtree(data)
+    command = [sys.executable, "-m", "installer", "python"]
+    runs = [subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE) for _ in range(2)]
+    answers = {run.communicate()[0] for run in runs}
+    assert [run.returncode for run in runs] == [0, 0]
+    assert len(answers) == 1
+    names = [path.name for path in (data / "dimilinks-gimp" / "environments").iterdir()]
+    assert len([name for name in names if not name.endswith(".lock")]) == 1
+    assert stat.S_IMODE((data / "dimilinks-gimp").stat().st_mode) == 0o700
+
+
+def test_a_broken_environment_is_made_again(user, installer):
+    python = Path(installer("python").stdout.strip())
+    packages = next(python.parents[1].glob("lib/python*/site-packages"))
+    shutil.rmtree(packages / "requests")
+    assert installer("python").returncode == 0
+    assert (packages / "requests").is_dir()
+
+
+def test_install_doctor_update_uninstall(user, installer, profile):
+    done = installer("--gimp-dir", profile)
+    assert done.returncode == 0, done.stderr
+    main = plug_in(profile) / "dimilinks_gimp.py"
+    assert os.access(main, os.X_OK)
+    assert (plug_in(profile) / "plugin" / "__init__.py").is_file()
+    assert not list(profile.rglob("__pycache__"))
+    python = (plug_in(profile) / "worker-python.txt").read_text()
+    assert python.count("\n") == 1
+    assert os.access(python.strip(), os.X_OK)
+
+    done = installer("doctor", "--gimp-dir", profile)
+    assert done.returncode == 0, done.stdout
+    assert str(profile) in installer("list").stdout
+
+    # An update replaces every file, and GIMP sees that the main one changed.
+    (plug_in(profile) / "plugin" / "old.py").write_text("")
+    os.utime(main, (1, 1))
+    assert installer("install", "--gimp-dir", profile).returncode == 0
+    assert not (plug_in(profile) / "plugin" / "old.py").exists()
+    assert main.stat().st_mtime > 1
+    assert [path.name for path in profile.iterdir()] == ["plug-ins"]
+
+    done = installer("uninstall", "--gimp-dir", profile)
+    assert done.returncode == 0
+    assert not profile.exists()
+    assert "dimilinks" not in installer("list").stdout.lower()
+
+
+def test_uninstall_leaves_what_is_not_ours(user, data, installer, profile, monkeypatch):
+    monkeypatch.delenv("DIMILINKS_HOME")
+    other = profile / "plug-ins" / "other" / "other.py"
+    other.parent.mkdir(parents=True)
+    other.write_text("other")
+    installer("install", "--gimp-dir", profile)
+    settings = data / "dimilinks-gimp" / "settings.json"
+    settings.write_text("{}")
+    done = installer("uninstall", "--gimp-dir", profile)
+    assert tree(profile) == {"plug-ins/other/other.py": b"other"}
+    assert tree(data) == {"dimilinks-gimp/settings.json": b"{}"}
+    assert str(settings.parent) in done.stdout
+
+
+def test_the_environment_outlives_all_but_the_last_profile(user, data, installer, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    installer("--gimp-dir", one)
+    installer("--gimp-dir", two)
+    installer("uninstall", "--gimp-dir", one)
+    assert installer("doctor", "--gimp-dir", two).returncode == 0
+    installer("uninstall")
+    assert not two.exists()
+    assert list(data.iterdir()) == []
+
+
+def test_doctor_says_not_installed(user, installer, profile):
+    done = installer("doctor", "--gimp-dir", profile)
+    assert done.returncode == 1
+    assert "not installed" in done.stdout
+    assert "python3 -m installer install --gimp-dir" in done.stdout
+
+
+def remove_x_bit(folder: Path) -> None:
+    (folder / "dimilinks_gimp.py").chmod(0o644)
+
+
+def remove_code(folder: Path) -> None:
+    shutil.rmtree(folder / "plugin")
+
+
+def remove_note(folder: Path) -> None:
+    (folder / "worker-python.txt").unlink()
+
+
+def move_interpreter(folder: Path) -> None:
+    (folder / "worker-python.txt").write_text("/nowhere/bin/python\n")
+
+
+def take_bare_interpreter(folder: Path) -> None:
+    note = folder / "worker-python.txt"
+    bare = folder.parents[2] / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
+    note.write_text(f"{bare}/bin/python\n")
+
+
+def copy_elsewhere(folder: Path) -> None:
+    shutil.copytree(folder, folder.with_name("dimilinks-gimp-main"))
+
+
+@pytest.mark.parametrize(
+    ("breakage", "words"),
+    [
+        (remove_x_bit, "not executable"),
+        (remove_code, "incomplete"),
+        (remove_note, "no interpreter"),
+        (move_interpreter, "is gone"),
+        (take_bare_interpreter, "do not load"),
+        (copy_elsewhere, "remove it"),
+    ],
+)
+def test_doctor_finds_and_names_what_is_broken(user, installer, profile, breakage, words):
+    installer("--gimp-dir", profile)
+    breakage(plug_in(profile))
+    done = installer("doctor", "--gimp-dir", profile)
+    assert done.returncode == 1
+    assert words in done.stdout
+    assert "→" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["install", "doctor"])
+def test_without_any_gimp_a_sentence_says_so(user, installer, command, tmp_path, monkeypatch):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "python3").symlink_to(sys.executable)
+    monkeypatch.setenv("PATH", str(empty))
+    done = installer(command)
+    assert done.returncode == 1
+    assert done.stderr.startswith("No GIMP 3 was found")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_used_profile_of_this_user_is_found(user, installer):
+    profile = user / ".config" / "GIMP" / "3.2"
+    profile.mkdir(parents=True)
+    (profile / "gimprc").write_text("")
+    # A GIMP that is there would be asked as well: that is not the matter here.
+    if shutil.which("gimp-console"):
+        pytest.skip("this machine has a GIMP of its own")
+    assert installer().returncode == 0
+    assert plug_in(profile).is_dir()
+    installer("uninstall")
+    assert tree(profile) == {"gimprc": b""}
+
+
+def test_an_unwritable_profile_is_refused_with_a_sentence(user, installer, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = installer("--gimp-dir", tmp_path / "file")
+    assert done.returncode == 1
+    assert "can't be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("broken", ["copyfile", "copytree", "rename"])
+def test_an_interrupted_install_leaves_the_former_one(profile, monkeypatch, broken):
+    payload.install(profile, "/former/python")
+    before = tree(profile)
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    if broken == "rename":
+        rename = Path.rename
+
+        def second_fails(self: Path, target: Path) -> Path:
+            if self.name.endswith(".new"):
+                raise KeyboardInterrupt
+            return rename(self, target)
+
+        monkeypatch.setattr(Path, "rename", second_fails)
+    else:
+        monkeypatch.setattr(shutil, broken, fail)
+    with pytest.raises(KeyboardInterrupt):
+        payload.install(profile, "/fresh/python")
+    monkeypatch.undo()
+    assert tree(profile) == before
+    assert payload.worker_python(profile) == "/former/python"
+
+
+def test_an_install_killed_in_the_exchange_is_mended_by_the_next(profile):
+    payload.install(profile, "/former/python")
+    plug_in(profile).rename(profile / ".dimilinks_gimp.former")
+    (profile / ".dimilinks_gimp.new").mkdir()
+    payload.install(profile, "/fresh/python")
+    assert payload.worker_python(profile) == "/fresh/python"
+    assert [path.name for path in profile.iterdir()] == ["plug-ins"]
+
+
+def test_an_incomplete_checkout_is_refused(profile, monkeypatch, tmp_path):
+    monkeypatch.setattr(payload, "CHECKOUT", tmp_path)
+    with pytest.raises(Failure, match="not complete"):
+        payload.install(profile, "/python")
+    assert not plug_in(profile).exists()
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.13", "3.14"])
+def test_every_python_gets_one_version_of_each_package(version):
+    lines = environment.requirements_for(version, environment.REQUIREMENTS.read_text()).splitlines()
+    names = [line.split("==")[0] for line in lines if line[:1].isalpha()]
+    assert len(names) == len(set(names))
+    inputs = environment.REQUIREMENTS.with_suffix(".in").read_text().split()
+    assert set(inputs) <= set(names)
+    assert not [line for line in lines if " ; " in line]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -144,18 +143,28 @@ def test_the_services_own_words(inside: Inside, status: int, code: str, words: s
     assert said in message and words in message
 
 
+def _files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+def _command_line(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
 def test_nothing_is_left_behind(
     inside: Inside, gimp: PrivateGimp, tmp_path: Path, photo_files: Path
 ) -> None:
-    temporary = set(gimp.temporary.iterdir())
-    home = {path for path in gimp.home.rglob("*") if path.is_file()}
+    before = _files(gimp.home) | _files(gimp.temporary)
     inside("script_fu")
     written = {path.relative_to(tmp_path).parts[0] for path in tmp_path.iterdir()}
     assert written == {"home", "found.json"}
-    assert {path for path in gimp.home.rglob("*") if path.is_file()} - home == set()
-    assert set(gimp.temporary.iterdir()) - temporary == set()
-    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
-    assert str(tmp_path) not in running
+    assert (_files(gimp.home) | _files(gimp.temporary)) - before == set()
+    running = [_command_line(process) for process in Path("/proc").glob("[0-9]*")]
+    assert any("pytest" in line for line in running)
+    assert not [line for line in running if str(tmp_path) in line]
     assert [j.imported for j in job.all_jobs()] == [True]
     assert (tmp_path / "home").stat().st_mode & 0o777 == 0o700
     assert os.listdir(tmp_path / "home") == ["jobs"]

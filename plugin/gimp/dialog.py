@@ -14,8 +14,15 @@ from plugin.gimp.messages import _  # noqa: E402
 _ENTER = (Gdk.KEY_Return, Gdk.KEY_KP_Enter, Gdk.KEY_ISO_Enter)
 
 
-def ask(procedure: Gimp.Procedure, config: Gimp.ProcedureConfig) -> bool:
-    """Show the window, let it change `config`, and return whether the user wants the edit."""
+_UNASKED = 4
+"""More edits than these at once are confirmed: each is paid for."""
+
+
+def ask(procedure: Gimp.Procedure, config: Gimp.ProcedureConfig, layers: int) -> bool:
+    """Show the window, let it change `config`, and return whether the user wants the edit.
+
+    `layers` is how many are selected: each has its own edit.
+    """
     GimpUi.init(procedure.get_name())
     window = GimpUi.ProcedureDialog.new(procedure, config, _("Edit with AI"))
     window.set_ok_label(_("_Edit"))
@@ -43,9 +50,31 @@ def ask(procedure: Gimp.Procedure, config: Gimp.ProcedureConfig) -> bool:
     # GIMP focuses the button, which the first space of a prompt would press.
     text.grab_focus()
     try:
-        return bool(window.run())
+        while window.run():
+            pictures = 1 if config.get_property("source") == "visible" else layers
+            edits = pictures * config.get_property("variations")
+            if edits <= _UNASKED or _confirmed(window, edits):
+                return True
+        return False
     finally:
         window.destroy()
+
+
+def _confirmed(window: Gtk.Window, edits: int) -> bool:
+    question = Gtk.MessageDialog(
+        transient_for=window,
+        modal=True,
+        message_type=Gtk.MessageType.QUESTION,
+        text=_("Start {count} edits at once?").format(count=edits),
+        secondary_text=_("One for each layer and variation, and each is paid for."),
+    )
+    question.add_button(_("_Cancel"), Gtk.ResponseType.CANCEL)
+    question.add_button(_("_Edit"), Gtk.ResponseType.OK)
+    question.set_default_response(Gtk.ResponseType.CANCEL)
+    try:
+        return question.run() == Gtk.ResponseType.OK
+    finally:
+        question.destroy()
 
 
 def _prompt(window: GimpUi.ProcedureDialog) -> Gtk.TextView:

@@ -141,7 +141,7 @@ def _run(
     if run_mode == Gimp.RunMode.INTERACTIVE:
         from plugin.gimp import dialog
 
-        if not dialog.ask(procedure, config):
+        if not dialog.ask(procedure, config, len(drawables)):
             return procedure.new_return_values(Gimp.PDBStatusType.CANCEL, None)
         # A comfort only: that the disk is full is told when it matters.
         with contextlib.suppress(OSError):

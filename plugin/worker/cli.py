@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import sys
@@ -190,6 +189,9 @@ def _work(arguments: argparse.Namespace) -> int:
 
 
 def _tell(phase: str) -> None:
-    # When nobody listens any more, the answer still has to be fetched.
-    with contextlib.suppress(OSError):
+    try:
         print(json.dumps({"phase": phase}), flush=True)
+    except OSError:
+        # Nobody listens any more, but the answer still has to be fetched; what is left in the
+        # buffer would fail once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

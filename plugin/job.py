@@ -42,8 +42,27 @@ RECEIVED = "received"
 FAILED = "failed"
 """Ended without a result; `kind` and `message` say why."""
 
-OUTCOME_UNKNOWN = "outcome unknown"
-"""The kind of a failure after which the edit may have been made and billed."""
+MOST_PICTURES = 9
+"""Pictures that the service takes with one edit: source, mask and references together."""
+MOST_PROMPT = 32_000
+"""Characters of a prompt; what is longer was pasted by mistake."""
+
+
+def check_prompt(text: str) -> str:
+    """Return the prompt without the space around it.
+
+    Raises ValueError with a sentence for the user.
+    """
+    prompt = text.strip()
+    if not prompt:
+        raise ValueError("The prompt is empty: say what is to change.")
+    if len(prompt) > MOST_PROMPT:
+        raise ValueError(f"The prompt is too long: at most {MOST_PROMPT:,} characters.")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("The prompt has broken characters: type it anew.") from error
+    return prompt
 
 
 @dataclass
@@ -70,11 +89,6 @@ class State:
         """The whole job's state: unfinished as long as one post is, received if any one is."""
         states = {post.state for post in self.posts}
         return next(s for s in (SENT, ACCEPTED, PREPARED, RECEIVED, FAILED) if s in states)
-
-    @property
-    def sent(self) -> bool:
-        """Whether anything left for the service."""
-        return any(post.state != PREPARED for post in self.posts)
 
     @property
     def messages(self) -> list[str]:

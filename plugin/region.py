@@ -102,11 +102,6 @@ class Region:
     answer: tuple[int, int]
     upload: tuple[int, int]
 
-    @property
-    def scale(self) -> float:
-        """Pixels sent per pixel of the region, at most 1."""
-        return self.upload[0] / self.box.width
-
     def to_json(self) -> dict[str, Any]:
         """Return it as the object that `from_json` reads."""
         return asdict(self)

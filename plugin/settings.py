@@ -87,6 +87,12 @@ def base_url() -> str:
     if url == SANDBOX:
         return SANDBOX
     parts = urlsplit(url)
+    if "@" in parts.netloc:
+        # Such an address would show its password in every message.
+        raise ValueError(
+            "The service's address must not hold a name or password: take out what stands "
+            "before the @, and set DIMILINKS_API_KEY."
+        )
     if parts.scheme == "https" and parts.hostname:
         return url
     if parts.scheme == "http" and is_loopback(parts.hostname or ""):

@@ -16,7 +16,7 @@ from gi.repository import Gegl, Gimp, Gio
 from plugin import job, region
 from plugin.gimp import pixels
 from plugin.gimp.messages import CallingError, EditError, _
-from plugin.job import Job
+from plugin.job import MOST_PICTURES, Job
 from plugin.region import Box
 
 
@@ -52,11 +52,12 @@ class Capture:
 
     `box` is what was sent of it, in the layer's coordinates (the canvas's for `visible`), and
     `on_canvas` the same place in the canvas's; `selection` is a copy of the selection there, None
-    for a whole-layer edit.
+    for a whole-layer edit. `size` is the layer's width and height.
     """
 
     image: Gimp.Image
     layer: Gimp.Layer
+    size: tuple[int, int]
     visible: bool
     box: Box
     on_canvas: Box
@@ -64,7 +65,9 @@ class Capture:
     job: Job
 
 
-def targets(drawables: Sequence[Gimp.Drawable], request: Request) -> list[Gimp.Layer]:
+def targets(
+    image: Gimp.Image, drawables: Sequence[Gimp.Drawable], request: Request
+) -> list[Gimp.Layer]:
     """Return the layers to edit, each once. Raises EditError for one that can't be edited so."""
     layers: dict[int, Gimp.Layer] = {}
     for drawable in drawables:
@@ -73,6 +76,12 @@ def targets(drawables: Sequence[Gimp.Drawable], request: Request) -> list[Gimp.L
         if not isinstance(drawable, Gimp.Layer):
             raise CallingError(
                 _("“{name}” is a channel: select a layer to edit.").format(name=drawable.get_name())
+            )
+        if drawable.get_image().get_id() != image.get_id():
+            raise CallingError(
+                _("“{name}” belongs to another image than the one to edit.").format(
+                    name=drawable.get_name()
+                )
             )
         layers[drawable.get_id()] = drawable
     if not layers:
@@ -90,11 +99,12 @@ def targets(drawables: Sequence[Gimp.Drawable], request: Request) -> list[Gimp.L
                 )
             )
         for layer in chosen:
-            _check_replaceable(layer)
+            check_replaceable(layer)
     return chosen
 
 
-def _check_replaceable(layer: Gimp.Layer) -> None:
+def check_replaceable(layer: Gimp.Layer) -> None:
+    """Raise EditError if new pixels can't be written into `layer`."""
     kinds = (
         (layer.is_group(), _("a layer group")),
         (layer.is_text_layer(), _("a text layer")),
@@ -170,7 +180,7 @@ def _capture(
                 pixels.rectangle(on_canvas.intersection(canvas))
             ).dup()
             pixels.write_mask_png(selection, on_canvas, folder / "mask.png")
-        references = _write_references(folder, request)
+        references = _write_references(folder, request, MOST_PICTURES - 1 - masked)
         prepared = job.publish(
             folder,
             {
@@ -184,7 +194,8 @@ def _capture(
                 "created": time.time(),
             },
         )
-    return Capture(image, layer, request.visible, box, on_canvas, snapshot, prepared)
+    size = (layer.get_width(), layer.get_height())
+    return Capture(image, layer, size, request.visible, box, on_canvas, snapshot, prepared)
 
 
 def _picture(
@@ -207,8 +218,15 @@ def selection_bounds(image: Gimp.Image) -> Box:
     return Box(x1, y1, x2 - x1, y2 - y1)
 
 
-def _write_references(folder: Path, request: Request) -> list[str]:
+def _write_references(folder: Path, request: Request, room: int) -> list[str]:
     names: list[str] = []
+    count = len(request.reference_layers) + len(request.reference_files)
+    if count > room:
+        raise CallingError(
+            _("The service takes at most {room} references with this edit, not {count}.").format(
+                room=room, count=count
+            )
+        )
 
     def write(drawable: Gimp.Drawable) -> None:
         name = f"reference-{len(names) + 1}.png"

@@ -11,7 +11,7 @@ from plugin.gimp import capture, placing, worker_process
 from plugin.gimp.capture import Capture, Request
 from plugin.gimp.messages import CallingError, EditError, _
 from plugin.gimp.worker_process import WorkerProcess
-from plugin.job import FAILED, PREPARED, RECEIVED
+from plugin.job import PREPARED, RECEIVED, check_prompt
 
 _POSTS_AT_ONCE = 4
 
@@ -25,15 +25,16 @@ def edit(
     """
     Gegl.init(None)
     try:
-        layers = _checked(drawables, request)
+        layers = _checked(image, drawables, request)
         Gimp.progress_init(_("Editing with AI"))
         captures = _captured(image, layers, request)
-        _work(captures, request.variations)
+        sentences = _work(captures, request.variations) + _sentences(captures)
         delivered = [c for c in captures if any(post.placed for post in c.job.state.posts)]
-        sentences = _sentences(captures)
-        if not delivered:
+        layers, missing = placing.place(delivered, request.replace)
+        sentences += missing
+        if not layers:
             raise EditError(" ".join(sentences))
-        return placing.place(delivered, request.replace), sentences
+        return layers, sentences
     except OSError as error:
         raise EditError(
             _("The edit can't be kept on the disk ({why}): {path}").format(
@@ -44,15 +45,19 @@ def edit(
         Gimp.progress_end()
 
 
-def _checked(drawables: Sequence[Gimp.Drawable], request: Request) -> list[Gimp.Layer]:
+def _checked(
+    image: Gimp.Image, drawables: Sequence[Gimp.Drawable], request: Request
+) -> list[Gimp.Layer]:
     """Find every reason not to begin before anything is exported. Raises EditError."""
-    if not request.prompt.strip():
-        raise CallingError(_("The prompt is empty: say what is to change."))
+    try:
+        check_prompt(request.prompt)
+    except ValueError as error:
+        raise CallingError(str(error)) from error
     if request.replace and request.variations > 1:
         raise CallingError(
             _("Several variations can't replace one layer: choose new layers, or one variation.")
         )
-    layers = capture.targets(drawables, request)
+    layers = capture.targets(image, drawables, request)
     try:
         settings.check_service()
     except ValueError as error:
@@ -74,12 +79,12 @@ def _captured(image: Gimp.Image, layers: list[Gimp.Layer], request: Request) -> 
     return captures
 
 
-def _work(captures: list[Capture], variations: int) -> None:
-    """Run a worker for each capture, a few at a time, and return when all have ended."""
+def _work(captures: list[Capture], variations: int) -> list[str]:
+    """Run a worker for each capture, a few at a time; return why any could not start."""
     loop = GLib.MainLoop()
     waiting = list(captures)
     running = 0
-    failed: list[EditError] = []
+    failed: list[str] = []
 
     def begin() -> None:
         nonlocal running
@@ -87,7 +92,7 @@ def _work(captures: list[Capture], variations: int) -> None:
             try:
                 WorkerProcess(waiting.pop(0).job, _show_phase, ended)
             except EditError as error:
-                failed.append(error)
+                failed.append(str(error))
                 waiting.clear()
                 break
             running += 1
@@ -103,8 +108,7 @@ def _work(captures: list[Capture], variations: int) -> None:
     GLib.idle_add(_once(begin))
     loop.run()
     GLib.source_remove(pulse)
-    if failed and not any(c.job.state.sent for c in captures):
-        raise failed[0]
+    return failed
 
 
 def _once(function: Callable[[], None]) -> Callable[[], bool]:
@@ -137,9 +141,19 @@ def _sentences(captures: list[Capture]) -> list[str]:
     for one in captures:
         state = one.job.state
         sentences += state.messages + state.notes
-        if any(post.state not in (RECEIVED, FAILED) for post in state.posts):
-            if state.name == PREPARED:
+        for post in state.posts:
+            if post.message or post.placed:
+                continue
+            # The worker ended without a word: it was killed, or the machine ran out of memory.
+            if post.state == PREPARED:
                 sentences.append(_("The worker stopped before anything was sent. Try again."))
+            elif post.state == RECEIVED:
+                sentences.append(
+                    _(
+                        "The result arrived, but the worker stopped before it was fitted. It is "
+                        "kept in {folder}; “python -m plugin resume {job}” goes on."
+                    ).format(folder=one.job.folder, job=one.job.id)
+                )
             else:
                 sentences.append(
                     _(

@@ -158,6 +158,17 @@ def boxes_outside(selection: Gegl.Buffer, box: Box) -> Iterator[Box]:
             row = alike
 
 
+def alike(one: Gegl.Buffer, here: Box, other: Gegl.Buffer, there: Box) -> bool:
+    """Whether two selections say the same over two boxes of one size."""
+    for strip in _strips(here):
+        moved = strip.moved(there.x - here.x, there.y - here.y)
+        if one.get(rectangle(strip), 1.0, "Y float", _NONE) != other.get(
+            rectangle(moved), 1.0, "Y float", _NONE
+        ):
+            return False
+    return True
+
+
 def _strips(box: Box) -> Iterator[Box]:
     rows = max(1, _STRIP_BYTES // max(1, box.width))
     for y in range(box.y, box.bottom, rows):

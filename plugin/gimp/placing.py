@@ -14,7 +14,7 @@ from gi.repository import Gegl, Gimp
 
 from plugin import settings
 from plugin.gimp import pixels
-from plugin.gimp.capture import Capture, offsets, selection_bounds
+from plugin.gimp.capture import Capture, check_replaceable, offsets, selection_bounds
 from plugin.gimp.messages import EditError, _
 from plugin.region import Box
 
@@ -25,42 +25,83 @@ _LAYER_TYPES = {
 }
 
 
-def place(captures: list[Capture], replace: bool) -> list[Gimp.Layer]:
-    """Bring the results of all `captures` into their image in one undo step; return the layers.
+_EIGHT_BITS = (
+    Gimp.Precision.U8_LINEAR,
+    Gimp.Precision.U8_NON_LINEAR,
+    Gimp.Precision.U8_PERCEPTUAL,
+)
 
-    Raises EditError if the image or a layer is gone; its results stay in their job.
+
+def place(captures: list[Capture], replace: bool) -> tuple[list[Gimp.Layer], list[str]]:
+    """Bring the results of all `captures` into their image in one undo step.
+
+    Returns the layers, and a sentence for each result that has no place any more: it stays in its
+    job.
     """
-    image = captures[0].image
-    _check_there(captures)
-    selected = image.get_selected_layers()
-    image.undo_group_start()
-    try:
-        layers = []
-        for capture in captures:
-            if replace:
-                _replace(capture)
-                layers.append(capture.layer)
-            else:
-                layers += _new_layers(capture)
-            # Without the marker the result is merely offered once more.
-            with contextlib.suppress(OSError):
-                capture.job.mark_imported()
-        image.set_selected_layers(selected)
-        return layers
-    finally:
-        image.undo_group_end()
-
-
-def _check_there(captures: list[Capture]) -> None:
+    missing = []
+    ready = []
     for capture in captures:
-        gone = not capture.image.is_valid() or not (capture.visible or capture.layer.is_valid())
-        if gone:
+        try:
+            _check_place(capture, replace)
+            ready.append(capture)
+        except EditError as error:
+            kept = _("The result is kept in {folder}.").format(folder=capture.job.folder)
+            missing.append(f"{error} {kept}")
+    if not ready:
+        return [], missing
+    image = ready[0].image
+    layers = []
+    with _chosen_kept(image):
+        image.undo_group_start()
+        try:
+            for capture in ready:
+                if replace:
+                    _replace(capture)
+                    layers.append(capture.layer)
+                else:
+                    layers += _new_layers(capture)
+                # Only a note for people: the results are in the image, marked or not.
+                with contextlib.suppress(OSError):
+                    capture.job.mark_imported()
+        finally:
+            image.undo_group_end()
+    return layers, missing
+
+
+def _check_place(capture: Capture, replace: bool) -> None:
+    """Raise EditError if what the user did meanwhile leaves no place for the result."""
+    layer = capture.layer
+    if not capture.image.is_valid():
+        raise EditError(_("The edit is ready, but its image was closed."))
+    if capture.visible:
+        return
+    if not layer.is_valid():
+        raise EditError(_("The edit is ready, but the layer that it belongs to is gone."))
+    if replace:
+        check_replaceable(layer)
+        if (layer.get_width(), layer.get_height()) != capture.size:
             raise EditError(
-                _(
-                    "The edit is ready, but the image or layer that it belongs to is gone. The "
-                    "result is kept in {folder}."
-                ).format(folder=capture.job.folder)
+                _("The edit is ready, but “{name}” has another size now.").format(
+                    name=layer.get_name()
+                )
             )
+
+
+@contextlib.contextmanager
+def _chosen_kept(image: Gimp.Image) -> Iterator[None]:
+    """Leave the user's choice of layers, or else of channels or paths, as it was."""
+    chosen = (
+        (image.set_selected_layers, image.get_selected_layers()),
+        (image.set_selected_channels, image.get_selected_channels()),
+        (image.set_selected_paths, image.get_selected_paths()),
+    )
+    try:
+        yield
+    finally:
+        for choose, items in chosen:
+            if items:
+                choose(items)
+                break
 
 
 def _placed(capture: Capture) -> list[str]:
@@ -69,11 +110,14 @@ def _placed(capture: Capture) -> list[str]:
 
 def _new_layers(capture: Capture) -> list[Gimp.Layer]:
     image, box = capture.image, capture.box
-    dx, dy = (0, 0) if capture.visible else offsets(capture.layer)
+    at = capture.on_canvas
     parent, position = None, 0
     if not capture.visible:
         parent = capture.layer.get_parent()
         position = image.get_item_position(capture.layer)
+        if (capture.layer.get_width(), capture.layer.get_height()) == capture.size:
+            # The result goes where the layer went.
+            at = box.moved(*offsets(capture.layer))
     layers = []
     for number, placed in enumerate(_placed(capture), 1):
         layer = Gimp.Layer.new(
@@ -85,7 +129,7 @@ def _new_layers(capture: Capture) -> list[Gimp.Layer]:
             100.0,
             Gimp.LayerMode.NORMAL,
         )
-        layer.set_offsets(box.x + dx, box.y + dy)
+        layer.set_offsets(at.x, at.y)
         pixels.load_png(capture.job.folder / placed, layer.get_buffer())
         # The first variation ends up on top.
         image.insert_layer(layer, parent, position + number - 1)
@@ -118,9 +162,11 @@ def _add_mask(layer: Gimp.Layer, capture: Capture) -> None:
     blend = capture.job.folder / "blend.png"
     if blend.exists():
         pixels.multiply(buffer, pixels.linear_gray(blend, whole))
-    at = capture.on_canvas
-    for outside in pixels.boxes_outside(capture.selection, at):
-        buffer.clear(pixels.rectangle(outside.moved(-at.x, -at.y)))
+    if capture.image.get_precision() not in _EIGHT_BITS:
+        # The end of a feather is fainter than anything that counts as selected.
+        at = capture.on_canvas
+        for outside in pixels.boxes_outside(capture.selection, at):
+            buffer.clear(pixels.rectangle(outside.moved(-at.x, -at.y)))
     buffer.flush()
     layer.add_mask(mask)
 
@@ -138,7 +184,6 @@ def _replace(capture: Capture) -> None:
                 pixels.load_png(placed, shadow)
                 layer.merge_shadow(True)
         else:
-            # Beyond the box lies at most the faint end of a feather: it gets its bytes back too.
             touched = selection_bounds(image).moved(-dx, -dy).intersection(extent)
             original = buffer.create_sub_buffer(pixels.rectangle(touched)).dup()
             shadow = layer.get_shadow_buffer()
@@ -151,12 +196,28 @@ def _replace(capture: Capture) -> None:
             # A buffer taken before the merge still shows the tiles as they were, and would put
             # them back.
             buffer = layer.get_buffer()
-            selection = image.get_selection().get_buffer()
-            for outside in pixels.boxes_outside(selection, touched.moved(dx, dy)):
-                part = pixels.rectangle(outside.moved(-dx, -dy))
+            at = capture.on_canvas
+            untouched = [*_around(box, touched)]
+            merged = box.intersection(touched).moved(at.x - box.x, at.y - box.y)
+            for outside in pixels.boxes_outside(capture.selection, merged):
+                untouched.append(outside.moved(box.x - at.x, box.y - at.y))
+            for outside in untouched:
+                part = pixels.rectangle(outside)
                 original.copy(part, Gegl.AbyssPolicy.NONE, buffer, part)
             buffer.flush()
     layer.update(0, 0, layer.get_width(), layer.get_height())
+
+
+def _around(box: Box, whole: Box) -> list[Box]:
+    """What of `whole` lies beyond `box`: the end of a feather, or what the user selected since."""
+    inner = box.intersection(whole)
+    parts = [
+        Box(whole.x, whole.y, whole.width, inner.y - whole.y),
+        Box(whole.x, inner.bottom, whole.width, whole.bottom - inner.bottom),
+        Box(whole.x, inner.y, inner.x - whole.x, inner.height),
+        Box(inner.right, inner.y, whole.right - inner.right, inner.height),
+    ]
+    return [part for part in parts if not part.empty]
 
 
 @contextlib.contextmanager
@@ -174,46 +235,57 @@ def _alpha_kept(layer: Gimp.Layer) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _selecting(capture: Capture, box: Box) -> Iterator[None]:
-    """Select what was selected when the edit began, now over `box`; afterwards as it was."""
+    """Select what was selected when the edit began, now over `box`; afterwards as it was.
+
+    None of that is for the undo history: there the edit is one change of the layer's pixels.
+    """
     image = capture.image
     if _is_selected(capture, box):
         yield
         return
-    channels = image.get_selected_channels()
-    users = None if Gimp.Selection.is_empty(image) else Gimp.Selection.save(image)
-    Gimp.Selection.none(image)
-    if capture.selection is not None:
-        exported = Gimp.Channel.new(
-            image, "", image.get_width(), image.get_height(), 50.0, Gegl.Color.new("black")
-        )
-        image.insert_channel(exported, None, 0)
-        buffer = exported.get_buffer()
-        capture.selection.copy(
-            pixels.rectangle(capture.on_canvas),
-            Gegl.AbyssPolicy.NONE,
-            buffer,
-            pixels.rectangle(box),
-        )
-        buffer.flush()
-        exported.update(0, 0, exported.get_width(), exported.get_height())
-        image.select_item(Gimp.ChannelOps.REPLACE, exported)
-        image.remove_channel(exported)
+    with _without_undo(image):
+        users = None if Gimp.Selection.is_empty(image) else Gimp.Selection.save(image)
+        Gimp.Selection.none(image)
+        if capture.selection is not None:
+            _select(image, capture.selection, capture.on_canvas, box)
     try:
         yield
     finally:
-        Gimp.Selection.none(image)
-        if users is not None:
-            image.select_item(Gimp.ChannelOps.REPLACE, users)
-            image.remove_channel(users)
-        image.set_selected_channels(channels)
+        with _without_undo(image):
+            Gimp.Selection.none(image)
+            if users is not None:
+                image.select_item(Gimp.ChannelOps.REPLACE, users)
+                image.remove_channel(users)
+
+
+@contextlib.contextmanager
+def _without_undo(image: Gimp.Image) -> Iterator[None]:
+    image.undo_freeze()
+    try:
+        yield
+    finally:
+        image.undo_thaw()
+
+
+def _select(image: Gimp.Image, selection: Gegl.Buffer, source: Box, target: Box) -> None:
+    """Make what `selection` holds over `source` the image's selection, over `target`."""
+    channel = Gimp.Channel.new(
+        image, "", image.get_width(), image.get_height(), 50.0, Gegl.Color.new("black")
+    )
+    image.insert_channel(channel, None, 0)
+    buffer = channel.get_buffer()
+    selection.copy(
+        pixels.rectangle(source), Gegl.AbyssPolicy.NONE, buffer, pixels.rectangle(target)
+    )
+    buffer.flush()
+    channel.update(0, 0, channel.get_width(), channel.get_height())
+    image.select_item(Gimp.ChannelOps.REPLACE, channel)
+    image.remove_channel(channel)
 
 
 def _is_selected(capture: Capture, box: Box) -> bool:
+    """Whether, as far as the result reaches, just that is selected which was."""
     if capture.selection is None:
         return bool(Gimp.Selection.is_empty(capture.image))
     now = capture.image.get_selection().get_buffer()
-    return _shares(now, box) == _shares(capture.selection, capture.on_canvas)
-
-
-def _shares(selection: Gegl.Buffer, box: Box) -> bytes:
-    return bytes(selection.get(pixels.rectangle(box), 1.0, "Y float", Gegl.AbyssPolicy.NONE))
+    return pixels.alike(now, box, capture.selection, capture.on_canvas)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+import traceback
 from typing import Any
 
 from gi.repository import Gimp, GLib, GObject
@@ -50,10 +52,10 @@ def _add_arguments(procedure: Gimp.Procedure) -> None:
         "prompt", _("_Prompt"), _("What to change, in any language"), "", _NOT_STORED
     )
     procedure.add_string_argument(
-        "model", _("_Model"), _("The service's model"), "gpt-image-2", _STORED
+        "model", _("Model"), _("The service's model"), "gpt-image-2", _STORED
     )
     procedure.add_string_argument(
-        "size", _("_Size"), _("auto, a ratio such as 3:2, or WxH in pixels"), "auto", _STORED
+        "size", _("Si_ze"), _("auto, a ratio such as 3:2, or WxH in pixels"), "auto", _STORED
     )
     resolution = Gimp.Choice.new()
     resolution.add("auto", 0, _("Automatic"), _("The smallest that loses no detail"))
@@ -61,7 +63,7 @@ def _add_arguments(procedure: Gimp.Procedure) -> None:
         resolution.add(tier, number, tier, "")
     procedure.add_choice_argument(
         "resolution",
-        _("_Resolution"),
+        _("Resolutio_n"),
         _("How large the service draws, which decides the price"),
         resolution,
         "auto",
@@ -71,17 +73,17 @@ def _add_arguments(procedure: Gimp.Procedure) -> None:
     output.add("new-layer", 0, _("New layer"), _("Above the layer, with the selection as its mask"))
     output.add("replace", 1, _("Replace"), _("Into the layer itself"))
     procedure.add_choice_argument(
-        "output", _("_Result"), _("Where the result goes"), output, "new-layer", _STORED
+        "output", _("Resul_t"), _("Where the result goes"), output, "new-layer", _STORED
     )
     source = Gimp.Choice.new()
     source.add("layer", 0, _("Layer"), _("The layer alone"))
     source.add("visible", 1, _("Everything visible"), _("The image as it is seen"))
     procedure.add_choice_argument(
-        "source", _("S_ource"), _("What the service gets to see"), source, "layer", _STORED
+        "source", _("So_urce"), _("What the service gets to see"), source, "layer", _STORED
     )
     procedure.add_boolean_argument(
         "use-selection",
-        _("_Only the selection"),
+        _("Onl_y the selection"),
         _("Edit what is selected; off edits the whole layer"),
         True,
         _STORED,
@@ -91,18 +93,18 @@ def _add_arguments(procedure: Gimp.Procedure) -> None:
     )
     procedure.add_core_object_array_argument(
         "reference-layers",
-        _("Reference _layers"),
+        _("Reference layers"),
         _("Layers of any open image to look at"),
         Gimp.Drawable.__gtype__,
         _MAY_BE_EMPTY,
     )
     # An array of strings: GIMP has a name for the call, not for the type.
     procedure.add_string_array_argument(
-        "reference-files", _("Reference _files"), _("Picture files to look at"), _NOT_STORED
+        "reference-files", _("Reference files"), _("Picture files to look at"), _NOT_STORED
     )
     procedure.add_int_argument(
         "blend",
-        _("_Blend"),
+        _("_Blend at the edge"),
         _("Pixels inside the selection's edge over which the result fades in"),
         0,
         1000,
@@ -111,7 +113,7 @@ def _add_arguments(procedure: Gimp.Procedure) -> None:
     )
     procedure.add_boolean_argument(
         "repair",
-        _("Repai_r"),
+        _("Rep_air drift"),
         _("Put back in place what the service shifted or zoomed"),
         True,
         _STORED,
@@ -152,7 +154,17 @@ def _run(
         return _error(procedure, Gimp.PDBStatusType.CALLING_ERROR, error)
     except EditError as error:
         return _error(procedure, Gimp.PDBStatusType.EXECUTION_ERROR, error)
-    if sentences:
+    except Exception as error:
+        # GIMP would show nothing of it at all.
+        traceback.print_exc()
+        message = _(
+            "Something unforeseen went wrong ({why}). What the service delivered is kept in "
+            "{folder}."
+        ).format(why=error, folder=settings.home() / "jobs")
+        return _error(procedure, Gimp.PDBStatusType.EXECUTION_ERROR, EditError(message))
+    if sentences and run_mode == Gimp.RunMode.NONINTERACTIVE:
+        print("\n".join(sentences), file=sys.stderr)
+    elif sentences:
         Gimp.message("\n".join(sentences))
     return _success(procedure, layers)
 

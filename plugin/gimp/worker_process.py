@@ -72,7 +72,12 @@ class WorkerProcess:
         self._lines.read_line_async(GLib.PRIORITY_DEFAULT, None, self._heard)
 
     def _heard(self, lines: Gio.DataInputStream, result: Gio.AsyncResult) -> None:
-        line, _length = lines.read_line_finish_utf8(result)
+        try:
+            # Its twin for bytes can't tell an empty line from the end.
+            line, _length = lines.read_line_finish_utf8(result)
+        except GLib.Error:
+            # Only the progress is lost; how it ended is in the job's state.
+            line = None
         if line is None:
             self._process.wait_async(None, self._ended)
             return

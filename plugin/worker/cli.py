@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from plugin import __version__, job, region, settings
-from plugin.job import FAILED, PREPARED, Job
+from plugin.job import ACCEPTED, SENT, Job
 from plugin.worker import image_file, picture
 from plugin.worker.failure import Failure
 from plugin.worker.run import Run
@@ -69,9 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _edit(arguments: argparse.Namespace) -> int:
-    prompt = arguments.prompt.strip()
-    if not prompt:
-        raise ValueError("The prompt is empty: say what is to change.")
+    prompt = job.check_prompt(arguments.prompt)
     settings.check_service()
     image = image_file.read_image(arguments.image)
     whole = region.Box(0, 0, *image.size)
@@ -80,7 +78,7 @@ def _edit(arguments: argparse.Namespace) -> int:
         mask = image_file.read_mask(arguments.mask, image.size)
         selection = image_file.bounds(mask)
     planned = region.plan(selection or whole, whole, arguments.size, arguments.resolution)
-    references = [image_file.read_image(path) for path in arguments.reference]
+    references = [image_file.read_reference(path) for path in arguments.reference]
     out = (arguments.out or arguments.image.parent).absolute()
     box = planned.content
     with job.prepare() as folder:
@@ -90,7 +88,7 @@ def _edit(arguments: argparse.Namespace) -> int:
             picture.write_own(part, folder / "mask.png")
         names = [f"reference-{number}.png" for number in range(1, len(references) + 1)]
         for name, reference in zip(names, references):
-            picture.write_own(picture.upright_srgb(reference), folder / name)
+            picture.write_own(reference, folder / name)
         prepared = job.publish(
             folder,
             {
@@ -142,10 +140,7 @@ def _finish(unfinished: Job) -> int:
             print(unfinished.folder / name)
     for sentence in [*state.notes, *state.messages]:
         print(sentence, file=sys.stderr)
-    unanswered = [
-        post for post in state.posts if not post.placed and post.state not in (FAILED, PREPARED)
-    ]
-    if unanswered:
+    if any(post.state in (SENT, ACCEPTED) and not post.message for post in state.posts):
         print(
             "It was sent before, and no answer came: it may have been made and billed, so it is "
             "not sent again. Look at your account, then start a new edit if need be.",

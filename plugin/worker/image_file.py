@@ -12,8 +12,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from plugin.region import Box
 from plugin.worker.failure import Failure
-from plugin.worker.picture import between_profiles, upright_srgb
+from plugin.worker.picture import between_profiles, eight_bits, upright_srgb
 
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 _KEPT_MODES = ("L", "LA", "RGB", "RGBA")
 
 
@@ -23,7 +24,7 @@ def read_image(path: Path) -> Image.Image:
     Raises Failure with a sentence for the user where there is no such mode.
     """
     picture, raw_mode = _open(path)
-    deep = picture.mode.startswith(("I", "F")) or "16" in raw_mode
+    deep = picture.mode.startswith(("I", "F")) or ";16" in raw_mode
     if deep or picture.mode in ("CMYK", "LAB", "YCbCr", "HSV"):
         kind = "more than 8 bits per channel" if deep else f"{picture.mode} colours"
         raise Failure(
@@ -46,7 +47,7 @@ def read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
     A mask with transparency says it by alpha (transparent = edit), any other by lightness
     (white = edit). Raises Failure.
     """
-    picture = ImageOps.exif_transpose(_open(path)[0])
+    picture = eight_bits(ImageOps.exif_transpose(_open(path)[0]))
     if picture.size != size:
         raise Failure(
             Failure.SETUP,
@@ -64,6 +65,11 @@ def read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
             Failure.SETUP, f"The mask {path.name} is empty: make white what is to change."
         )
     return mask
+
+
+def read_reference(path: Path) -> Image.Image:
+    """Return a picture to look at, of any depth and kind, upright in sRGB. Raises Failure."""
+    return upright_srgb(_open(path)[0])
 
 
 def bounds(mask: Image.Image) -> Box:
@@ -101,7 +107,13 @@ def save(image: Image.Image, folder: Path, name: str) -> Path:
         path = folder / f"{name}-{number}.png"
         try:
             with open(path, "xb") as file:
-                image.save(file, "PNG", compress_level=6, icc_profile=image.info.get("icc_profile"))
+                try:
+                    image.save(
+                        file, "PNG", compress_level=6, icc_profile=image.info.get("icc_profile")
+                    )
+                except OSError:
+                    path.unlink()
+                    raise
             return path
         except FileExistsError:
             number += 1
@@ -110,9 +122,10 @@ def save(image: Image.Image, folder: Path, name: str) -> Path:
 def _open(path: Path) -> tuple[Image.Image, str]:
     """Return the picture and how its file stores a pixel, the only place that tells its depth."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=_FORMATS) as picture:
             tiles = getattr(picture, "tile", [])
-            raw_mode = str([tile[3] for tile in tiles])
+            arguments = tiles[0][3] if tiles else ""
+            raw_mode = arguments if isinstance(arguments, str) else str(arguments[0])
             picture.load()
             return picture, raw_mode
     except UnidentifiedImageError as error:

@@ -53,14 +53,11 @@ def read_foreign(data: bytes) -> Image.Image:
 
 def upright_srgb(picture: Image.Image) -> Image.Image:
     """Apply the EXIF orientation and the embedded profile, then drop both; RGB or RGBA."""
-    picture = ImageOps.exif_transpose(picture)
+    picture = eight_bits(ImageOps.exif_transpose(picture))
     alpha = None
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         alpha = picture.getchannel("A")
-    elif picture.mode.startswith("I"):
-        deep = np.asarray(picture).astype(np.float32) / 257
-        picture = Image.fromarray(deep.round().clip(0, 255).astype(np.uint8))
     elif picture.mode not in ("RGB", "L", "CMYK"):
         picture = picture.convert("RGB")
     profile = picture.info.get("icc_profile")
@@ -72,6 +69,14 @@ def upright_srgb(picture: Image.Image) -> Image.Image:
         colours.putalpha(alpha)
     colours.info.clear()
     return colours
+
+
+def eight_bits(picture: Image.Image) -> Image.Image:
+    """Scale gray of 16 bits to 8; every other picture is returned as it is."""
+    if not picture.mode.startswith("I"):
+        return picture
+    deep = np.asarray(picture).astype(np.float32) / 257
+    return Image.fromarray(deep.round().clip(0, 255).astype(np.uint8))
 
 
 def between_profiles(

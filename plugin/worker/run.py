@@ -7,6 +7,7 @@ user's money begins, the state that announces it is on the disk.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -28,6 +29,10 @@ Report = Callable[[str], None]
 _SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp"}
 
 
+_ROOM = 200_000_000
+"""Bytes that must be free for the largest result and its fitted copy."""
+
+
 class Stopped(Exception):
     """The edit was called off before this variation was sent."""
 
@@ -46,13 +51,15 @@ class Run:
         """Send nothing more, and return whether nothing is under way; what was sent goes on."""
         with self._lock:
             self._called_off = True
-            return not any(post.state in (SENT, ACCEPTED) for post in self._state.posts)
+            return not any(
+                post.state in (SENT, ACCEPTED) or _to_be_placed(post) for post in self._state.posts
+            )
 
     def finish(self) -> None:
         """Take every variation as far as it may go without being sent twice.
 
         What went wrong is in the job's state afterwards. Raises Failure if another process works
-        on the job, OSError if its state can't be written (nothing was sent then).
+        on the job, OSError if its state can't be written any more.
         """
         owner = filelock.FileLock(self._job.folder / "lock", blocking=False)
         try:
@@ -68,27 +75,40 @@ class Run:
         for post in self._state.posts:
             if _may_be_sent_again(post):
                 post.state, post.kind, post.message = PREPARED, "", ""
-        unfinished = [
-            p for p in self._state.posts if p.state in (PREPARED, RECEIVED) and not p.placed
-        ]
-        if not unfinished:
+        numbered = list(enumerate(self._state.posts, 1))
+        arrived = [(number, post) for number, post in numbered if _to_be_placed(post)]
+        unsent = [(number, post) for number, post in numbered if post.state == PREPARED]
+        if not arrived and not unsent:
             return
         try:
             self._report("preparing")
             edit = _Edit(self._job)
-            with _service() as service, ThreadPoolExecutor(len(unfinished)) as pool:
-                for _ in pool.map(lambda post: self._variation(post, edit, service), unfinished):
-                    pass
         except Failure as failure:
-            # Nothing was sent: what could fail is now in the variations' own hands.
-            for post in unfinished:
+            for _number, post in arrived + unsent:
+                self._failed(post, failure)
+            return
+        # These need no service, and no key.
+        for number, post in arrived:
+            self._guarded(post, self._place, number, post, edit)
+        if not unsent:
+            return
+        try:
+            with _service() as service, ThreadPoolExecutor(len(unsent)) as pool:
+                for number, post in unsent:
+                    pool.submit(self._variation, number, post, edit, service)
+        except Failure as failure:
+            for _number, post in unsent:
                 self._failed(post, failure)
 
-    def _variation(self, post: Post, edit: _Edit, service: Service) -> None:
+    def _variation(self, number: int, post: Post, edit: _Edit, service: Service) -> None:
+        self._guarded(post, self._receive, number, post, edit, service)
+        if _to_be_placed(post):
+            self._guarded(post, self._place, number, post, edit)
+
+    def _guarded(self, post: Post, step: Callable[..., None], *arguments: object) -> None:
+        """Take a step of a variation, and put into its state what went wrong."""
         try:
-            if post.state == PREPARED:
-                self._receive(post, edit, service)
-            self._place(post, edit)
+            step(*arguments)
         except Failure as failure:
             self._failed(post, failure)
         except Stopped:
@@ -101,31 +121,50 @@ class Run:
                 post,
                 Failure(
                     kind,
-                    f"Something unforeseen went wrong ({type(error).__name__}) in the job "
-                    f"{self._job.id}. What the service delivered is kept in {self._job.folder}.",
+                    f"Something unforeseen went wrong ({error or type(error).__name__}). What the "
+                    f"service delivered is kept in {self._job.folder}.",
                 ),
             )
 
-    def _receive(self, post: Post, edit: _Edit, service: Service) -> None:
-        with self._lock:
-            if self._called_off:
-                raise Stopped
-            post.state = SENT
-            self._job.save_state(self._state)
+    def _receive(self, number: int, post: Post, edit: _Edit, service: Service) -> None:
+        self._announce(post)
         self._report("waiting")
         answer = service.edit(
             edit.prompt, edit.model, edit.region.size, edit.region.resolution, edit.upload
         )
-        self._change(post, state=ACCEPTED, task=answer.task)
+        # The result itself is worth more than the note that it is coming.
+        with contextlib.suppress(OSError):
+            self._change(post, state=ACCEPTED, task=answer.task)
         self._report("downloading")
-        data = answer.data or service.fetch(answer.link)
-        number = self._state.posts.index(post) + 1
+        data = service.picture(answer)
         suffix = next((s for magic, s in _SUFFIXES.items() if data.startswith(magic)), ".bin")
         result = self._job.folder / f"result-{number}{suffix}"
         settings.write_private(result, data)
         self._change(post, state=RECEIVED, result=result.name)
 
-    def _place(self, post: Post, edit: _Edit) -> None:
+    def _announce(self, post: Post) -> None:
+        """Put on the disk that this variation is about to be sent."""
+        with self._lock:
+            if self._called_off:
+                raise Stopped
+            if shutil.disk_usage(self._job.folder).free < _ROOM:
+                raise Failure(
+                    Failure.SETUP,
+                    f"The disk of {self._job.folder} is nearly full, and the result must find "
+                    "room there: free some space, then try again. Nothing was sent.",
+                )
+            post.state = SENT
+            try:
+                self._job.save_state(self._state)
+            except OSError as error:
+                post.state = PREPARED
+                raise Failure(
+                    Failure.SETUP,
+                    f"The job can't be kept in {self._job.folder} ({error.strerror}): nothing "
+                    "was sent.",
+                ) from error
+
+    def _place(self, number: int, post: Post, edit: _Edit) -> None:
         self._report("placing")
         try:
             answer = picture.read_foreign((self._job.folder / post.result).read_bytes())
@@ -136,13 +175,19 @@ class Run:
                 f"{self._job.folder / post.result}.",
             ) from error
         placed, notes = edit.place(answer)
-        number = self._state.posts.index(post) + 1
         path = self._job.folder / f"placed-{number}.png"
         picture.write_own(placed, path)
-        self._change(post, placed=path.name, notes=edit.upload.notes + notes)
+        self._change(post, placed=path.name, kind="", message="", notes=edit.upload.notes + notes)
 
     def _failed(self, post: Post, failure: Failure) -> None:
-        self._change(post, state=FAILED, kind=failure.kind, message=str(failure))
+        """Note a failure; what has arrived, or waits at the service, stays what it is."""
+        held = post.result and failure.kind != Failure.ANSWER
+        waiting = post.state == ACCEPTED and post.task
+        message = str(failure)
+        if waiting:
+            message += f" The service calls it {post.task}."
+        state = post.state if held or waiting else FAILED
+        self._change(post, state=state, kind=failure.kind, message=message)
 
     def _change(self, post: Post, **changes: object) -> None:
         with self._lock:
@@ -185,14 +230,14 @@ class _Edit:
         return placed, notes
 
 
+def _to_be_placed(post: Post) -> bool:
+    return post.state == RECEIVED and not post.placed
+
+
 def _may_be_sent_again(post: Post) -> bool:
     """Whether it failed and surely cost nothing, so that the user may have it sent again."""
-    return post.state == FAILED and post.kind in (
-        Failure.SETUP,
-        Failure.UNREACHABLE,
-        Failure.REFUSED,
-        Failure.BUSY,
-    )
+    free = (Failure.SETUP, Failure.UNREACHABLE, Failure.REFUSED, Failure.BUSY)
+    return post.state == FAILED and post.kind in free and not post.task and not post.result
 
 
 @contextlib.contextmanager

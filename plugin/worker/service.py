@@ -14,6 +14,7 @@ import ipaddress
 import json
 import re
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,10 @@ READ_SECONDS = 600.0
 _ANSWER_BYTES = 4 * picture.FOREIGN_BYTES // 3 + 1_000_000
 """An answer may carry its picture inside, a third larger in base64."""
 _REDIRECTS = 3
+_FETCH_PAUSES = (0.5, 1, 2, 4, 8, 0)
+"""Seconds after each try to fetch a picture."""
+_FAKE = ipaddress.ip_network("198.18.0.0/15")
+"""Where local proxies place every public name; common with users behind a firewall."""
 
 
 class _Bearer(AuthBase):
@@ -56,11 +61,21 @@ class _Anonymous(AuthBase):
 
 @dataclass(frozen=True)
 class Answer:
-    """What the service said: its name for the task, and where the picture is (link or bytes)."""
+    """What the service said: its name for the task, and the picture as link or base64."""
 
     task: str
-    link: str
-    data: bytes
+    link: str = ""
+    encoded: str = ""
+
+
+_NEVER_SENT = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+    requests.exceptions.InvalidHeader,
+    UnicodeError,
+)
+"""What the client itself refuses before it connects: addresses and proxies that can't be."""
 
 
 class Service:
@@ -68,7 +83,7 @@ class Service:
 
     def __init__(self, base_url: str, key: str) -> None:
         self._base_url = base_url
-        self._host = urlsplit(base_url).netloc
+        self._host = urlsplit(base_url).hostname or ""
         self._key = key
 
     def edit(self, prompt: str, model: str, size: str, resolution: str, upload: Upload) -> Answer:
@@ -93,20 +108,49 @@ class Service:
                     body = _read(response, _ANSWER_BYTES)
             except _TooLong as error:
                 raise _unknown("its answer had no end") from error
+            except _NEVER_SENT as error:
+                raise _setup(error) from error
             except requests.RequestException as error:
                 raise self._lost(error) from error
+            except OSError as error:
+                # A bundle of certificates that isn't there is the one that comes unwrapped.
+                if "certificate bundle" in str(error):
+                    raise _setup(error) from error
+                raise _unknown("the connection broke") from error
         if response.status_code != 200:
             raise self._refusal(response, body)
         return self._answer(body)
 
-    def fetch(self, link: str) -> bytes:
-        """Return the bytes behind a link of an answer. Raises Failure of the kind ANSWER.
+    def picture(self, answer: Answer) -> bytes:
+        """Return the bytes of the answer's picture. Raises Failure of the kind ANSWER.
 
-        The key is not sent along: a link carries its own signature.
+        Behind a link, it is asked for again where the network or the service stumbles: that
+        costs nothing. The key is not sent along: a link carries its own signature.
         """
-        if link.startswith("data:"):
-            return _from_data_url(link)
-        url = urljoin(self._base_url, link)
+        if answer.encoded:
+            return _from_base64(answer.encoded)
+        if not answer.link:
+            raise Failure(
+                Failure.ANSWER,
+                "The service answered without a picture; the edit may have been billed.",
+            )
+        if answer.link.startswith("data:"):
+            return _from_data_url(answer.link)
+        try:
+            url = urljoin(self._base_url, answer.link)
+        except ValueError as error:
+            raise _bad_link("") from error
+        for pause in _FETCH_PAUSES:
+            try:
+                return self._fetch(url)
+            except _Stumbled as stumble:
+                cause = str(stumble)
+                time.sleep(pause)
+        raise Failure(
+            Failure.ANSWER, f"The edit was made, but its picture could not be fetched: {cause}."
+        )
+
+    def _fetch(self, url: str) -> bytes:
         with self._session() as session:
             for _ in range(_REDIRECTS + 1):
                 self._check_link(url)
@@ -128,18 +172,19 @@ class Service:
                         Failure.ANSWER, "The service's picture is larger than any real one."
                     ) from error
                 except requests.RequestException as error:
-                    raise Failure(
-                        Failure.ANSWER,
-                        "The edit was made, but its picture could not be fetched "
-                        f"({_cause(error)}).",
-                    ) from error
-                if response.status_code != 200:
-                    raise Failure(
-                        Failure.ANSWER,
-                        "The edit was made, but its picture could not be fetched: the service "
-                        f"answered {response.status_code}{_said(response, body)}.",
-                    )
-                return body
+                    raise _Stumbled(_cause(error)) from error
+                except ValueError as error:
+                    raise _bad_link("") from error
+                status = response.status_code
+                if status == 200:
+                    return body
+                said = f"the service answered {status}{self._said(response, body)}"
+                if status == 429 or status >= 500:
+                    raise _Stumbled(said)
+                raise Failure(
+                    Failure.ANSWER,
+                    f"The edit was made, but its picture could not be fetched: {said}.",
+                )
         raise Failure(Failure.ANSWER, "The link to the picture leads from one place to the next.")
 
     @contextlib.contextmanager
@@ -163,7 +208,7 @@ class Service:
 
     def _refusal(self, response: requests.Response, body: bytes) -> Failure:
         status = response.status_code
-        said = _said(response, body)
+        said = self._said(response, body)
         code = _error_code(body)
         if status == 401:
             text = (
@@ -193,48 +238,90 @@ class Service:
         return Failure(Failure.REFUSED, text)
 
     def _answer(self, body: bytes) -> Answer:
-        unusable = "The service answered without a picture; the edit may have been billed."
+        """Read what can be read: above all the task's name, by which the edit is found again."""
         try:
             answer = json.loads(body)
-            entry = answer["data"][0]
-            task = str(answer.get("task_id") or "")[:200]
-            encoded = entry.get("b64_json")
-            link = entry.get("url")
-        except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise Failure(Failure.ANSWER, unusable) from error
-        if isinstance(encoded, str) and encoded:
-            return Answer(task, "", _from_base64(encoded))
-        if isinstance(link, str) and link:
-            return Answer(task, link, b"")
-        raise Failure(Failure.ANSWER, unusable)
+            task = answer.get("task_id")
+            data = answer.get("data")
+            entry = data[0] if isinstance(data, list) and data else {}
+            found = [entry.get("url"), entry.get("b64_json")]
+        except (ValueError, AttributeError, RecursionError):
+            return Answer("")
+        link, encoded = (text if isinstance(text, str) else "" for text in found)
+        return Answer(task[:200] if isinstance(task, str) else "", link, encoded)
 
     def _check_link(self, url: str) -> None:
-        """Let only the service's own host pass, or public https. Raises Failure."""
-        parts = urlsplit(url)
-        own = urlsplit(self._base_url)
+        """Let only the service's own host pass, or public https. Raises Failure.
+
+        The address is taken apart as the connection will do it: two readings of one link are a
+        way around every rule.
+        """
+        try:
+            parts, own = urllib3.util.parse_url(url), urllib3.util.parse_url(self._base_url)
+        except ValueError as error:
+            raise _bad_link("") from error
+        place = f"{parts.scheme}://{parts.host or ''}"
+        if parts.auth or not url.isascii() or not url.isprintable() or "\\" in url:
+            raise _bad_link(place)
         if (parts.scheme, parts.netloc) == (own.scheme, own.netloc):
             return
-        if parts.scheme == "https" and parts.hostname and _is_public(parts.hostname):
-            return
-        raise Failure(
-            Failure.ANSWER,
-            "The service's link to the picture leads to a place where no picture of it can be "
-            f"({parts.scheme}://{parts.hostname or ''}); it was not followed.",
-        )
+        if parts.scheme != "https" or not parts.host or not _is_public(parts.host):
+            raise _bad_link(place)
+
+    def _said(self, response: requests.Response, body: bytes) -> str:
+        """The service's own words as a clause, fit for a window: one line, short, no secrets."""
+        message = _error(body).get("message")
+        if not isinstance(message, str) and "json" not in response.headers.get("Content-Type", ""):
+            text = body[:4000].decode("utf-8", "replace")
+            title = re.search(r"<title>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+            message = title[1] if title else "" if "<" in text else text
+        if not isinstance(message, str):
+            return ""
+        message = " ".join("".join(c if c.isprintable() else " " for c in message).split())
+        # Gateways quote the key back, and links with their signatures.
+        message = message.replace(self._key, "…") if self._key else message
+        message = re.sub(r"\?\S*=\S*", "?…", message).rstrip(".")
+        return f": “{message[:300]}”" if message else ""
 
 
 class _TooLong(Exception):
-    pass
+    """More bytes than any answer has."""
+
+
+class _Stumbled(Exception):
+    """A link could not be fetched this time; the message is a clause that says why."""
 
 
 def _read(response: requests.Response, limit: int) -> bytes:
-    """Read the body, no further than `limit` bytes whatever its header says. Raises _TooLong."""
+    """Read the body, no further than `limit` bytes whatever its header says, nor for ever.
+
+    Raises _TooLong and requests.RequestException.
+    """
+    end = time.monotonic() + READ_SECONDS
     chunks = bytearray()
     for chunk in response.iter_content(65536):
         chunks += chunk
         if len(chunks) > limit:
             raise _TooLong
+        if time.monotonic() > end:
+            raise requests.ReadTimeout
     return bytes(chunks)
+
+
+def _bad_link(place: str) -> Failure:
+    return Failure(
+        Failure.ANSWER,
+        "The service's link to the picture leads to a place where no picture of it can be"
+        f"{f' ({place})' if place else ''}; it was not followed.",
+    )
+
+
+def _setup(error: Exception) -> Failure:
+    return Failure(
+        Failure.SETUP,
+        f"Nothing could be sent: {error}. Check the service's address and the proxy and "
+        "certificate settings of this machine, then try again.",
+    )
 
 
 def _unknown(clause: str) -> Failure:
@@ -291,22 +378,6 @@ def _error_code(body: bytes) -> str:
     return str(_error(body).get("code") or "")
 
 
-def _said(response: requests.Response, body: bytes) -> str:
-    """The service's own words as a clause, fit for a window: one line, short, printable."""
-    message = _error(body).get("message")
-    if not isinstance(message, str) and "json" not in response.headers.get("Content-Type", ""):
-        text = body[:4000].decode("utf-8", "replace")
-        title = re.search(r"<title>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
-        message = title[1] if title else "" if "<" in text else text
-    if not isinstance(message, str):
-        return ""
-    message = " ".join("".join(c if c.isprintable() else " " for c in message).split())
-    message = re.sub(r"sig=[^&\s]+", "sig=…", message).rstrip(".")
-    if not message:
-        return ""
-    return f": “{message[:300]}”"
-
-
 def _from_data_url(link: str) -> bytes:
     head, _, encoded = link.partition(",")
     if not head.endswith(";base64"):
@@ -316,7 +387,8 @@ def _from_data_url(link: str) -> bytes:
 
 def _from_base64(encoded: str) -> bytes:
     try:
-        return base64.b64decode(encoded, validate=True)
+        text = "".join(encoded.split())
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise Failure(
             Failure.ANSWER, "The service's picture arrived damaged (its base64 is not valid)."
@@ -324,9 +396,11 @@ def _from_base64(encoded: str) -> bytes:
 
 
 def _is_public(host: str) -> bool:
-    """Whether every address that `host` stands for is on the public network."""
+    """Whether no address that `host` stands for is on this machine or a private network."""
     try:
-        found = socket.getaddrinfo(host, 443, type=socket.SOCK_STREAM)
-    except OSError:
-        return False
-    return all(ipaddress.ip_address(str(f[4][0]).partition("%")[0]).is_global for f in found)
+        found = socket.getaddrinfo(host.strip("[]"), 443, type=socket.SOCK_STREAM)
+    except (OSError, ValueError):
+        # Unknown here: where a proxy does the asking, that is usual.
+        return True
+    addresses = [ipaddress.ip_address(str(f[4][0]).partition("%")[0]) for f in found]
+    return all(address.is_global or address in _FAKE for address in addresses)

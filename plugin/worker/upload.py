@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from plugin.job import MOST_PICTURES
 from plugin.region import Region
 from plugin.worker import picture
 from plugin.worker.failure import Failure
 
-MOST_PICTURES = 9
 PICTURE_BYTES = 20_000_000
 TOTAL_BYTES = 31_500_000
 """A little below the proxy's 32 MB, for the form around the pictures."""

@@ -67,9 +67,13 @@ def test_what_the_user_does_meanwhile_harms_nothing(inside: Inside) -> None:
         assert (case["inside"] > 5000) == (output == "replace"), output
     assert found["new-layer"]["place"] == [17, -9]
     assert found["new-layer"]["mask kept"]
-    for name in ("layer gone", "image gone"):
-        message, folder, imported = found[name]
-        assert folder in message and not imported, name
+    for name, (layers, message, folder, imported, untouched) in found["gone"].items():
+        assert layers == [] and folder in message and not imported and untouched, name
+    assert found["resized"]
+    for outside, changed, selection_kept in found["extended"]:
+        assert (outside, changed, selection_kept) == (0, True, True)
+    assert found["one of two"] == [1, 1, [True, False]]
+    assert found["channel"] == ["mine"]
     status, message, no_job_left = found["second layer missed"]
     assert status == EXECUTION_ERROR and "“beside”" in message and no_job_left
 
@@ -85,6 +89,8 @@ SENTENCES = {
     "blank prompt": "prompt is empty",
     "no layer": "no layer",
     "a channel": "is a channel",
+    "a layer of another image": "another image",
+    "too many references": "at most 7 references",
     "selection misses the layer": "doesn't touch",
     "impossible size": "size",
     "replace by several": "variations",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
@@ -21,7 +22,7 @@ import pytest
 from PIL import Image
 
 from plugin import job
-from plugin.worker import cli, picture, service, upload
+from plugin.worker import cli, image_file, picture, run, service, upload
 from plugin.worker.failure import Failure
 from plugin.worker.sandbox import Sandbox
 
@@ -107,7 +108,7 @@ def test_a_netrc_file_does_not_replace_the_key(
     data = picture.png(coffee)
     sent = upload.Upload([("image", "source.png", data)], coffee, None, (0, 0, *coffee.size))
     answer = distant.edit("echo", "gpt-image-2", "3:2", "1k", sent)
-    assert distant.fetch(answer.link) == data
+    assert distant.picture(answer) == data
     assert sandbox.edits[0].headers["Authorization"] == "Bearer test-key"
     assert "Authorization" not in sandbox.served[0].headers
 
@@ -185,6 +186,8 @@ BAD_INPUT: list[tuple[str, Callable[[Path, Path], list[object]], str]] = [
     ("empty mask", lambda p, t: [p, "--prompt", "x", "--mask", t / "black.png"], "is empty"),
     ("impossible size", lambda p, t: [p, "--prompt", "x", "--size", "9000x9000"], "can't make"),
     ("16 bits", lambda p, t: [t / "deep.png", "--prompt", "x"], "more than 8 bits"),
+    ("endless prompt", lambda p, t: [p, "--prompt", "x" * 40_000], "too long"),
+    ("broken prompt", lambda p, t: [p, "--prompt", "a\udcff"], "broken characters"),
     ("10 pictures", lambda p, t: [p, "--prompt", "x"] + ["--reference", p] * 9, "at most 8"),
 ]
 
@@ -261,7 +264,7 @@ def test_what_may_have_been_billed_is_never_sent_again(
     done = _run("edit", photo, "--prompt", "x")
     assert done.returncode == 1 and "may have been made and billed" in done.stderr
     (only,) = job.all_jobs()
-    assert only.state.posts[0].kind == job.OUTCOME_UNKNOWN
+    assert only.state.posts[0].kind == Failure.OUTCOME_UNKNOWN
     again = _run("resume", only.id)
     assert again.returncode == 1 and "billed" in again.stderr
     assert sandbox.posts == 1
@@ -290,6 +293,10 @@ ANSWERS: list[tuple[Any, str]] = [
     ({"data": [{"url": "file:///etc/passwd"}]}, "not followed"),
     ({"data": [{"url": "http://192.168.1.1/x.png"}]}, "not followed"),
     ({"data": [{"url": "https://127.0.0.1:9/x.png"}]}, "not followed"),
+    ({"data": [{"url": "https://127.0.0.1\\@example.com/x.png"}]}, "not followed"),
+    ({"data": [{"url": "https://me:pw@example.com/x.png"}]}, "not followed"),
+    ({"data": [{"url": "https://[x/y.png"}]}, "not followed"),
+    ({"data": [{"url": "https://10.0.0.1/x.png"}]}, "not followed"),
     ({"data": [{"url": "/p/img/img_00/0?exp=1&sig=0"}]}, "could not be fetched"),
 ]
 
@@ -351,7 +358,9 @@ def test_a_download_has_a_limit_whatever_it_says_of_itself(
     thread.start()
     port = listener.getsockname()[1]
     with pytest.raises(Failure, match="larger"):
-        service.Service(f"http://127.0.0.1:{port}/v1", "k").fetch("/p/img/x/0")
+        service.Service(f"http://127.0.0.1:{port}/v1", "k").picture(
+            service.Answer("", "/p/img/x/0")
+        )
     thread.join(30)
     listener.close()
     assert sent < 100_000_000
@@ -382,6 +391,191 @@ def _until(condition: Callable[[], bool], seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def _half_done(photo: Path, monkeypatch: pytest.MonkeyPatch) -> job.Job:
+    """A job whose result arrived, and whose worker was killed before it was placed."""
+    prepared = _prepared(photo, monkeypatch)
+    assert _run("resume", prepared.id).returncode == 0
+    state = prepared.state
+    state.posts[0].placed = ""
+    prepared.save_state(state)
+    (prepared.folder / "placed-1.png").unlink()
+    return prepared
+
+
+def test_what_arrived_is_placed_without_the_service(
+    sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half_done = _half_done(photo, monkeypatch)
+    monkeypatch.delenv("DIMILINKS_API_KEY")
+    monkeypatch.setenv("DIMILINKS_BASE_URL", NOTHING_THERE)
+    assert _run("resume", half_done.id).returncode == 0
+    assert (half_done.folder / "placed-1.png").exists() and sandbox.posts == 1
+
+
+def test_a_paid_result_is_not_sent_for_again_when_the_job_is_damaged(
+    sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half_done = _half_done(photo, monkeypatch)
+    source = (half_done.folder / "source.png").rename(half_done.folder / "aside")
+    assert _run("resume", half_done.id).returncode == 1
+    assert half_done.state.name == job.RECEIVED
+    source.rename(half_done.folder / "source.png")
+    assert _run("resume", half_done.id).returncode == 0
+    assert sandbox.posts == 1
+
+
+def test_variations_without_a_task_id_do_not_overwrite_each_other(
+    sandbox: Sandbox, photo: Path, coffee: Image.Image
+) -> None:
+    colours = ("red", "green", "blue")
+    for colour in colours:
+        encoded = base64.b64encode(picture.png(Image.new("RGB", coffee.size, colour))).decode()
+        sandbox.answers.append((200, {}, {"data": [{"b64_json": encoded}]}))
+    done = _run("edit", photo, "--prompt", "x", "--variations", 3)
+    seen = {Image.open(path).getpixel((0, 0)) for path in done.stdout.splitlines()}
+    assert seen == {(255, 0, 0), (0, 128, 0), (0, 0, 255)}
+
+
+def test_a_download_that_stumbles_is_tried_again(
+    photo: Path, coffee: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that drops the first GET, breaks off the second, and is overloaded at the third."""
+    data = picture.png(coffee)
+    answer = b'{"task_id": "img_7", "data": [{"url": "/p/img/img_7/0?exp=1&sig=s"}]}'
+    whole = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
+    replies = [
+        whole % (len(answer), answer),
+        b"",
+        whole % (len(data), data[:1000]),
+        b"HTTP/1.1 503 Busy\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+        whole % (len(data), data),
+    ]
+    listener = socket.create_server(("127.0.0.1", 0))
+    served = 0
+
+    def serve() -> None:
+        nonlocal served
+        for reply in replies:
+            connection, _ = listener.accept()
+            with connection:
+                _read_request(connection)
+                connection.sendall(reply)
+            served += 1
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    monkeypatch.setattr(service, "_FETCH_PAUSES", (0, 0, 0, 0))
+    monkeypatch.setenv("DIMILINKS_API_KEY", "k")
+    port = listener.getsockname()[1]
+    monkeypatch.setenv("DIMILINKS_BASE_URL", f"http://127.0.0.1:{port}/v1")
+    done = _run("edit", photo, "--prompt", "x")
+    thread.join(10)
+    listener.close()
+    assert done.returncode == 0, done.stderr
+    assert served == len(replies)
+
+
+def _read_request(connection: socket.socket) -> None:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += connection.recv(65536)
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = next(
+        (int(h.split(b":")[1]) for h in head.split(b"\r\n") if h.startswith(b"Content-Length")), 0
+    )
+    while len(body) < length:
+        body += connection.recv(65536)
+
+
+def test_the_task_is_named_where_the_picture_cannot_be_had(sandbox: Sandbox, photo: Path) -> None:
+    sandbox.answers.append((200, {}, {"task_id": "img_lost", "data": []}))
+    done = _run("edit", photo, "--prompt", "x")
+    (only,) = job.all_jobs()
+    assert done.returncode == 1 and "img_lost" in done.stderr
+    assert (only.state.posts[0].state, only.state.posts[0].task) == (job.ACCEPTED, "img_lost")
+    assert _run("resume", only.id).returncode == 1 and sandbox.posts == 1
+
+
+def test_base64_is_read_as_loosely_as_it_is_written(
+    sandbox: Sandbox, photo: Path, coffee: Image.Image
+) -> None:
+    encoded = base64.encodebytes(picture.png(coffee)).decode().rstrip("=\n")
+    sandbox.answers.append((200, {}, {"data": [{"b64_json": encoded}]}))
+    assert _run("edit", photo, "--prompt", "x").returncode == 0
+
+
+def test_a_key_that_the_service_quotes_is_not_repeated(
+    sandbox: Sandbox, photo: Path, home: Path
+) -> None:
+    message = "Invalid token: test-key, see https://x.example/?token=abcdefgh&X-Sig=abcdefgh"
+    sandbox.answers.append((401, {}, {"error": {"message": message}}))
+    shown = _run("edit", photo, "--prompt", "x").stderr
+    assert "Invalid token" in shown
+    left = b"".join(f.read_bytes() for f in home.rglob("*") if f.is_file()).decode("latin-1")
+    for secret in ("test-key", "abcdefgh"):
+        assert secret not in shown and secret not in left
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("DIMILINKS_BASE_URL", "https://example.invalid:99999/v1"),
+        ("DIMILINKS_BASE_URL", "https://me:secret-word@example.invalid/v1"),
+        ("ALL_PROXY", "socks5://127.0.0.1:1"),
+        ("HTTPS_PROXY", "strange://127.0.0.1:1"),
+        ("REQUESTS_CA_BUNDLE", "/nowhere/at/all.pem"),
+    ],
+)
+def test_what_cannot_even_be_sent_is_not_called_billed(
+    photo: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv("DIMILINKS_API_KEY", "k")
+    monkeypatch.setenv("DIMILINKS_BASE_URL", "https://example.invalid/v1")
+    monkeypatch.setenv(variable, value)
+    done = _run("edit", photo, "--prompt", "x")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "billed" not in done.stderr and "secret-word" not in done.stderr
+    assert all(
+        post.kind != Failure.OUTCOME_UNKNOWN for j in job.all_jobs() for post in j.state.posts
+    )
+
+
+def test_a_full_disk_is_told_before_anything_is_sent(
+    sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "_ROOM", 10**18)
+    done = _run("edit", photo, "--prompt", "x")
+    assert done.returncode == 1 and "nearly full" in done.stderr
+    assert sandbox.posts == 0
+
+
+def test_deep_masks_and_references_are_read_by_their_values(
+    sandbox: Sandbox, photo: Path, coffee: Image.Image, tmp_path: Path
+) -> None:
+    ramp = np.tile(np.linspace(0, 65535, 600).astype(np.uint16), (400, 1))
+    deep = tmp_path / "deep.png"
+    Image.fromarray(ramp).save(deep)
+    faint = np.asarray(image_file.read_mask(deep, coffee.size), int)
+    assert np.abs(faint - ramp / 257).max() <= 0.5
+    coffee.convert("CMYK").save(tmp_path / "print.jpg")
+    references = ["--reference", deep, "--reference", tmp_path / "print.jpg"]
+    done = _run("edit", photo, "--prompt", "x", "--mask", deep, *references)
+    assert done.returncode == 0, done.stderr
+
+
+def test_only_the_depth_of_a_pixel_makes_a_picture_deep(
+    tmp_path: Path, coffee: Image.Image
+) -> None:
+    for width in range(716, 726):
+        path = tmp_path / "plain.bmp"
+        coffee.resize((width, 30)).save(path)
+        assert image_file.read_image(path).mode == "RGB"
+    deep = tmp_path / "deep.ppm"
+    deep.write_bytes(b"P6 2 2 65535\n" + bytes(24))
+    with pytest.raises(Failure, match="no picture"):
+        image_file.read_image(deep)
 
 
 def test_the_plug_ins_worker_tells_its_phases(

@@ -21,12 +21,15 @@ image.insert_layer(text, None, 0)
 channel = Gimp.Channel.new(image, "channel", 60, 40, 50, inside.Gegl.Color.new("red"))
 image.insert_channel(channel, None, 0)
 image.set_selected_layers([layer])
+_other, strange = inside.photo("chelsea.png")
 
 CASES = {
     "empty prompt": ([layer], {"prompt": ""}),
     "blank prompt": ([layer], {"prompt": " \n "}),
     "no layer": ([], {"prompt": "x"}),
     "a channel": ([channel], {"prompt": "x"}),
+    "a layer of another image": ([strange], {"prompt": "x", "output": "replace"}),
+    "too many references": ([layer], {"prompt": "x", "reference_layers": [strange] * 8}),
     "selection misses the layer": ([small], {"prompt": "x"}),
     "impossible size": ([layer], {"prompt": "x", "size": "100x7"}),
     "replace by several": ([layer], {"prompt": "x", "output": "replace", "variations": 2}),

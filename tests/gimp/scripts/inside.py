@@ -18,6 +18,8 @@ ARGUMENTS = sys.argv[2:]
 PHOTOS = os.environ["DIMILINKS_TEST_PHOTOS"]
 SUCCESS = 3
 U16 = Gimp.Precision.U16_NON_LINEAR
+U32 = Gimp.Precision.U32_NON_LINEAR
+FLOAT = Gimp.Precision.FLOAT_LINEAR
 
 
 def photo(name="coffee.png"):

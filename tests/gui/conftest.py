@@ -1,0 +1,55 @@
+"""Fixtures of the tests in the real window: one GIMP per series, a fresh image per test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import skimage
+
+from installer.host import PrivateGimp
+from plugin import settings
+
+pytest.register_assert_rewrite("gui_window")
+from gui_window import Image, Window, until  # noqa: E402
+
+PHOTOGRAPH = Path(skimage.data_dir) / "coffee.png"
+
+
+@pytest.fixture(scope="session", params=["3.0", "3.2"])
+def session(request, tmp_path_factory) -> Iterator[Window]:
+    """GIMP on a desktop of its own. At the end nothing of it may be left running."""
+    folder = tmp_path_factory.mktemp(f"gimp-{request.param}")
+    with PrivateGimp(request.param, [folder, PHOTOGRAPH.parent]) as gimp:
+        window = Window(gimp, folder)
+        try:
+            yield window
+        finally:
+            window.close()
+        until(lambda: not window.processes(), "the end of everything that was started")
+
+
+@pytest.fixture
+def window(session: Window, monkeypatch) -> Iterator[Window]:
+    """The window with edits made by the sandbox, and no image, process or dialog left of before."""
+    monkeypatch.setenv("DIMILINKS_HOME", str(session.home))
+    for variable in ("DIMILINKS_BASE_URL", "DIMILINKS_API_KEY", "DIMILINKS_ROUTE"):
+        monkeypatch.delenv(variable, raising=False)
+    # By the settings file, not by a variable: a test may choose another service while GIMP runs.
+    settings.save(base_url=settings.SANDBOX, prompt="")
+    yield session
+    images = session.gimp.images()
+    session.clear()
+    assert len(images) <= 1
+
+
+@pytest.fixture
+def image(window: Window) -> Image:
+    """A photograph, open in the window, with an ellipse selected."""
+    return Image(window, PHOTOGRAPH)
+
+
+@pytest.fixture
+def photograph() -> Path:
+    return PHOTOGRAPH

@@ -1,0 +1,111 @@
+"""The tests' hands and eyes at the screen: what a person sees and presses.
+
+SOCKET. Reads windows through the accessibility bus, types with xdotool.
+"""
+
+import contextlib
+import subprocess
+import sys
+
+import answering
+import gi
+
+gi.require_version("Atspi", "2.0")
+from gi.repository import Atspi, GLib  # noqa: E402
+
+
+def look(app=""):
+    """Everything that the windows of `app` (all if empty) show now.
+
+    A list of {app, role, name, text, focused}.
+    """
+    return [
+        {
+            "app": program.get_name(),
+            "role": thing.get_role_name(),
+            "name": thing.get_name() or "",
+            "text": _text(thing),
+            "focused": _has(thing, Atspi.StateType.FOCUSED),
+        }
+        for program in _programs(app)
+        for window in _children(program)
+        for thing in _walk(window, hidden=False)
+    ]
+
+
+def press(app, role, name):
+    """Press what is called so, even an item of a closed menu; False if there is none to press."""
+    windows = [window for program in _programs(app) for window in _children(program)]
+    for window in windows:
+        for thing in _walk(window, hidden=role == "menu item"):
+            if (
+                thing.get_role_name() == role
+                and thing.get_name() == name
+                and _has(thing, Atspi.StateType.SENSITIVE)
+            ):
+                return thing.get_action_iface().do_action(0)
+    return False
+
+
+def active_window():
+    """The title of the window that the keyboard goes to."""
+    found = subprocess.run(
+        ["xdotool", "getactivewindow", "getwindowname"], capture_output=True, text=True
+    )
+    return found.stdout.strip()
+
+
+def activate(title):
+    """Bring the window whose title matches to the front, with the keyboard."""
+    subprocess.run(["xdotool", "search", "--name", title, "windowactivate", "--sync"], check=True)
+
+
+def key(name):
+    """Press a key, such as ctrl+z, in the active window."""
+    subprocess.run(["xdotool", "key", "--clearmodifiers", name], check=True)
+
+
+def write(text):
+    """Type into whatever has the focus."""
+    # Characters that the keyboard lacks are mapped to a spare key one by one: a program needs
+    # time to notice.
+    delay = "12" if text.isascii() else "120"
+    subprocess.run(["xdotool", "type", "--delay", delay, text], check=True)
+
+
+def screenshot(path):
+    """Save the whole screen as a picture."""
+    subprocess.run(["import", "-window", "root", path], check=True)
+
+
+def _programs(name):
+    return [each for each in _children(Atspi.get_desktop(0)) if name in ("", each.get_name())]
+
+
+def _walk(thing, hidden):
+    # Windows come and go while they are looked at.
+    with contextlib.suppress(GLib.Error):
+        if hidden or _has(thing, Atspi.StateType.SHOWING):
+            yield thing
+            for child in _children(thing):
+                yield from _walk(child, hidden)
+
+
+def _children(thing):
+    found = [thing.get_child_at_index(number) for number in range(thing.get_child_count())]
+    return [child for child in found if child]
+
+
+def _has(thing, state):
+    return thing.get_state_set().contains(state)
+
+
+def _text(thing):
+    if "Text" not in thing.get_interfaces():
+        return ""
+    return Atspi.Text.get_text(thing, 0, -1)
+
+
+if __name__ == "__main__":
+    functions = (look, press, active_window, activate, key, write, screenshot)
+    answering.serve(sys.argv[1], {function.__name__: function for function in functions})

@@ -1,0 +1,126 @@
+"""The tests' eyes inside the running GIMP: what its images really hold.
+
+Runs as a batch script, in a plug-in process of its own. GIMP goes on serving its windows meanwhile.
+"""
+
+import hashlib
+
+import answering
+from gi.repository import Gegl, Gimp, Gio
+
+PRECISIONS = {
+    "u8": Gimp.Precision.U8_NON_LINEAR,
+    "u16": Gimp.Precision.U16_NON_LINEAR,
+}
+
+displays = []
+
+
+def open_image(path, precision="u8", feather=0):
+    """Show a picture with an ellipse of it selected, as the only image; return its id."""
+    close_images()
+    image = Gimp.file_load(Gimp.RunMode.NONINTERACTIVE, Gio.File.new_for_path(path))
+    if precision != "u8":
+        image.convert_precision(PRECISIONS[precision])
+    width, height = image.get_width(), image.get_height()
+    Gimp.context_set_feather(feather > 0)
+    Gimp.context_set_feather_radius(feather, feather)
+    image.select_ellipse(
+        Gimp.ChannelOps.REPLACE, width * 0.3, height * 0.2, width * 0.4, height * 0.5
+    )
+    displays.append(Gimp.Display.new(image))
+    Gimp.displays_flush()
+    return image.get_id()
+
+
+def close_images():
+    """Close every image, those without a display too."""
+    while displays:
+        displays.pop().delete()
+    for image in Gimp.get_images():
+        image.delete()
+
+
+def images():
+    """Ids of all open images, shown or not."""
+    return [image.get_id() for image in Gimp.get_images()]
+
+
+def state(image):
+    """Everything that an undo has to bring back, with digests for pixels in their own format."""
+    image = Gimp.Image.get_by_id(image)
+    return {
+        "layers": [_layer(layer) for layer in image.get_layers()],
+        "selected": [layer.get_id() for layer in image.get_selected_layers()],
+        "selection": _digest(image.get_selection()),
+        "channels": [channel.get_name() for channel in image.get_channels()],
+        "precision": image.get_precision().value_nick,
+    }
+
+
+def _layer(layer):
+    mask = layer.get_mask()
+    _ok, x, y = layer.get_offsets()
+    return {
+        "id": layer.get_id(),
+        "name": layer.get_name(),
+        "box": [x, y, layer.get_width(), layer.get_height()],
+        "opacity": layer.get_opacity(),
+        "visible": layer.get_visible(),
+        "pixels": _digest(layer),
+        "mask": _digest(mask) if mask else None,
+    }
+
+
+def _digest(drawable):
+    return hashlib.sha256(_bytes(drawable)).hexdigest()
+
+
+def _bytes(drawable, pixel_format=None):
+    """The drawable's pixels, in its own format if no other is named."""
+    whole = Gegl.Rectangle.new(0, 0, drawable.get_width(), drawable.get_height())
+    return drawable.get_buffer().get(whole, 1.0, pixel_format, Gegl.AbyssPolicy.NONE)
+
+
+def write_view(image, path):
+    """Write what is seen as raw R'G'B'A u16 values."""
+    image = Gimp.Image.get_by_id(image)
+    seen = Gimp.Layer.new_from_visible(image, image, "seen")
+    with open(path, "wb") as file:
+        file.write(_bytes(seen, "R'G'B'A u16"))
+    seen.delete()
+
+
+def write_selection(image, path):
+    """Write the selection as raw bytes, 255 = selected."""
+    image = Gimp.Image.get_by_id(image)
+    with open(path, "wb") as file:
+        file.write(_bytes(image.get_selection(), "Y u8"))
+
+
+def edit(image, **values):
+    """Edit the image's selected layers without a dialog; return the status and the message."""
+    image = Gimp.Image.get_by_id(image)
+    procedure = Gimp.get_pdb().lookup_procedure("dimilinks-edit")
+    config = procedure.create_config()
+    config.set_property("image", image)
+    config.set_core_object_array("drawables", image.get_selected_layers())
+    for name, value in values.items():
+        config.set_property(name, value)
+    status = procedure.run(config).index(0)
+    Gimp.displays_flush()
+    return [status.value_nick, Gimp.get_pdb().get_last_error()]
+
+
+def save(image, path):
+    """Save as XCF."""
+    image = Gimp.Image.get_by_id(image)
+    Gimp.file_save(Gimp.RunMode.NONINTERACTIVE, image, Gio.File.new_for_path(path), None)
+
+
+def serve(path):
+    """Answer the tests until they say goodbye."""
+    Gegl.init(None)
+    functions = (open_image, close_images, images, state, write_view, write_selection, edit, save)
+    answering.serve(path, {function.__name__: function for function in functions})
+    close_images()

@@ -1,0 +1,110 @@
+"""Edits made in the window: what the user gets, and what one undo brings back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from gui_window import PLUG_IN, Image, Window, until
+
+from plugin import job
+
+pytestmark = pytest.mark.gimp
+
+
+def test_new_layer(window: Window, image: Image) -> None:
+    before, seen = image.state(), image.view()
+    window.prompt("make it black and white")
+    window.press_in_dialog("Edit")
+    window.wait_for_plug_in()
+
+    after = image.state()
+    new, old = after["layers"]
+    assert new["mask"]
+    assert old == before["layers"][0]
+    assert {**after, "layers": []} == {**before, "layers": []}
+    assert_changed_inside_only(image, seen)
+    image.undo(before)
+    image.redo(after)
+
+
+def test_replace(window: Window, image: Image) -> None:
+    before, seen = image.state(), image.view()
+    window.prompt("vintage film", result="Replace")
+    until(lambda: window.shows("replace", PLUG_IN), "the choice in the dialog")
+    # The prompt has kept the focus.
+    window.desk.key(name="ctrl+Return")
+    window.wait_for_plug_in()
+
+    after = image.state()
+    assert after["layers"][0]["pixels"] != before["layers"][0]["pixels"]
+    assert without_pixels(after) == without_pixels(before)
+    assert_changed_inside_only(image, seen)
+    image.undo(before)
+    image.redo(after)
+
+
+@pytest.mark.parametrize("output", ["new-layer", "replace"])
+def test_deep_and_feathered_without_dialog(window: Window, photograph: Path, output: str) -> None:
+    image = Image(window, photograph, precision="u16", feather=40)
+    before, seen = image.state(), image.view()
+    assert before["precision"] == "u16-non-linear"
+    status, words = image.edit(prompt="make it black and white", output=output)
+    assert status == "success", words
+
+    after = image.state()
+    assert len(after["layers"]) == (1 if output == "replace" else 2)
+    assert {**after, "layers": []} == {**before, "layers": []}
+    assert_changed_inside_only(image, seen)
+    image.undo(before)
+    image.redo(after)
+
+
+def test_chinese_prompt(window: Window, image: Image) -> None:
+    before = {each.id for each in job.all_jobs()}
+    window.prompt("复古胶片，保留主体 sepia")
+    window.press_in_dialog("Edit")
+    window.wait_for_plug_in()
+
+    assert len(image.state()["layers"]) == 2
+    (made,) = [each for each in job.all_jobs() if each.id not in before]
+    assert made.request["prompt"] == "复古胶片，保留主体 sepia"
+    assert made.state.name == job.RECEIVED
+    assert made.imported
+
+    path = window.folder / "saved.xcf"
+    window.gimp.save(image=image.id, path=str(path))
+    saved = path.read_bytes()
+    # What GIMP notes down about the last run is in the file: the choices, but not the prompt.
+    assert b"dimilinks-edit" in saved
+    assert b"new-layer" in saved
+    encodings = ("utf-8", "utf-16-le", "unicode-escape")
+    traces = [part.encode(name) for part in ("复古", "sepia") for name in encodings]
+    assert [trace for trace in traces if trace in saved] == []
+
+
+def test_repeat(window: Window, image: Image) -> None:
+    window.prompt("warmer")
+    window.press_in_dialog("Edit")
+    window.wait_for_plug_in()
+    once = image.state()
+    before = {each.id for each in job.all_jobs()}
+
+    window.key("ctrl+f")
+    until(lambda: len(image.state()["layers"]) == 3, "a second result")
+    window.wait_for_plug_in()
+    (made,) = [each for each in job.all_jobs() if each.id not in before]
+    assert made.request["prompt"] == "warmer"
+    image.undo(once)
+
+
+def assert_changed_inside_only(image: Image, seen) -> None:
+    """Compare what is seen with what was `seen` before."""
+    changed = (image.view() != seen).any(axis=1)
+    inside = image.selected()
+    assert not changed[~inside].any()
+    assert changed[inside].mean() > 0.5
+
+
+def without_pixels(state):
+    return {**state, "layers": [{**layer, "pixels": ""} for layer in state["layers"]]}

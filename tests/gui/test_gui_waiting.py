@@ -1,0 +1,144 @@
+"""What may happen before a result is there: the user calls it off, it fails, the image changes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from gui_window import PATIENCE, Image, Window, until
+
+from plugin import job, settings
+
+pytestmark = pytest.mark.gimp
+
+
+def test_dialog_cancelled(window: Window, image: Image) -> None:
+    before, jobs = image.state(), len(job.all_jobs())
+    window.prompt("sepia")
+    window.press_in_dialog("Cancel")
+    window.wait_for_plug_in()
+    window.prompt("sepia")
+    window.desk.key(name="Escape")
+    window.wait_for_plug_in()
+    assert image.state() == before
+    assert len(job.all_jobs()) == jobs
+
+
+def test_error_is_shown(window: Window, image: Image) -> None:
+    before = image.state()
+    use_service(window, "http://127.0.0.1:1/v1")
+    window.prompt("sepia")
+    window.press_in_dialog("Edit")
+    message = until(lambda: window.shows("can't be reached"), "the error in words")
+    assert "127.0.0.1:1" in message
+    assert "Traceback" not in message
+    window.dismiss_message()
+    window.wait_for_plug_in()
+    assert image.state() == before
+
+
+def test_cancelled_in_the_status_bar(window: Window, image: Image, slow: SlowService) -> None:
+    before = image.state()
+    jobs = {each.id for each in job.all_jobs()}
+    use_service(window, slow.base_url)
+    window.prompt("sepia")
+    window.press_in_dialog("Edit")
+    assert slow.asked.wait(PATIENCE)
+    (made,) = [each for each in job.all_jobs() if each.id not in jobs]
+    assert made.state.name == job.SENT
+
+    until(
+        lambda: window.desk.press(app="gimp", role="button", name="Cancel"),
+        "the status bar's Cancel",
+    )
+    window.wait_for_plug_in()
+    assert image.state() == before
+    # GIMP itself goes on.
+    window.open_dialog()
+    window.press_in_dialog("Cancel")
+    window.wait_for_plug_in()
+
+    assert window.workers()
+    assert made.state.name == job.SENT
+    slow.answer.set()
+    until(lambda: not window.workers(), "the end of the worker")
+    assert made.state.name == job.RECEIVED
+    assert not made.imported
+    assert image.state() == before
+
+
+def test_selection_changed_meanwhile(window: Window, image: Image, slow: SlowService) -> None:
+    selected = image.state()
+    seen, inside = image.view(), image.selected()
+    use_service(window, slow.base_url)
+    window.prompt("sepia", result="Replace")
+    window.press_in_dialog("Edit")
+    assert slow.asked.wait(PATIENCE)
+    window.key("ctrl+shift+a")
+    until(lambda: image.state() != selected, "an empty selection")
+    meanwhile = image.state()
+    slow.answer.set()
+    window.wait_for_plug_in()
+
+    # The service answered with a picture of another ratio, which the user is told.
+    message = until(lambda: window.shows("ratio"), "the message")
+    assert "error" not in message
+    assert not window.shows("error")
+    window.dismiss_message()
+    after = image.state()
+    assert after["selection"] == meanwhile["selection"]
+    changed = (image.view() != seen).any(axis=1)
+    assert not changed[~inside].any()
+    assert changed[inside].any()
+    image.undo(meanwhile)
+    image.redo(after)
+
+
+def use_service(window: Window, base_url: str) -> None:
+    """Let edits go to another service from now on; the fixture sets it back."""
+    settings.save(base_url=base_url)
+    settings.write_private(window.home / "key", "test-key")
+
+
+class SlowService:
+    """Takes an edit (`asked`), and answers it with a picture when `answer` says so."""
+
+    def __init__(self, picture: Path) -> None:
+        self.asked, self.answer = threading.Event(), threading.Event()
+        encoded = base64.b64encode(picture.read_bytes()).decode("ascii")
+        body = json.dumps({"created": 1, "data": [{"b64_json": encoded}]}).encode("ascii")
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                service.asked.set()
+                service.answer.wait(2 * PATIENCE)
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *values: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.base_url = f"http://127.0.0.1:{self.server.server_port}/v1"
+
+
+@pytest.fixture
+def slow(photograph: Path) -> Iterator[SlowService]:
+    service = SlowService(photograph)
+    thread = threading.Thread(target=service.server.serve_forever)
+    thread.start()
+    yield service
+    service.answer.set()
+    service.server.shutdown()
+    service.server.server_close()
+    thread.join()

@@ -94,8 +94,12 @@ class Run:
             return
         try:
             with _service() as service, ThreadPoolExecutor(len(unsent)) as pool:
-                for number, post in unsent:
+                running = [
                     pool.submit(self._variation, number, post, edit, service)
+                    for number, post in unsent
+                ]
+            for variation in running:
+                variation.result()
         except Failure as failure:
             for _number, post in unsent:
                 self._failed(post, failure)

@@ -83,7 +83,7 @@ class Service:
 
     def __init__(self, base_url: str, key: str) -> None:
         self._base_url = base_url
-        self._host = urlsplit(base_url).hostname or ""
+        self._host = urlsplit(base_url).netloc.rpartition("@")[2]
         self._key = key
 
     def edit(self, prompt: str, model: str, size: str, resolution: str, upload: Upload) -> Answer:

@@ -253,24 +253,3 @@ def test_no_such_script_is_a_sentence(installer):
 def test_folders_that_would_hide_gimp_are_refused(folder):
     with pytest.raises(Failure, match="can't be shared"):
         check_share(Path(folder))
-
-
-def test_any_command_runs_beside_gimp_with_a_window(series, tmp_path):
-    shot = tmp_path / "window.png"
-    commands = """
-        cd "$1"
-        Xvfb -displayfd 3 3> display &
-        server=$!
-        until [ -s display ]; do sleep 0.1; done
-        export DISPLAY=:$(cat display)
-        gimp &
-        until xdotool search --onlyvisible --name 'GNU Image Manipulation'; do sleep 0.5; done
-        import -window root window.png
-        kill $! $server
-    """
-    command = ["dbus-run-session", "--", "sh", "-c", commands, "sh", str(tmp_path)]
-    with PrivateGimp(series, [tmp_path]) as gimp:
-        if gimp.gimp.root is None:
-            pytest.skip("the machine's own GIMP comes without a virtual X server")
-        done = gimp.run(command, timeout=120, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert shot.is_file(), done.stdout

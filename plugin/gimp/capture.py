@@ -137,12 +137,13 @@ def capture(image: Gimp.Image, layer: Gimp.Layer, request: Request) -> Capture:
     Raises EditError if the selection misses the layer or a reference can't be read, OSError if
     the job can't be written.
     """
-    picture, scratch = _picture(image, layer, request.visible)
+    if not request.visible:
+        return _capture(image, layer, layer, request)
+    seen = Gimp.Layer.new_from_visible(image, image, "visible")
     try:
-        return _capture(image, layer, picture, request)
+        return _capture(image, layer, seen, request)
     finally:
-        for item in scratch:
-            item.delete()
+        seen.delete()
 
 
 def _capture(
@@ -196,16 +197,6 @@ def _capture(
         )
     size = (layer.get_width(), layer.get_height())
     return Capture(image, layer, size, request.visible, box, on_canvas, snapshot, prepared)
-
-
-def _picture(
-    image: Gimp.Image, layer: Gimp.Layer, visible: bool
-) -> tuple[Gimp.Drawable, list[Gimp.Item]]:
-    """Return what is looked at, and what of it must be deleted afterwards."""
-    if not visible:
-        return layer, []
-    seen = Gimp.Layer.new_from_visible(image, image, "visible")
-    return seen, [seen]
 
 
 def offsets(layer: Gimp.Layer) -> tuple[int, int]:

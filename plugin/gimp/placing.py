@@ -23,8 +23,6 @@ _LAYER_TYPES = {
     Gimp.ImageBaseType.GRAY: Gimp.ImageType.GRAYA_IMAGE,
     Gimp.ImageBaseType.INDEXED: Gimp.ImageType.INDEXEDA_IMAGE,
 }
-
-
 _EIGHT_BITS = (
     Gimp.Precision.U8_LINEAR,
     Gimp.Precision.U8_NON_LINEAR,

@@ -101,6 +101,14 @@ def between_profiles(
     return colours.convert(mode)
 
 
+def on_white(image: Image.Image) -> Image.Image:
+    """RGB over white: how a product or a drawing on nothing is seen, and read well by models."""
+    if image.mode != "RGBA":
+        return image.convert("RGB")
+    ground = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(ground, image).convert("RGB")
+
+
 def read_own(path: Path) -> Image.Image:
     """Decode a PNG that this project wrote, of any size. Raises Unreadable."""
     try:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from plugin.region import RATIO_TOLERANCE
-from plugin.worker import repair
+from plugin.worker import picture, repair
 from plugin.worker.upload import Upload
 
 
@@ -53,8 +53,6 @@ def fit(
             to_answer = _stretch((across, down), (shift_x, shift_y))
             matrix = to_answer @ np.vstack([moved, [0, 0, 1]]) @ to_sent
             return repair.resample(answer, matrix[:2], size), notes
-    if box == (0, 0, *size) and answer.size == size:
-        return answer, notes
     if all(edge == int(edge) for edge in box) and (box[2] - box[0], box[3] - box[1]) == size:
         return answer.crop((int(box[0]), int(box[1]), int(box[2]), int(box[3]))), notes
     return answer.resize(size, Image.Resampling.LANCZOS, box=box), notes
@@ -96,9 +94,7 @@ def keep_alpha(placed: Image.Image, source: Image.Image) -> Image.Image:
     transparent, so that no pale fringe stays.
     """
     if placed.mode == "RGBA":
-        ground = source if source.mode == "RGBA" else source.convert("RGBA")
-        white = Image.new("RGBA", source.size, "white")
-        ground = Image.alpha_composite(white, ground)
+        ground = picture.on_white(source).convert("RGBA")
         placed = Image.alpha_composite(ground, placed).convert("RGB")
     if source.mode != "RGBA":
         return placed

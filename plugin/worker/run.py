@@ -28,7 +28,6 @@ Report = Callable[[str], None]
 
 _SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp"}
 
-
 _ROOM = 200_000_000
 """Bytes that must be free for the largest result and its fitted copy."""
 

@@ -83,7 +83,7 @@ class Service:
 
     def __init__(self, base_url: str, key: str) -> None:
         self._base_url = base_url
-        self._host = urlsplit(base_url).netloc.rpartition("@")[2]
+        self._host = urlsplit(base_url).netloc
         self._key = key
 
     def edit(self, prompt: str, model: str, size: str, resolution: str, upload: Upload) -> Answer:
@@ -243,10 +243,10 @@ class Service:
             answer = json.loads(body)
             task = answer.get("task_id")
             data = answer.get("data")
-            entry = data[0] if isinstance(data, list) and data else {}
-            found = [entry.get("url"), entry.get("b64_json")]
         except (ValueError, AttributeError, RecursionError):
             return Answer("")
+        entry = data[0] if isinstance(data, list) and data else None
+        found = [entry.get("url"), entry.get("b64_json")] if isinstance(entry, dict) else ["", ""]
         link, encoded = (text if isinstance(text, str) else "" for text in found)
         return Answer(task[:200] if isinstance(task, str) else "", link, encoded)
 

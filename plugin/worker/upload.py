@@ -64,10 +64,10 @@ def build(
             f"The service takes at most {room} references with this edit, not {len(references)}: "
             "take some off the list.",
         )
-    flat = _flat(source)
+    flat = picture.on_white(source)
     size = region.upload
     own, inner = _own_pictures(flat, mask, region, size)
-    others = [_within(_flat(reference), max(region.answer)) for reference in references]
+    others = [_within(picture.on_white(reference), max(region.answer)) for reference in references]
     data, other_data = _encoded(own), _encoded(others)
     notes: list[str] = []
     hard = _over(data + other_data) > 1
@@ -115,14 +115,6 @@ def _encoded(pictures: Sequence[Image.Image], hard: bool = False) -> list[bytes]
 def _over(data: Sequence[bytes]) -> float:
     """By which factor the budget is exceeded, at most 1 if it is kept."""
     return max(max(map(len, data)) / PICTURE_BYTES, sum(map(len, data)) / TOTAL_BYTES)
-
-
-def _flat(image: Image.Image) -> Image.Image:
-    """RGB over white: how a product or a drawing on nothing is seen, and read well by models."""
-    if image.mode != "RGBA":
-        return image.convert("RGB")
-    ground = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(ground, image).convert("RGB")
 
 
 def _shrunk_reference(reference: Image.Image, factor: float) -> Image.Image:

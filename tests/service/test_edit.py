@@ -283,6 +283,7 @@ def test_an_unreachable_service_is_told_and_costs_nothing(
 ANSWERS: list[tuple[Any, str]] = [
     ({"data": []}, "without a picture"),
     ({"data": "x"}, "without a picture"),
+    ({"task_id": "img_odd", "data": ["x"]}, "calls it img_odd"),
     ({"data": [{"url": 5}]}, "without a picture"),
     (b"[]", "without a picture"),
     (b"\xff\xfe", "without a picture"),

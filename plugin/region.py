@@ -2,7 +2,8 @@
 
 The region is the selection with context around it, brought to a ratio of the service's table:
 first by growing and shifting inside the picture, and only where the picture ends beyond it
-(there the worker repeats the edge). All boxes are whole pixels; x to the right, y down.
+(there the worker repeats the edge). Selecting more never makes it cost less. All boxes are whole
+pixels; x to the right, y down.
 """
 
 from __future__ import annotations
@@ -153,26 +154,30 @@ def plan(
     size: str = "auto",
     resolution: str = "auto",
     ceiling: str = "4k",
+    context: int | None = None,
 ) -> Region:
     """Return the region for `selection` in the picture `extent` (both in the same coordinates).
 
     `selection` equal to `extent` means the whole picture. `resolution` "auto" takes the smallest
-    tier that doesn't shrink the region, up to `ceiling`. Raises ValueError with a sentence for
-    the user if the selection misses the picture or the size is impossible.
+    tier that doesn't shrink the region, up to `ceiling`. `context` is in pixels on each side,
+    None for CONTEXT_SHARE of the selection, at least CONTEXT_FLOOR. Raises ValueError with a
+    sentence for the user if the selection misses the picture or the size is impossible.
     """
     size = check_size(size)
     wanted = selection.intersection(extent)
     if wanted.empty:
         raise ValueError("The selection lies outside the picture.")
-    context = max(CONTEXT_FLOOR, round(CONTEXT_SHARE * math.hypot(wanted.width, wanted.height)))
+    if context is None:
+        diagonal = math.hypot(wanted.width, wanted.height)
+        context = max(CONTEXT_FLOOR, round(CONTEXT_SHARE * diagonal))
     inner = wanted.grown(context).intersection(extent)
     if size == "auto":
         width, height, ratio = min(
-            (_brought_to(name, inner, extent) for name in RATIOS),
+            (_brought_to(name, inner) for name in RATIOS),
             key=lambda brought: _cost(brought[0], brought[1], extent),
         )
     else:
-        width, height, ratio = _brought_to(size, inner, extent)
+        width, height, ratio = _brought_to(size, inner)
     box = Box(
         _shifted(inner.x, inner.width, width, extent.x, extent.width),
         _shifted(inner.y, inner.height, height, extent.y, extent.height),
@@ -204,22 +209,17 @@ def _numbers(text: str, separator: str) -> tuple[int, int]:
     return int(left), int(right)
 
 
-def _brought_to(size: str, inner: Box, extent: Box) -> tuple[int, int, str]:
+def _brought_to(size: str, inner: Box) -> tuple[int, int, str]:
     """The smallest (width, height) around `inner` that has the ratio of `size`."""
     across, down = _numbers(size, "x" if "x" in size else ":")
-    divisor = math.gcd(across, down)
-    across, down = across // divisor, down // divisor
-    width, height = inner.width, inner.height
     ratio = across / down
-    if width / height > ratio * (1 + RATIO_TOLERANCE):
-        height = math.ceil(width / ratio / (1 + RATIO_TOLERANCE))
-    elif width / height < ratio / (1 + RATIO_TOLERANCE):
-        width = math.ceil(height * ratio / (1 + RATIO_TOLERANCE))
-    if abs(width / height / ratio - 1) > RATIO_TOLERANCE * 1.01:
-        # So few pixels that none of the near sizes has the ratio: a whole multiple has.
-        multiple = max(math.ceil(inner.width / across), math.ceil(inner.height / down))
-        width, height = multiple * across, multiple * down
-    return width, height, size
+    height = max(inner.height, math.ceil(inner.width / ratio / (1 + RATIO_TOLERANCE)))
+    # With few pixels not every height has a width near enough; a multiple of the ratio has.
+    while True:
+        width = max(inner.width, math.ceil(height * ratio / (1 + RATIO_TOLERANCE)))
+        if width <= height * ratio * (1 + RATIO_TOLERANCE):
+            return width, height, size
+        height += 1
 
 
 def _cost(width: int, height: int, extent: Box) -> int:

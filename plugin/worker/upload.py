@@ -146,14 +146,16 @@ def _mask_at_size(
     mask: Image.Image, size: tuple[int, int], inner: tuple[int, int, int, int]
 ) -> Image.Image:
     left, top, right, bottom = inner
-    if mask.size != (right - left, bottom - top):
-        small = mask.resize((right - left, bottom - top), Image.Resampling.BOX)
-        if _highest(small) < 128:
-            # A hairline would fade to nothing: keep each pixel that it touches.
-            small = small.point(lambda value: 255 if value else 0)
-        mask = small
     if _highest(mask) == 0:
         raise Failure(Failure.SETUP, "The selection is empty: select what is to be edited.")
+    shown = (right - left, bottom - top)
+    small = mask if mask.size == shown else mask.resize(shown, Image.Resampling.BOX)
+    if _highest(small) < 128:
+        # So faint, or a hairline that faded: to the model that would read as "keep everything".
+        touched = (np.asarray(mask) > 0).astype(np.float32)
+        share = cv2.resize(touched, shown, interpolation=cv2.INTER_AREA)
+        small = Image.fromarray(((share > 0) * 255).astype(np.uint8))
+    mask = small
     return _framed(mask, size, inner, cv2.BORDER_CONSTANT)
 
 

@@ -115,6 +115,17 @@ def test_a_hairline_survives_being_scaled_down() -> None:
     assert np.asarray(sent)[..., 3].min() == 0
 
 
+@pytest.mark.parametrize("resolution", ["1k", "4k"])
+def test_a_faint_selection_never_reads_as_keep_everything(resolution: str) -> None:
+    source = _noise(6000, 4000)
+    mask = Image.new("L", source.size, 0)
+    mask.putpixel((3001, 2001), 1)
+    whole = Box(0, 0, *source.size)
+    built = upload.build(plan(whole, whole, resolution=resolution), source, mask, [])
+    alpha = np.asarray(_decoded(built, "mask.png"))[..., 3]
+    assert alpha.min() == 0 and (alpha == 0).sum() <= 4
+
+
 def test_an_empty_mask_is_refused(coffee: Image.Image) -> None:
     whole = Box(0, 0, *coffee.size)
     with pytest.raises(Failure, match="empty"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -66,6 +68,35 @@ def test_the_smallest_tier_that_loses_nothing(case: tuple[Box, Box], ceiling: st
     for tier in smaller:
         width, height = RATIOS[region.size][tier]
         assert region.box.width > width or region.box.height > height
+
+
+@given(pictures(), st.data())
+@example((Box(0, 0, 100, 100), Box(0, 0, 100, 66)), Box(0, 0, 100, 60))
+def test_selecting_more_never_sends_less(case: tuple[Box, Box], data: Any) -> None:
+    extent, selection = case
+    if isinstance(data, Box):
+        part = data
+    else:
+        left = data.draw(st.integers(selection.x, selection.right - 1))
+        top = data.draw(st.integers(selection.y, selection.bottom - 1))
+        right = data.draw(st.integers(left + 1, selection.right))
+        bottom = data.draw(st.integers(top + 1, selection.bottom))
+        part = Box(left, top, right - left, bottom - top)
+    assert _cost(plan(part, extent)) <= _cost(plan(selection, extent))
+
+
+def _cost(region: Region) -> int:
+    """Pixels sent; those of repeated edge, which tell the model nothing, count five times."""
+    sent = region.box.width * region.box.height
+    return sent + 4 * (sent - region.content.width * region.content.height)
+
+
+@given(pictures(), st.integers(0, 300))
+def test_the_context_that_is_asked_for(case: tuple[Box, Box], context: int) -> None:
+    extent, selection = case
+    region = plan(selection, extent, context=context)
+    assert _inside(selection.grown(context).intersection(extent), region.content)
+    assert _cost(region) <= _cost(plan(selection, extent, context=context + 1))
 
 
 def test_a_selection_in_the_middle_takes_context_along() -> None:

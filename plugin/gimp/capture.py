@@ -6,8 +6,9 @@ while the service thinks.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from gi.repository import Gegl, Gimp, Gio
 
 from plugin import job, region
 from plugin.gimp import pixels
-from plugin.gimp.messages import CallingError, EditError, _
+from plugin.gimp.messages import CallingError, EditError, NotReplaceable, _
 from plugin.job import MOST_PICTURES, Job
 from plugin.region import Box
 
@@ -35,6 +36,7 @@ class Request:
     reference_layers: Sequence[Gimp.Drawable]
     reference_files: Sequence[str]
     blend: int
+    context: int
     repair: bool
 
     @property
@@ -52,23 +54,37 @@ class Capture:
 
     `box` is what was sent of it, in the layer's coordinates (the canvas's for `visible`), and
     `on_canvas` the same place in the canvas's; `selection` is a copy of the selection there, None
-    for a whole-layer edit. `size` is the layer's width and height.
+    for a whole-layer edit. `size` is the width and height of what was edited, `look` its content
+    at a glance.
     """
 
     image: Gimp.Image
     layer: Gimp.Layer
+    request: Request
     size: tuple[int, int]
-    visible: bool
     box: Box
     on_canvas: Box
     selection: Gegl.Buffer | None
+    keeps_alpha: bool
+    look: pixels.Look
     job: Job
 
 
 def targets(
     image: Gimp.Image, drawables: Sequence[Gimp.Drawable], request: Request
 ) -> list[Gimp.Layer]:
-    """Return the layers to edit, each once. Raises EditError for one that can't be edited so."""
+    """Return the layers to edit, each once.
+
+    Raises EditError for one that can't be edited at all, NotReplaceable for one that needs a new
+    layer.
+    """
+    if image.get_floating_sel() is not None:
+        raise EditError(
+            _(
+                "The image has a floating selection: anchor it, or make it a layer (Layer ▸ To New "
+                "Layer), then edit."
+            )
+        )
     layers: dict[int, Gimp.Layer] = {}
     for drawable in drawables:
         if isinstance(drawable, Gimp.LayerMask):
@@ -92,7 +108,7 @@ def targets(
         chosen = chosen[:1]
     if request.replace:
         if request.visible:
-            raise CallingError(
+            raise NotReplaceable(
                 _(
                     "Everything visible can't replace one layer: it would paint the others into "
                     "it. Choose a new layer, or edit the layer alone."
@@ -104,19 +120,18 @@ def targets(
 
 
 def check_replaceable(layer: Gimp.Layer) -> None:
-    """Raise EditError if new pixels can't be written into `layer`."""
+    """Raise NotReplaceable if new pixels can't be written into `layer`."""
     kinds = (
         (layer.is_group(), _("a layer group")),
         (layer.is_text_layer(), _("a text layer")),
         # Only GIMP 3.2 has these two.
         (hasattr(layer, "is_link_layer") and layer.is_link_layer(), _("a link layer")),
         (hasattr(layer, "is_vector_layer") and layer.is_vector_layer(), _("a vector layer")),
-        (layer.is_floating_sel(), _("a floating selection")),
         (_locked(layer), _("locked")),
     )
     for is_so, kind in kinds:
         if is_so:
-            raise EditError(
+            raise NotReplaceable(
                 _("“{name}” is {kind} and can't be replaced: choose a new layer instead.").format(
                     name=layer.get_name(), kind=kind
                 )
@@ -137,20 +152,69 @@ def capture(image: Gimp.Image, layer: Gimp.Layer, request: Request) -> Capture:
     Raises EditError if the selection misses the layer or a reference can't be read, OSError if
     the job can't be written.
     """
-    if not request.visible:
-        return _capture(image, layer, layer, request)
-    seen = Gimp.Layer.new_from_visible(image, image, "visible")
-    try:
-        return _capture(image, layer, seen, request)
-    finally:
-        seen.delete()
+    with picture(image, layer, request) as drawable:
+        return _capture(image, layer, drawable, request)
+
+
+@contextlib.contextmanager
+def picture(image: Gimp.Image, layer: Gimp.Layer, request: Request) -> Iterator[Gimp.Drawable]:
+    """Give the drawable whose pixels are edited, in the layer's or the canvas's coordinates.
+
+    For a new layer that is what the layer looks like by itself: its mask and its filters don't
+    apply to the result. They go on applying to a layer that is replaced, so there it is the
+    layer's own pixels. Either way an edit that changes nothing leaves the image looking as it was.
+    """
+    if request.visible:
+        seen = Gimp.Layer.new_from_visible(image, image, "visible")
+        try:
+            yield seen
+        finally:
+            seen.delete()
+    elif request.replace or not (_shaped_by_mask(layer) or _filtered(layer)):
+        yield layer
+    else:
+        alone = _alone(layer)
+        try:
+            yield Gimp.Layer.new_from_visible(alone, alone, "seen")
+        finally:
+            alone.delete()
+
+
+def _shaped_by_mask(layer: Gimp.Layer) -> bool:
+    return layer.get_mask() is not None and bool(layer.get_apply_mask())
+
+
+def _filtered(layer: Gimp.Layer) -> bool:
+    return any(each.get_visible() for each in layer.get_filters())
+
+
+def _alone(layer: Gimp.Layer) -> Gimp.Image:
+    """An image that shows the layer and nothing else, as far as the layer reaches."""
+    image = layer.get_image()
+    base = image.get_base_type()
+    if base == Gimp.ImageBaseType.INDEXED:
+        base = Gimp.ImageBaseType.RGB
+    alone = Gimp.Image.new_with_precision(
+        layer.get_width(), layer.get_height(), base, image.get_precision()
+    )
+    profile = image.get_color_profile()
+    if profile is not None:
+        alone.set_color_profile(profile)
+    copy = Gimp.Layer.new_from_drawable(layer, alone)
+    alone.insert_layer(copy, None, 0)
+    copy.set_offsets(0, 0)
+    copy.set_visible(True)
+    copy.set_opacity(100)
+    copy.set_mode(Gimp.LayerMode.NORMAL)
+    copy.set_show_mask(False)
+    return alone
 
 
 def _capture(
-    image: Gimp.Image, layer: Gimp.Layer, picture: Gimp.Drawable, request: Request
+    image: Gimp.Image, layer: Gimp.Layer, drawable: Gimp.Drawable, request: Request
 ) -> Capture:
     dx, dy = (0, 0) if request.visible else offsets(layer)
-    extent = Box(0, 0, picture.get_width(), picture.get_height())
+    extent = pixels.extent(drawable)
     selection = image.get_selection().get_buffer()
     canvas = Box(0, 0, image.get_width(), image.get_height())
     wanted = extent
@@ -167,15 +231,20 @@ def _capture(
                 ).format(name=layer.get_name())
             )
         wanted = there.moved(-dx, -dy)
+    context = request.context if request.context >= 0 else None
     try:
-        planned = region.plan(wanted, extent, request.size, request.resolution)
+        planned = region.plan(wanted, extent, request.size, request.resolution, context=context)
     except ValueError as error:
         raise CallingError(str(error)) from error
     box = planned.content
     on_canvas = box.moved(dx, dy)
+    keeps_alpha = not masked or (
+        not request.visible
+        and (bool(layer.get_lock_alpha()) or (not request.replace and _shaped_by_mask(layer)))
+    )
     snapshot = None
     with job.prepare() as folder:
-        pixels.write_png(picture.get_buffer(), box, folder / "source.png", picture.has_alpha())
+        pixels.write_png(drawable.get_buffer(), box, folder / "source.png", drawable.has_alpha())
         if masked:
             snapshot = selection.create_sub_buffer(
                 pixels.rectangle(on_canvas.intersection(canvas))
@@ -192,11 +261,22 @@ def _capture(
                 "references": references,
                 "blend": request.blend,
                 "repair": request.repair,
+                "keep_alpha": keeps_alpha,
                 "created": time.time(),
             },
         )
-    size = (layer.get_width(), layer.get_height())
-    return Capture(image, layer, size, request.visible, box, on_canvas, snapshot, prepared)
+    return Capture(
+        image,
+        layer,
+        request,
+        (extent.width, extent.height),
+        box,
+        on_canvas,
+        snapshot,
+        keeps_alpha,
+        pixels.look(image if request.visible else layer),
+        prepared,
+    )
 
 
 def offsets(layer: Gimp.Layer) -> tuple[int, int]:
@@ -221,8 +301,9 @@ def _write_references(folder: Path, request: Request, room: int) -> list[str]:
 
     def write(drawable: Gimp.Drawable) -> None:
         name = f"reference-{len(names) + 1}.png"
-        extent = Box(0, 0, drawable.get_width(), drawable.get_height())
-        pixels.write_png(drawable.get_buffer(), extent, folder / name, drawable.has_alpha())
+        pixels.write_png(
+            drawable.get_buffer(), pixels.extent(drawable), folder / name, drawable.has_alpha()
+        )
         names.append(name)
 
     for drawable in request.reference_layers:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import gi
 
 gi.require_version("Gdk", "3.0")
@@ -9,7 +11,7 @@ gi.require_version("GimpUi", "3.0")
 gi.require_version("Gtk", "3.0")
 from gi.repository import Gdk, Gimp, GimpUi, Gtk  # noqa: E402
 
-from plugin.gimp.messages import _  # noqa: E402
+from plugin.gimp.messages import EditError, NotReplaceable, _  # noqa: E402
 
 _ENTER = (Gdk.KEY_Return, Gdk.KEY_KP_Enter, Gdk.KEY_ISO_Enter)
 
@@ -18,10 +20,16 @@ _UNASKED = 4
 """More edits than these at once are confirmed: each is paid for."""
 
 
-def ask(procedure: Gimp.Procedure, config: Gimp.ProcedureConfig, layers: int) -> bool:
+def ask(
+    procedure: Gimp.Procedure,
+    config: Gimp.ProcedureConfig,
+    layers: int,
+    check: Callable[[], None],
+) -> bool:
     """Show the window, let it change `config`, and return whether the user wants the edit.
 
-    `layers` is how many are selected: each has its own edit.
+    `layers` is how many are selected: each has its own edit. `check` looks for reasons not to
+    begin: its EditError is told while the window stays, for NotReplaceable a new layer is offered.
     """
     GimpUi.init(procedure.get_name())
     window = GimpUi.ProcedureDialog.new(procedure, config, _("Edit with AI"))
@@ -43,6 +51,7 @@ def ask(procedure: Gimp.Procedure, config: Gimp.ProcedureConfig, layers: int) ->
             "size",
             "variations",
             "blend",
+            "context",
             "repair",
         ]
     )
@@ -51,30 +60,61 @@ def ask(procedure: Gimp.Procedure, config: Gimp.ProcedureConfig, layers: int) ->
     text.grab_focus()
     try:
         while window.run():
+            try:
+                check()
+            except NotReplaceable as error:
+                if not _agreed(window, str(error), _("Put It into a _New Layer")):
+                    continue
+                config.set_property("output", "new-layer")
+            except EditError as error:
+                _tell(window, str(error))
+                continue
             pictures = 1 if config.get_property("source") == "visible" else layers
             edits = pictures * config.get_property("variations")
-            if edits <= _UNASKED or _confirmed(window, edits):
+            if edits <= _UNASKED or _agreed(
+                window,
+                _("Start {count} edits at once?").format(count=edits),
+                _("_Edit"),
+                _("One for each layer and variation, and each is paid for."),
+            ):
                 return True
         return False
     finally:
         window.destroy()
 
 
-def _confirmed(window: Gtk.Window, edits: int) -> bool:
-    question = Gtk.MessageDialog(
+def _agreed(window: Gtk.Window, question: str, action: str, explanation: str = "") -> bool:
+    """Ask before something that the user may not have meant."""
+    asking = _message(window, Gtk.MessageType.QUESTION, question, explanation)
+    asking.add_button(_("_Cancel"), Gtk.ResponseType.CANCEL)
+    asking.add_button(action, Gtk.ResponseType.OK)
+    asking.set_default_response(Gtk.ResponseType.CANCEL)
+    return _answer(asking) == Gtk.ResponseType.OK
+
+
+def _tell(window: Gtk.Window, sentence: str) -> None:
+    telling = _message(window, Gtk.MessageType.ERROR, sentence, "")
+    telling.add_button(_("_OK"), Gtk.ResponseType.OK)
+    _answer(telling)
+
+
+def _message(
+    window: Gtk.Window, kind: Gtk.MessageType, text: str, explanation: str
+) -> Gtk.MessageDialog:
+    return Gtk.MessageDialog(
         transient_for=window,
         modal=True,
-        message_type=Gtk.MessageType.QUESTION,
-        text=_("Start {count} edits at once?").format(count=edits),
-        secondary_text=_("One for each layer and variation, and each is paid for."),
+        message_type=kind,
+        text=text,
+        secondary_text=explanation or None,
     )
-    question.add_button(_("_Cancel"), Gtk.ResponseType.CANCEL)
-    question.add_button(_("_Edit"), Gtk.ResponseType.OK)
-    question.set_default_response(Gtk.ResponseType.CANCEL)
+
+
+def _answer(message: Gtk.MessageDialog) -> int:
     try:
-        return question.run() == Gtk.ResponseType.OK
+        return int(message.run())
     finally:
-        question.destroy()
+        message.destroy()
 
 
 def _prompt(window: GimpUi.ProcedureDialog) -> Gtk.TextView:

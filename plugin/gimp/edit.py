@@ -25,12 +25,12 @@ def edit(
     """
     Gegl.init(None)
     try:
-        layers = _checked(image, drawables, request)
+        layers = check(image, drawables, request)
         Gimp.progress_init(_("Editing with AI"))
         captures = _captured(image, layers, request)
         sentences = _work(captures, request.variations) + _sentences(captures)
         delivered = [c for c in captures if any(post.placed for post in c.job.state.posts)]
-        layers, missing = placing.place(delivered, request.replace)
+        layers, missing = placing.place(delivered)
         sentences += missing
         if not layers:
             raise EditError(" ".join(sentences))
@@ -45,10 +45,13 @@ def edit(
         Gimp.progress_end()
 
 
-def _checked(
+def check(
     image: Gimp.Image, drawables: Sequence[Gimp.Drawable], request: Request
 ) -> list[Gimp.Layer]:
-    """Find every reason not to begin before anything is exported. Raises EditError."""
+    """Return the layers to edit, having looked for every reason not to begin.
+
+    Nothing is exported yet. Raises EditError.
+    """
     try:
         check_prompt(request.prompt)
     except ValueError as error:

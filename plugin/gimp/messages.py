@@ -16,3 +16,7 @@ class EditError(Exception):
 
 class CallingError(EditError):
     """The procedure was called with arguments that make no edit."""
+
+
+class NotReplaceable(EditError):
+    """The result can't go into the layer itself, but into a new one."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 from gi.repository import Gegl, Gimp
 
 from plugin import settings
 from plugin.gimp import pixels
-from plugin.gimp.capture import Capture, check_replaceable, offsets, selection_bounds
+from plugin.gimp.capture import Capture, check_replaceable, offsets, picture, selection_bounds
 from plugin.gimp.messages import EditError, _
 from plugin.region import Box
 
@@ -30,7 +31,7 @@ _EIGHT_BITS = (
 )
 
 
-def place(captures: list[Capture], replace: bool) -> tuple[list[Gimp.Layer], list[str]]:
+def place(captures: list[Capture]) -> tuple[list[Gimp.Layer], list[str]]:
     """Bring the results of all `captures` into their image in one undo step.
 
     Returns the layers, and a sentence for each result that has no place any more: it stays in its
@@ -40,24 +41,22 @@ def place(captures: list[Capture], replace: bool) -> tuple[list[Gimp.Layer], lis
     ready = []
     for capture in captures:
         try:
-            _check_place(capture, replace)
-            ready.append(capture)
+            ready.append((capture, _where(capture)))
         except EditError as error:
-            kept = _("The result is kept in {folder}.").format(folder=capture.job.folder)
-            missing.append(f"{error} {kept}")
+            missing.append(f"{error} {_kept(capture)}")
     if not ready:
         return [], missing
-    image = ready[0].image
+    image = ready[0][0].image
     layers = []
     with _chosen_kept(image):
         image.undo_group_start()
         try:
-            for capture in ready:
-                if replace:
-                    _replace(capture)
+            for capture, box in ready:
+                if capture.request.replace:
+                    _replace(capture, box)
                     layers.append(capture.layer)
                 else:
-                    layers += _new_layers(capture)
+                    layers += _new_layers(capture, box)
                 # Only a note for people: the results are in the image, marked or not.
                 with contextlib.suppress(OSError):
                     capture.job.mark_imported()
@@ -66,23 +65,71 @@ def place(captures: list[Capture], replace: bool) -> tuple[list[Gimp.Layer], lis
     return layers, missing
 
 
-def _check_place(capture: Capture, replace: bool) -> None:
-    """Raise EditError if what the user did meanwhile leaves no place for the result."""
-    layer = capture.layer
-    if not capture.image.is_valid():
+def _kept(capture: Capture) -> str:
+    paths = ", ".join(str(capture.job.folder / placed) for placed in _placed(capture))
+    return _("The result is kept; bring it in with File ▸ Open as Layers…: {paths}").format(
+        paths=paths
+    )
+
+
+def _where(capture: Capture) -> Box:
+    """Where the exported pixels are by now, in the coordinates of the layer or the canvas.
+
+    Raises EditError if what the user did meanwhile leaves no place for the result.
+    """
+    image, layer, request = capture.image, capture.layer, capture.request
+    if not image.is_valid():
         raise EditError(_("The edit is ready, but its image was closed."))
-    if capture.visible:
-        return
-    if not layer.is_valid():
+    if not (request.visible or layer.is_valid()):
         raise EditError(_("The edit is ready, but the layer that it belongs to is gone."))
-    if replace:
-        check_replaceable(layer)
-        if (layer.get_width(), layer.get_height()) != capture.size:
+    box = _found(capture)
+    if not request.replace:
+        return box
+    check_replaceable(layer)
+    extent = pixels.extent(layer)
+    if capture.selection is None:
+        if box != extent:
             raise EditError(
                 _("The edit is ready, but “{name}” has another size now.").format(
                     name=layer.get_name()
                 )
             )
+        return box
+    at = capture.on_canvas
+    selected = pixels.selected_bounds(capture.selection, pixels.covered(capture.selection))
+    selected = selected.moved(box.x - at.x, box.y - at.y)
+    dx, dy = offsets(layer)
+    canvas = Box(-dx, -dy, image.get_width(), image.get_height())
+    if selected.intersection(extent).intersection(canvas) != selected:
+        raise EditError(
+            _(
+                "The edit is ready, but the part of “{name}” that it belongs to was cut off or "
+                "lies beyond the canvas now."
+            ).format(name=layer.get_name())
+        )
+    return box
+
+
+def _found(capture: Capture) -> Box:
+    """Where the exported pixels are, whatever of the image is left there."""
+    image, layer, box = capture.image, capture.layer, capture.box
+    edited = image if capture.request.visible else layer
+    reshaped = EditError(
+        _(
+            "The edit is ready, but “{name}” was reshaped meanwhile, and where the result belongs "
+            "can't be told."
+        ).format(name=image.get_name() if capture.request.visible else layer.get_name())
+    )
+    if (edited.get_width(), edited.get_height()) == capture.size:
+        if pixels.turned(capture.look, pixels.look(edited)):
+            raise reshaped
+        return box
+    # Cut or extended, on whichever side: only the pixels themselves can tell.
+    with picture(image, layer, capture.request) as drawable:
+        origin = pixels.displacement(capture.job.folder / "source.png", drawable.get_buffer())
+    if origin is None:
+        raise reshaped
+    return Box(*origin, box.width, box.height)
 
 
 @contextlib.contextmanager
@@ -106,16 +153,18 @@ def _placed(capture: Capture) -> list[str]:
     return [post.placed for post in capture.job.state.posts if post.placed]
 
 
-def _new_layers(capture: Capture) -> list[Gimp.Layer]:
-    image, box = capture.image, capture.box
-    at = capture.on_canvas
-    parent, position = None, 0
-    if not capture.visible:
-        parent = capture.layer.get_parent()
-        position = image.get_item_position(capture.layer)
-        if (capture.layer.get_width(), capture.layer.get_height()) == capture.size:
-            # The result goes where the layer went.
-            at = box.moved(*offsets(capture.layer))
+def _new_layers(capture: Capture, box: Box) -> list[Gimp.Layer]:
+    image, source = capture.image, capture.layer
+    parent, position, opacity, mode = None, 0, 100.0, Gimp.LayerMode.NORMAL
+    at = box
+    if not capture.request.visible:
+        at = box.moved(*offsets(source))
+        parent = source.get_parent()
+        position = image.get_item_position(source)
+        # The result plays the part of the layer that it was made from.
+        opacity = source.get_opacity()
+        if source.get_mode() != Gimp.LayerMode.PASS_THROUGH:
+            mode = source.get_mode()
     layers = []
     for number, placed in enumerate(_placed(capture), 1):
         layer = Gimp.Layer.new(
@@ -124,8 +173,8 @@ def _new_layers(capture: Capture) -> list[Gimp.Layer]:
             box.width,
             box.height,
             _LAYER_TYPES[image.get_base_type()],
-            100.0,
-            Gimp.LayerMode.NORMAL,
+            opacity,
+            mode,
         )
         layer.set_offsets(at.x, at.y)
         pixels.load_png(capture.job.folder / placed, layer.get_buffer())
@@ -140,7 +189,7 @@ def _new_layers(capture: Capture) -> list[Gimp.Layer]:
 
 def _layer_name(capture: Capture, number: int) -> str:
     name = _("{layer} edit").format(
-        layer=_("Visible") if capture.visible else capture.layer.get_name()
+        layer=_("Visible") if capture.request.visible else capture.layer.get_name()
     )
     if len(_placed(capture)) > 1:
         name += f" {number}"
@@ -169,41 +218,48 @@ def _add_mask(layer: Gimp.Layer, capture: Capture) -> None:
     layer.add_mask(mask)
 
 
-def _replace(capture: Capture) -> None:
-    layer, box, image = capture.layer, capture.box, capture.image
+def _replace(capture: Capture, box: Box) -> None:
+    layer = capture.layer
     placed = capture.job.folder / _placed(capture)[0]
+    with (
+        _selecting(capture, box.moved(*offsets(layer))),
+        _alpha_locked(layer) if capture.keeps_alpha else contextlib.nullcontext(),
+    ):
+        if capture.selection is None:
+            shadow = layer.get_shadow_buffer()
+            pixels.load_png(placed, shadow)
+            layer.merge_shadow(True)
+        else:
+            _merge_selected(capture, box, placed)
+    layer.update(0, 0, layer.get_width(), layer.get_height())
+
+
+def _merge_selected(capture: Capture, box: Box, placed: Path) -> None:
+    """Merge through the selection, and give what lies outside it its own bytes back."""
+    layer = capture.layer
     buffer = layer.get_buffer()
     dx, dy = offsets(layer)
-    extent = Box(0, 0, layer.get_width(), layer.get_height())
-    with _selecting(capture, box.moved(dx, dy)):
-        if capture.selection is None:
-            with _alpha_kept(layer):
-                shadow = layer.get_shadow_buffer()
-                pixels.load_png(placed, shadow)
-                layer.merge_shadow(True)
-        else:
-            touched = selection_bounds(image).moved(-dx, -dy).intersection(extent)
-            original = buffer.create_sub_buffer(pixels.rectangle(touched)).dup()
-            shadow = layer.get_shadow_buffer()
-            buffer.copy(
-                pixels.rectangle(touched), Gegl.AbyssPolicy.NONE, shadow, pixels.rectangle(touched)
-            )
-            blend = capture.job.folder / "blend.png"
-            pixels.lay_over(original, placed, blend if blend.exists() else None, box, shadow)
-            layer.merge_shadow(True)
-            # A buffer taken before the merge still shows the tiles as they were, and would put
-            # them back.
-            buffer = layer.get_buffer()
-            at = capture.on_canvas
-            untouched = [*_around(box, touched)]
-            merged = box.intersection(touched).moved(at.x - box.x, at.y - box.y)
-            for outside in pixels.boxes_outside(capture.selection, merged):
-                untouched.append(outside.moved(box.x - at.x, box.y - at.y))
-            for outside in untouched:
-                part = pixels.rectangle(outside)
-                original.copy(part, Gegl.AbyssPolicy.NONE, buffer, part)
-            buffer.flush()
-    layer.update(0, 0, layer.get_width(), layer.get_height())
+    touched = selection_bounds(capture.image).moved(-dx, -dy).intersection(pixels.extent(layer))
+    original = buffer.create_sub_buffer(pixels.rectangle(touched)).dup()
+    shadow = layer.get_shadow_buffer()
+    buffer.copy(pixels.rectangle(touched), Gegl.AbyssPolicy.NONE, shadow, pixels.rectangle(touched))
+    blend = capture.job.folder / "blend.png"
+    pixels.lay_over(
+        original, placed, blend if blend.exists() else None, box, shadow, capture.keeps_alpha
+    )
+    layer.merge_shadow(True)
+    # A buffer taken before the merge still shows the tiles as they were, and would put them back.
+    buffer = layer.get_buffer()
+    assert capture.selection is not None
+    at = capture.on_canvas
+    untouched = [*_around(box, touched)]
+    merged = box.intersection(touched).moved(at.x - box.x, at.y - box.y)
+    for outside in pixels.boxes_outside(capture.selection, merged):
+        untouched.append(outside.moved(box.x - at.x, box.y - at.y))
+    for outside in untouched:
+        part = pixels.rectangle(outside)
+        original.copy(part, Gegl.AbyssPolicy.NONE, buffer, part)
+    buffer.flush()
 
 
 def _around(box: Box, whole: Box) -> list[Box]:
@@ -219,7 +275,7 @@ def _around(box: Box, whole: Box) -> list[Box]:
 
 
 @contextlib.contextmanager
-def _alpha_kept(layer: Gimp.Layer) -> Iterator[None]:
+def _alpha_locked(layer: Gimp.Layer) -> Iterator[None]:
     """Let a merge change colours alone."""
     locked = layer.get_lock_alpha()
     if not locked:

@@ -111,6 +111,15 @@ def _add_arguments(procedure: Gimp.Procedure) -> None:
         0,
         _STORED,
     )
+    procedure.add_int_argument(
+        "context",
+        _("Conte_xt"),
+        _("Pixels around the selection that the service sees too; -1 for as many as suit it"),
+        -1,
+        4096,
+        -1,
+        _STORED,
+    )
     procedure.add_boolean_argument(
         "repair",
         _("Rep_air drift"),
@@ -136,19 +145,22 @@ def _run(
     _data: Any,
 ) -> Gimp.ValueArray:
     # Loaded here: the start of GIMP, which only asks for the procedure, needn't wait for it.
-    from plugin.gimp.edit import edit
+    from plugin.gimp.edit import check, edit
 
     if run_mode != Gimp.RunMode.NONINTERACTIVE and not config.get_property("prompt"):
         config.set_property("prompt", settings.load().get("prompt", ""))
-    if run_mode == Gimp.RunMode.INTERACTIVE:
-        from plugin.gimp import dialog
-
-        if not dialog.ask(procedure, config, len(drawables)):
-            return procedure.new_return_values(Gimp.PDBStatusType.CANCEL, None)
-        # A comfort only: that the disk is full is told when it matters.
-        with contextlib.suppress(OSError):
-            settings.save(prompt=config.get_property("prompt"))
     try:
+        if run_mode == Gimp.RunMode.INTERACTIVE:
+            from plugin.gimp import dialog
+
+            def ready() -> None:
+                check(image, drawables, _request(config))
+
+            if not dialog.ask(procedure, config, len(drawables), ready):
+                return procedure.new_return_values(Gimp.PDBStatusType.CANCEL, None)
+            # A comfort only: that the disk is full is told when it matters.
+            with contextlib.suppress(OSError):
+                settings.save(prompt=config.get_property("prompt"))
         layers, sentences = edit(image, drawables, _request(config))
     except CallingError as error:
         return _error(procedure, Gimp.PDBStatusType.CALLING_ERROR, error)
@@ -186,6 +198,7 @@ def _request(config: Gimp.ProcedureConfig) -> Request:
         reference_layers=config.get_core_object_array("reference-layers") or [],
         reference_files=config.get_property("reference-files") or [],
         blend=config.get_property("blend"),
+        context=config.get_property("context"),
         repair=config.get_property("repair"),
     )
 

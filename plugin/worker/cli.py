@@ -99,6 +99,7 @@ def _edit(arguments: argparse.Namespace) -> int:
                 "references": names,
                 "blend": 0,
                 "repair": True,
+                "keep_alpha": mask is None,
                 "created": time.time(),
                 "file": {
                     "image": str(arguments.image.absolute()),

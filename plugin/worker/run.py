@@ -214,11 +214,14 @@ class _Edit:
             self._repair: bool = request["repair"]
             blend: int = request["blend"]
             names: list[str] = request["references"]
+            keep_alpha: bool | None = request.get("keep_alpha")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Failure(
                 Failure.SETUP, f"The job {job.id} is damaged and can't be sent."
             ) from error
         self._source, self._mask = upload.read_source(job.folder)
+        # Jobs of version 0.1.0 don't say.
+        self._keep_alpha = self._mask is None if keep_alpha is None else keep_alpha
         references = upload.read_references(job.folder, names)
         self.upload = upload.build(self.region, self._source, self._mask, references)
         if blend > 0 and self._mask is not None:
@@ -228,7 +231,7 @@ class _Edit:
     def place(self, answer: Image.Image) -> tuple[Image.Image, list[str]]:
         """Fit `answer` to the source's pixels; the notes are sentences for the user."""
         placed, notes = placement.fit(answer, self.upload, self._source.size, self._repair)
-        if self._mask is None:
+        if self._keep_alpha:
             placed = placement.keep_alpha(placed, self._source)
         return placed, notes
 

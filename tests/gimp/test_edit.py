@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from installer.host import PrivateGimp
 from plugin import job
@@ -67,15 +70,69 @@ def test_what_the_user_does_meanwhile_harms_nothing(inside: Inside) -> None:
         assert (case["inside"] > 5000) == (output == "replace"), output
     assert found["new-layer"]["place"] == [17, -9]
     assert found["new-layer"]["mask kept"]
-    for name, (layers, message, folder, imported, untouched) in found["gone"].items():
-        assert layers == [] and folder in message and not imported and untouched, name
-    assert found["resized"]
+    assert len(found["gone"]) == 9
+    for name, (layers, message, kept, imported, untouched) in found["gone"].items():
+        assert layers == [] and kept in message and not imported and untouched, name
+        assert "Open as Layers" in message, name
+    assert len(found["reshaped"]) == 10 * 3
+    for name, case in found["reshaped"].items():
+        assert case["missing"] == [] and case["selection"] and case["chosen"], (name, case)
+        if "replace" in name:
+            assert [case["changed"], case["changed to"]] == [[110, 70], [169, 119]], (name, case)
+        else:
+            assert (case["place"], case["changed"]) == ([0, 0], []), (name, case)
+        assert case["parent"], name
+    masks, names, places = found["two layers"]
+    assert masks == [True, True] and len(names) == 4 and places[0] != places[1]
     for outside, changed, selection_kept in found["extended"]:
         assert (outside, changed, selection_kept) == (0, True, True)
     assert found["one of two"] == [1, 1, [True, False]]
     assert found["channel"] == ["mine"]
     status, message, no_job_left = found["second layer missed"]
     assert status == EXECUTION_ERROR and "“beside”" in message and no_job_left
+
+
+def test_an_edit_that_changes_nothing_changes_nothing(inside: Inside, sandbox: Sandbox) -> None:
+    found = inside("echo", DIMILINKS_BASE_URL=sandbox.base_url, DIMILINKS_API_KEY="test-key")
+    assert len(found["unchanged"]) == 15
+    for name, difference in found["unchanged"].items():
+        assert difference <= 1, name
+    assert found["indexed"] == [True, True]
+    assert len(found["grid"]) == 8 and not any(found["grid"]), found["grid"]
+    # The purest green of the wide space becomes the purest of sRGB, as the README says.
+    assert found["green"] == [[0, 255, 2], [144, 255, 60]]
+    assert found["gray"][0] == found["gray"][1]
+
+
+def test_special_layers_are_sent_as_they_are_seen(
+    inside: Inside, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    found = inside(
+        "special_layers", DIMILINKS_BASE_URL=sandbox.base_url, DIMILINKS_API_KEY="test-key"
+    )
+    uploads = [
+        np.asarray(Image.open(io.BytesIO(edit.files[0].data)).convert("RGB"), np.int16)
+        for edit in sandbox.edits
+    ]
+    for name, width, height in found["expected"]:
+        shown = np.fromfile(tmp_path / name, np.uint8).reshape(height, width, 3).astype(np.int16)
+        near = [u for u in uploads if u.shape == shown.shape and np.abs(u - shown).max() <= 1]
+        assert near, name
+    assert len(found["expected"]) == 7
+    assert found["filters"] == {"new layer": 0, "replaced": [SUCCESS, 0, 0], "filters": 1}
+    masks = found["masks"]
+    assert masks["whole"] <= 1 and masks["hidden"] == [True, 0] and masks["not applied"] == 255
+    assert masks["replaced"] == [SUCCESS, 0, True]
+    assert found["mask shown"] == [SUCCESS, ""]
+    for alpha, kept, colours in found["locked alpha"]:
+        assert alpha <= 1 and kept and colours <= 3, found["locked alpha"]
+    assert found["group"] == [True, True, True, ["Background copy", "Background"]]
+    assert found["inherited"] == [[40, True], [100, True]]
+    assert found["invisible"] == [True, False]
+    assert found["empty"] == [SUCCESS, 255]
+    for made, size, refused, message, untouched in found["without pixels"]:
+        assert (made, size, refused, untouched) == (SUCCESS, True, EXECUTION_ERROR, True)
+        assert "can't be replaced" in message
 
 
 def test_script_fu_calls_it_too(inside: Inside) -> None:
@@ -98,6 +155,8 @@ SENTENCES = {
     "replace a group": "a layer group",
     "replace locked": "locked",
     "replace text": "a text layer",
+    "a floating selection": "anchor it",
+    "visible under a floating selection": "anchor it",
     "missing reference": "at all.png",
 }
 

@@ -246,9 +246,18 @@ class Window:
 class Image:
     """The image in the window."""
 
-    def __init__(self, window: Window, path: Path, precision: str = "u8", feather: int = 0) -> None:
+    def __init__(
+        self,
+        window: Window,
+        path: Path,
+        precision: str = "u8",
+        feather: int = 0,
+        kind: str = "",
+    ) -> None:
         self._window = window
-        self.id = window.gimp.open_image(path=str(path), precision=precision, feather=feather)
+        self.id = window.gimp.open_image(
+            path=str(path), precision=precision, feather=feather, kind=kind
+        )
         # Its number is in the title.
         until(lambda: f"-{self.id}." in window.desk.active_window(), "the image in the window")
 

@@ -44,12 +44,25 @@ def test_replace(window: Window, image: Image) -> None:
     image.redo(after)
 
 
-@pytest.mark.parametrize("output", ["new-layer", "replace"])
-def test_deep_and_feathered_without_dialog(window: Window, photograph: Path, output: str) -> None:
-    image = Image(window, photograph, precision="u16", feather=40)
+@pytest.mark.parametrize(
+    ("precision", "kind", "output"),
+    [
+        ("u16", "", "new-layer"),
+        ("u16", "", "replace"),
+        ("u8", "indexed", "replace"),
+        ("u8", "alpha lock", "replace"),
+        ("u32", "mask", "replace"),
+        ("u32", "gray", "new-layer"),
+        ("float", "group", "replace"),
+        ("float", "mask", "new-layer"),
+    ],
+)
+def test_one_undo_in_every_kind_of_image(
+    window: Window, photograph: Path, precision: str, kind: str, output: str
+) -> None:
+    image = Image(window, photograph, precision, feather=40, kind=kind)
     before, seen = image.state(), image.view()
-    assert before["precision"] == "u16-non-linear"
-    status, words = image.edit(prompt="make it black and white", output=output)
+    status, words = image.edit(prompt="pencil sketch", output=output)
     assert status == "success", words
 
     after = image.state()
@@ -58,6 +71,37 @@ def test_deep_and_feathered_without_dialog(window: Window, photograph: Path, out
     assert_changed_inside_only(image, seen)
     image.undo(before)
     image.redo(after)
+
+
+def test_what_cannot_be_replaced_is_offered_a_new_layer(window: Window, photograph: Path) -> None:
+    image = Image(window, photograph, kind="text")
+    before = image.state()
+    window.prompt("sepia", result="Replace")
+    window.press_in_dialog("Edit")
+    until(lambda: window.shows("can't be replaced", PLUG_IN), "the question")
+    # Not agreed: back to the window, with all that was typed.
+    window.desk.key(name="Escape")
+    until(lambda: not window.shows("can't be replaced", PLUG_IN), "the window")
+    assert window.shown_prompt() == "sepia"
+    window.press_in_dialog("Edit")
+    until(lambda: window.shows("can't be replaced", PLUG_IN), "the question again")
+    window.press_in_dialog("Put It into a New Layer")
+    window.wait_for_plug_in()
+    after = image.state()
+    assert len(after["layers"]) == 3 and after["layers"][1:] == before["layers"]
+    image.undo(before)
+
+
+def test_a_reason_not_to_begin_leaves_the_window_open(window: Window, photograph: Path) -> None:
+    Image(window, photograph, kind="floating")
+    window.prompt("sepia")
+    window.press_in_dialog("Edit")
+    until(lambda: window.shows("anchor it", PLUG_IN), "the reason")
+    window.press_in_dialog("OK")
+    until(lambda: not window.shows("anchor it", PLUG_IN), "the window")
+    assert window.shown_prompt() == "sepia"
+    window.press_in_dialog("Cancel")
+    window.wait_for_plug_in()
 
 
 def test_chinese_prompt(window: Window, image: Image) -> None:

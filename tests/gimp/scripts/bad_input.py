@@ -23,6 +23,11 @@ image.insert_channel(channel, None, 0)
 image.set_selected_layers([layer])
 _other, strange = inside.photo("chelsea.png")
 
+floating, pasted_on = inside.photo("chelsea.png")
+floating.select_rectangle(Gimp.ChannelOps.REPLACE, 9, 9, 99, 99)
+Gimp.edit_copy([pasted_on])
+Gimp.edit_paste(pasted_on, False)
+
 CASES = {
     "empty prompt": ([layer], {"prompt": ""}),
     "blank prompt": ([layer], {"prompt": " \n "}),
@@ -37,14 +42,17 @@ CASES = {
     "replace a group": ([group], {"prompt": "x", "output": "replace"}),
     "replace locked": ([locked], {"prompt": "x", "output": "replace"}),
     "replace text": ([text], {"prompt": "x", "output": "replace"}),
+    "a floating selection": (floating.get_layers()[:1], {"prompt": "x"}),
+    "visible under a floating selection": ([pasted_on], {"prompt": "x", "source": "visible"}),
     "missing reference": ([layer], {"prompt": "x", "reference_files": ["/nowhere/at all.png"]}),
 }
 if inside.ARGUMENTS:
     CASES = {"plain": ([layer], {"prompt": "x"})}
 
-before = inside.picture_of(image)
 found = {}
 for name, (drawables, arguments) in CASES.items():
-    status, message, layers = inside.edit(image, drawables, **arguments)
-    found[name] = [status, message, layers, inside.picture_of(image) == before]
+    edited = floating if "floating" in name else image
+    before = inside.picture_of(edited)
+    status, message, layers = inside.edit(edited, drawables, **arguments)
+    found[name] = [status, message, layers, inside.picture_of(edited) == before]
 inside.found(found)

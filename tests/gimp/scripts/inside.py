@@ -63,17 +63,17 @@ def selected(image, pixel_format="Y u8"):
 
 def compare(before, after, selection):
     """Count pixels that differ (outside, inside) the selection; all of the same size."""
-    count = len(selection)
+    changed = differing(before, after, len(selection))
+    inside = sum(1 for i in changed if selection[i])
+    return len(changed) - inside, inside
+
+
+def differing(before, after, count):
+    """Numbers of the pixels that differ, of `count` in each."""
     size = len(before) // count
     assert len(before) == len(after) == size * count
-    outside = inside = 0
-    for i in range(count):
-        if before[i * size : (i + 1) * size] != after[i * size : (i + 1) * size]:
-            if selection[i]:
-                inside += 1
-            else:
-                outside += 1
-    return outside, inside
+    places = (slice(i * size, (i + 1) * size) for i in range(count))
+    return [i for i, place in enumerate(places) if before[place] != after[place]]
 
 
 def digest(data):

@@ -11,10 +11,35 @@ PLUG_IN = os.environ["GIMP3_DIRECTORY"] + "/plug-ins/dimilinks_gimp"
 sys.path.insert(0, PLUG_IN)
 from plugin.gimp import capture, placing  # noqa: E402
 
+GONE = (
+    "layer",
+    "image",
+    "locked",
+    "scaled",
+    "image scaled",
+    "flipped",
+    "rotated",
+    "cut",
+    "off canvas",
+)
+RESHAPED = (
+    "nothing",
+    "canvas larger",
+    "cropped",
+    "layer larger",
+    "gray",
+    "indexed",
+    "deeper",
+    "duplicated",
+    "into a group",
+    "floating",
+)
+
 
 def begin(image, layer, output="new-layer", source="layer"):
     request = capture.Request(
-        "black and white", "gpt-image-2", "auto", "auto", output, source, True, 1, [], [], 0, True
+        *("black and white", "gpt-image-2", "auto", "auto", output, source),
+        *(True, 1, [], [], 0, -1, True),
     )
     captured = capture.capture(image, layer, request)
     with open(f"{PLUG_IN}/worker-python.txt", encoding="utf-8") as file:
@@ -45,7 +70,7 @@ def moved_and_reselected(output):
     layer.set_name("renamed")
     image.select_rectangle(Gimp.ChannelOps.REPLACE, 5, 5, 30, 30)
     now_selected = inside.selected(image)
-    (result,), _missing = placing.place([captured], output == "replace")
+    (result,), _missing = placing.place([captured])
     outside, changed = inside.compare(before, inside.raw(layer), was_selected)
     found = {
         "outside": outside,
@@ -69,29 +94,114 @@ def moved_and_reselected(output):
 
 
 def gone(what):
+    """What leaves the result no place: it must stay in its job, and the image as it is."""
     image, layer = photo()
-    captured = begin(image, layer, "replace" if what in ("resized", "locked") else "new-layer")
-    before = inside.raw(layer)
+    output = "replace" if what in ("locked", "cut", "off canvas") else "new-layer"
+    captured = begin(image, layer, output)
     if what == "layer":
         image.remove_layer(layer)
     elif what == "image":
         image.delete()
-    elif what == "resized":
-        layer.resize(320, 220, 10, 10)
-        before = inside.raw(layer)
-    else:
+    elif what == "locked":
         layer.set_lock_content(True)
-    layers, (sentence,) = placing.place([captured], what in ("resized", "locked"))
-    untouched = what in ("layer", "image") or before == inside.raw(layer)
-    return layers, sentence, str(captured.job.folder), captured.job.imported, untouched
+    elif what == "scaled":
+        layer.scale(200, 150, False)
+    elif what == "image scaled":
+        image.scale(150, 100)
+    elif what == "flipped":
+        image.flip(Gimp.OrientationType.HORIZONTAL)
+    elif what == "rotated":
+        image.rotate(Gimp.RotationType.DEGREES180)
+    elif what == "cut":
+        layer.resize(150, 200, 0, 0)
+    elif what == "off canvas":
+        layer.set_offsets(-120, 0)
+    there = image.is_valid() and inside.picture_of(image)
+    layers, sentences = placing.place([captured])
+    assert len(sentences) == 1, what
+    (sentence,) = sentences
+    untouched = there == (image.is_valid() and inside.picture_of(image))
+    kept = str(captured.job.folder / "placed-1.png")
+    return layers, sentence, kept, captured.job.imported, untouched
 
 
-def resized_below_a_new_layer():
+def reshaped(what, output, source, deep):
+    """What moves the exported pixels: the result must lie where they are."""
+    image, layer = inside.photo()
+    image.scale(300, 200)
+    if deep:
+        image.convert_precision(deep)
+    image.select_rectangle(Gimp.ChannelOps.REPLACE, 110, 70, 60, 50)
+    captured = begin(image, layer, output, source)
+    # Where the canvas's former origin is by now.
+    dx, dy = 0, 0
+    if what == "canvas larger":
+        dx, dy = 30, 20
+        image.resize(360, 260, dx, dy)
+    elif what == "cropped":
+        dx, dy = -40, -30
+        image.crop(220, 150, 40, 30)
+    elif what == "layer larger":
+        layer.resize(340, 230, 25, 15)
+    elif what == "gray":
+        image.convert_grayscale()
+    elif what == "indexed":
+        image.convert_indexed(
+            Gimp.ConvertDitherType.NONE, Gimp.ConvertPaletteType.GENERATE, 64, False, False, ""
+        )
+    elif what == "deeper":
+        image.convert_precision(inside.FLOAT)
+    elif what == "duplicated":
+        image.insert_layer(layer.copy(), None, 0)
+    elif what == "into a group":
+        group = Gimp.GroupLayer.new(image, "group")
+        image.insert_layer(group, None, 0)
+        image.reorder_item(layer, group, 0)
+    elif what == "floating":
+        Gimp.edit_copy([layer])
+        Gimp.edit_paste(layer, False)
+    others = inside.picture_of(image)
+    before = inside.raw(layer)
+    layers, missing = placing.place([captured])
+    if not layers:
+        return {"missing": missing}
+    (result,) = layers
+    _ok, lx, ly = layer.get_offsets()
+    changed = [
+        (i % layer.get_width() + lx - dx, i // layer.get_width() + ly - dy)
+        for i in inside.differing(before, inside.raw(layer), layer.get_width() * layer.get_height())
+    ]
+    found = {
+        "missing": missing,
+        "changed": changed and [min(x for x, y in changed), min(y for x, y in changed)],
+        "changed to": changed and [max(x for x, y in changed), max(y for x, y in changed)],
+        "selection": others["selection"] == inside.picture_of(image)["selection"],
+        "chosen": others["chosen"] == inside.picture_of(image)["chosen"],
+        "parent": result.get_parent() == layer.get_parent() or source == "visible",
+    }
+    if output == "new-layer":
+        _ok, x, y = result.get_offsets()
+        found["place"] = [x - dx - captured.on_canvas.x, y - dy - captured.on_canvas.y]
+    image.delete()
+    return found
+
+
+def two_layers_one_step():
+    """Each has its own edit, cut out of the same selection by its own place."""
     image, layer = photo()
-    captured = begin(image, layer)
-    layer.resize(320, 220, 10, 10)
-    (result,), _missing = placing.place([captured], False)
-    return list(result.get_offsets())[1:] == [captured.on_canvas.x, captured.on_canvas.y]
+    second = layer.copy()
+    image.insert_layer(second, None, 0)
+    second.set_offsets(15, -10)
+    captures = [begin(image, each) for each in (layer, second)]
+    layers, _missing = placing.place(captures)
+    masks = []
+    for each in layers:
+        _ok, x, y = each.get_offsets()
+        box = (x, y, each.get_width(), each.get_height())
+        mask = inside.raw(each.get_mask(), None, "Y u8")
+        masks.append(mask == inside.raw(image.get_selection(), box, "Y u8"))
+    names = [each.get_name() for each in image.get_layers()]
+    return masks, names, [list(each.get_offsets())[1:] for each in layers]
 
 
 def selection_extended(precision):
@@ -103,7 +213,7 @@ def selection_extended(precision):
     captured = begin(image, layer, "replace")
     image.select_rectangle(Gimp.ChannelOps.ADD, 0, 150, 300, 50)
     now_selected = inside.selected(image)
-    placing.place([captured], True)
+    placing.place([captured])
     outside, changed = inside.compare(before, inside.raw(layer), was_selected)
     return outside, changed > 5000, inside.selected(image) == now_selected
 
@@ -114,7 +224,7 @@ def one_of_two_gone():
     image.insert_layer(second, None, 0)
     captures = [begin(image, layer), begin(image, second)]
     image.remove_layer(second)
-    layers, missing = placing.place(captures, False)
+    layers, missing = placing.place(captures)
     return len(layers), len(missing), [each.job.imported for each in captures]
 
 
@@ -123,7 +233,7 @@ def a_chosen_channel_stays():
     channel = Gimp.Channel.new(image, "mine", 300, 200, 50, inside.Gegl.Color.new("red"))
     image.insert_channel(channel, None, 0)
     image.set_selected_channels([channel])
-    placing.place([begin(image, layer)], False)
+    placing.place([begin(image, layer)])
     return [each.get_name() for each in image.get_selected_channels()]
 
 
@@ -144,8 +254,18 @@ inside.found(
     {
         "new-layer": moved_and_reselected("new-layer"),
         "replace": moved_and_reselected("replace"),
-        "gone": {what: gone(what) for what in ("layer", "image", "resized", "locked")},
-        "resized": resized_below_a_new_layer(),
+        "gone": {what: gone(what) for what in GONE},
+        "reshaped": {
+            f"{what}, {output}, {source}, {deep}": reshaped(what, output, source, deep)
+            for what in RESHAPED
+            for output, source in (
+                ("new-layer", "layer"),
+                ("replace", "layer"),
+                ("new-layer", "visible"),
+            )
+            for deep in (inside.U16 if what in ("cropped", "canvas larger") else None,)
+        },
+        "two layers": two_layers_one_step(),
         "extended": [selection_extended(each) for each in (inside.U16, inside.FLOAT, inside.U32)],
         "one of two": one_of_two_gone(),
         "channel": a_chosen_channel_stays(),

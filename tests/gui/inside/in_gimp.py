@@ -11,23 +11,54 @@ from gi.repository import Gegl, Gimp, Gio
 PRECISIONS = {
     "u8": Gimp.Precision.U8_NON_LINEAR,
     "u16": Gimp.Precision.U16_NON_LINEAR,
+    "u32": Gimp.Precision.U32_LINEAR,
+    "float": Gimp.Precision.FLOAT_LINEAR,
 }
 
 displays = []
 
 
-def open_image(path, precision="u8", feather=0):
-    """Show a picture with an ellipse of it selected, as the only image; return its id."""
+def open_image(path, precision="u8", feather=0, kind=""):
+    """Show a picture with an ellipse of it selected, as the only image; return its id.
+
+    `kind` is what is special about it: indexed, gray, mask, alpha lock, group, text, floating.
+    """
     close_images()
     image = Gimp.file_load(Gimp.RunMode.NONINTERACTIVE, Gio.File.new_for_path(path))
     if precision != "u8":
         image.convert_precision(PRECISIONS[precision])
     width, height = image.get_width(), image.get_height()
+    (layer,) = image.get_layers()
+    if kind == "indexed":
+        image.convert_indexed(
+            Gimp.ConvertDitherType.NONE, Gimp.ConvertPaletteType.GENERATE, 64, False, False, ""
+        )
+    elif kind == "gray":
+        image.convert_grayscale()
+    elif kind == "mask":
+        layer.add_mask(layer.create_mask(Gimp.AddMaskType.COPY))
+        layer.set_edit_mask(True)
+    elif kind == "alpha lock":
+        layer.add_alpha()
+        layer.set_lock_alpha(True)
+    elif kind == "group":
+        group = Gimp.GroupLayer.new(image, "group")
+        image.insert_layer(group, None, 0)
+        image.reorder_item(layer, group, 0)
+        image.set_selected_layers([layer])
+    elif kind == "text":
+        text = Gimp.TextLayer.new(image, "Words", Gimp.context_get_font(), 90, Gimp.Unit.pixel())
+        image.insert_layer(text, None, 0)
+        text.set_offsets(width * 0.3, height * 0.4)
+        image.set_selected_layers([text])
     Gimp.context_set_feather(feather > 0)
     Gimp.context_set_feather_radius(feather, feather)
     image.select_ellipse(
         Gimp.ChannelOps.REPLACE, width * 0.3, height * 0.2, width * 0.4, height * 0.5
     )
+    if kind == "floating":
+        Gimp.edit_copy([layer])
+        Gimp.edit_paste(layer, False)
     displays.append(Gimp.Display.new(image))
     Gimp.displays_flush()
     return image.get_id()
@@ -65,6 +96,8 @@ def _layer(layer):
         "id": layer.get_id(),
         "name": layer.get_name(),
         "box": [x, y, layer.get_width(), layer.get_height()],
+        "children": [_layer(child) for child in layer.get_children()] if layer.is_group() else [],
+        "locked": layer.get_lock_alpha(),
         "opacity": layer.get_opacity(),
         "visible": layer.get_visible(),
         "pixels": _digest(layer),

@@ -1,0 +1,287 @@
+"""Layers of every special kind: what the service sees of them, and what the result becomes.
+
+The uploads themselves are looked at by the test: `expected-N.raw` is what the N-th should show,
+found out another way, by GIMP's own view of the layer alone over white.
+"""
+
+import inside
+from gi.repository import Gegl, Gimp, Gio
+
+WIDTH, HEIGHT = 240, 160
+expected = []
+
+
+def photo():
+    image, _layer = inside.photo()
+    image.crop(WIDTH, HEIGHT, 180, 120)
+    image.undo_disable()
+    return image, image.get_layers()[0]
+
+
+def view(image, pixel_format="R'G'B' u8", box=None):
+    seen = Gimp.Layer.new_from_visible(image, image, "seen")
+    data = inside.raw(seen, box, pixel_format)
+    seen.delete()
+    return data
+
+
+def apart(one, other):
+    assert len(one) == len(other)
+    return max(abs(a - b) for a, b in zip(one, other))
+
+
+def over_white(image, layer):
+    """How the layer looks by itself over white, as bytes of its own size."""
+    copy = image.duplicate()
+    copy.undo_disable()
+    twin = at(copy, layer)
+    hidden = not layer.get_visible()
+    for each in list(copy.get_layers()):
+        if each != twin:
+            copy.remove_layer(each)
+    if hidden:
+        twin.set_visible(True)
+    twin.set_opacity(100)
+    twin.set_mode(Gimp.LayerMode.NORMAL)
+    # As the worker mixes what is half transparent, and unmixes it again.
+    twin.set_composite_space(Gimp.LayerColorSpace.RGB_NON_LINEAR)
+    white = Gimp.Layer.new(
+        copy, "white", WIDTH, HEIGHT, Gimp.ImageType.RGB_IMAGE, 100, Gimp.LayerMode.NORMAL
+    )
+    white.fill(Gimp.FillType.WHITE)
+    copy.insert_layer(white, None, 1)
+    _ok, x, y = twin.get_offsets()
+    size = layer.get_width(), layer.get_height()
+    copy.resize(*size, -x, -y)
+    white.resize_to_image_size()
+    white.fill(Gimp.FillType.WHITE)
+    data = view(copy)
+    copy.delete()
+    return data
+
+
+def at(copy, layer):
+    place = layer.get_image().get_layers().index(layer)
+    return copy.get_layers()[place]
+
+
+def sent(image, layer, prompt="echo", **arguments):
+    """Edit the whole layer; note down what must have been sent."""
+    data = over_white(image, layer)
+    name = f"expected-{len(expected)}.raw"
+    with open(f"{inside.FOLDER}/{name}", "wb") as file:
+        file.write(data)
+    expected.append([name, layer.get_width(), layer.get_height()])
+    status, message, made = inside.edit(image, [layer], prompt=prompt, **arguments)
+    assert status == inside.SUCCESS, message
+    return made
+
+
+def filtered():
+    image, layer = photo()
+    effect = Gimp.DrawableFilter.new(layer, "gegl:gaussian-blur", "blur")
+    effect.get_config().set_property("std-dev-x", 6.0)
+    effect.get_config().set_property("std-dev-y", 6.0)
+    effect.update()
+    layer.append_filter(effect)
+    return image, layer
+
+
+def masked():
+    image, _below = photo()
+    _other, source = inside.photo("chelsea.png")
+    layer = Gimp.Layer.new_from_drawable(source, image)
+    image.insert_layer(layer, None, 0)
+    layer.resize(WIDTH, HEIGHT, -100, -60)
+    mask = layer.create_mask(Gimp.AddMaskType.WHITE)
+    layer.add_mask(mask)
+    image.select_ellipse(Gimp.ChannelOps.REPLACE, 100, 20, 120, 120)
+    Gimp.Selection.feather(image, 8)
+    Gimp.context_set_foreground(Gegl.Color.new("black"))
+    mask.edit_fill(Gimp.FillType.FOREGROUND)
+    Gimp.Selection.none(image)
+    return image, layer
+
+
+def filters():
+    image, layer = filtered()
+    before = view(image)
+    (made,) = sent(image, layer)
+    new_layer = apart(before, view(image))
+    image.remove_layer(made)
+    own = inside.raw(layer)
+    image.select_rectangle(Gimp.ChannelOps.REPLACE, 60, 40, 100, 80)
+    status, _message, _layers = inside.edit(image, [layer], prompt="echo", output="replace")
+    replaced = [status, apart(own, inside.raw(layer)), apart(before, view(image))]
+    # A filter that is switched off counts for nothing.
+    layer.get_filters()[0].set_visible(False)
+    Gimp.Selection.none(image)
+    sent(image, layer)
+    return {"new layer": new_layer, "replaced": replaced, "filters": len(layer.get_filters())}
+
+
+def masks():
+    image, layer = masked()
+    (made,) = sent(image, layer)
+    mask = inside.raw(layer.get_mask(), None, "Y u8")
+    whole = apart(inside.raw(made, None, "A u8"), mask)
+    image.remove_layer(made)
+    # What the mask hides stays hidden under a selection too, and the colours have no pale fringe.
+    image.select_rectangle(Gimp.ChannelOps.REPLACE, 60, 10, 150, 140)
+    before = view(image)
+    status, _message, (made,) = inside.edit(image, [layer], prompt="black and white")
+    after = view(image)
+    hidden = [
+        apart(before[3 * i : 3 * i + 3], after[3 * i : 3 * i + 3])
+        for i, value in enumerate(mask)
+        if value == 0
+    ]
+    image.remove_layer(made)
+    # In place the mask goes on hiding what it hid; the layer's own pixels are what is edited.
+    own = inside.raw(layer)
+    status, _message, _layers = inside.edit(image, [layer], prompt="echo", output="replace")
+    replaced = [status, apart(own, inside.raw(layer)), inside.raw(layer.get_mask(), None, "Y u8")]
+    replaced[2] = replaced[2] == mask
+    layer.set_apply_mask(False)
+    layer.set_show_mask(False)
+    Gimp.Selection.none(image)
+    (made,) = sent(image, layer)
+    return {
+        "whole": whole,
+        "hidden": [len(hidden) > 1000, max(hidden)],
+        "replaced": replaced,
+        "not applied": min(inside.raw(made, None, "A u8")),
+    }
+
+
+def mask_shown():
+    image, layer = masked()
+    data = over_white(image, layer)
+    layer.set_show_mask(True)
+    with open(f"{inside.FOLDER}/expected-{len(expected)}.raw", "wb") as file:
+        file.write(data)
+    expected.append([f"expected-{len(expected)}.raw", WIDTH, HEIGHT])
+    status, message, _made = inside.edit(image, [layer], prompt="echo")
+    return [status, message]
+
+
+def locked_alpha(output):
+    image, layer = photo()
+    layer.add_alpha()
+    image.select_ellipse(Gimp.ChannelOps.REPLACE, 60, 30, 90, 90)
+    Gimp.Selection.feather(image, 16)
+    layer.edit_clear()
+    layer.set_lock_alpha(True)
+    image.select_rectangle(Gimp.ChannelOps.REPLACE, 40, 20, 150, 120)
+    alpha = inside.raw(layer, None, "A u8")
+    before = inside.raw(layer, None, "R'G'B' u8")
+    status, message, (made,) = inside.edit(image, [layer], prompt="echo", output=output)
+    assert status == inside.SUCCESS, message
+    _ok, x, y = made.get_offsets()
+    box = (x, y, made.get_width(), made.get_height())
+    visible = [i for i, value in enumerate(inside.raw(layer, box, "A u8")) if value > 127]
+    new = inside.raw(made, None, "R'G'B' u8")
+    old = inside.raw(layer, box, "R'G'B' u8") if output == "new-layer" else before
+    return [
+        apart(inside.raw(made, None, "A u8"), inside.raw(layer, box, "A u8")),
+        inside.raw(layer, None, "A u8") == alpha,
+        # Half transparent colours come back without the white that the service saw behind them.
+        max(apart(old[3 * i : 3 * i + 3], new[3 * i : 3 * i + 3]) for i in visible),
+    ]
+
+
+def group():
+    image, layer = photo()
+    made_of = layer.copy()
+    nested = Gimp.GroupLayer.new(image, "group")
+    image.insert_layer(nested, None, 0)
+    image.reorder_item(layer, nested, 0)
+    image.insert_layer(made_of, nested, 0)
+    made_of.set_mode(Gimp.LayerMode.MULTIPLY)
+    nested.set_mode(Gimp.LayerMode.PASS_THROUGH)
+    (made,) = sent(image, nested)
+    return [
+        made.get_parent() is None,
+        image.get_item_position(made) + 1 == image.get_item_position(nested),
+        int(made.get_mode()) == int(Gimp.LayerMode.NORMAL),
+        [each.get_name() for each in nested.get_children()],
+    ]
+
+
+def inherited():
+    image, layer = photo()
+    copy = layer.copy()
+    image.insert_layer(copy, None, 0)
+    copy.set_opacity(40)
+    copy.set_mode(Gimp.LayerMode.MULTIPLY)
+    image.select_rectangle(Gimp.ChannelOps.REPLACE, 60, 40, 100, 80)
+    (made,) = inside.edit(image, [copy], prompt="echo")[2]
+    (seen,) = inside.edit(image, [copy], prompt="echo", source="visible")[2]
+    return [
+        [round(each.get_opacity()), int(each.get_mode()) == int(mode)]
+        for each, mode in ((made, Gimp.LayerMode.MULTIPLY), (seen, Gimp.LayerMode.NORMAL))
+    ]
+
+
+def invisible():
+    image, layer = photo()
+    copy = layer.copy()
+    image.insert_layer(copy, None, 0)
+    copy.set_visible(False)
+    (made,) = sent(image, copy)
+    return [made.get_visible(), copy.get_visible()]
+
+
+def empty():
+    """A new, transparent layer: a place to let something be drawn."""
+    image, _layer = photo()
+    blank = Gimp.Layer.new(
+        image, "blank", WIDTH, HEIGHT, Gimp.ImageType.RGBA_IMAGE, 100, Gimp.LayerMode.NORMAL
+    )
+    image.insert_layer(blank, None, 0)
+    image.select_rectangle(Gimp.ChannelOps.REPLACE, 60, 40, 100, 80)
+    status, _message, (made,) = inside.edit(image, [blank], prompt="pencil sketch")
+    return [status, min(inside.raw(made, None, "A u8"))]
+
+
+def without_pixels_of_their_own():
+    """Text, and in GIMP 3.2 links and paths: a new layer of each, never a replacement."""
+    image, _layer = photo()
+    text = Gimp.TextLayer.new(image, "Words", Gimp.context_get_font(), 40, Gimp.Unit.pixel())
+    image.insert_layer(text, None, 0)
+    text.set_offsets(20, 20)
+    kinds = [text]
+    if hasattr(Gimp, "LinkLayer"):
+        link = Gimp.LinkLayer.new(image, Gio.File.new_for_path(f"{inside.PHOTOS}/chelsea.png"))
+        image.insert_layer(link, None, 0)
+        path = Gimp.Path.new(image, "path")
+        image.insert_path(path, None, 0)
+        path.bezier_stroke_new_ellipse(100, 80, 50, 40, 0)
+        vector = Gimp.VectorLayer.new(image, path)
+        image.insert_layer(vector, None, 0)
+        vector.refresh()
+        kinds += [link, vector]
+    found = []
+    for each in kinds:
+        own = inside.raw(each)
+        status, _message, made = inside.edit(image, [each], prompt="echo")
+        size = [made[0].get_width(), made[0].get_height()] == [each.get_width(), each.get_height()]
+        refused = inside.edit(image, [each], prompt="echo", output="replace")
+        found.append([status, size, refused[0], refused[1], inside.raw(each) == own])
+    return found
+
+
+inside.found(
+    {
+        "filters": filters(),
+        "masks": masks(),
+        "mask shown": mask_shown(),
+        "locked alpha": [locked_alpha(output) for output in ("new-layer", "replace")],
+        "group": group(),
+        "inherited": inherited(),
+        "invisible": invisible(),
+        "empty": empty(),
+        "without pixels": without_pixels_of_their_own(),
+        "expected": expected,
+    }
+)

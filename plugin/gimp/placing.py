@@ -209,12 +209,10 @@ def _add_mask(layer: Gimp.Layer, capture: Capture) -> None:
     blend = capture.job.folder / "blend.png"
     if blend.exists():
         pixels.multiply(buffer, pixels.linear_gray(blend, whole))
+    buffer.flush()
     if capture.image.get_precision() not in _EIGHT_BITS:
         # The end of a feather is fainter than anything that counts as selected.
-        at = capture.on_canvas
-        for outside in pixels.boxes_outside(capture.selection, at):
-            buffer.clear(pixels.rectangle(outside.moved(-at.x, -at.y)))
-    buffer.flush()
+        pixels.put_back_outside(mask, whole, capture.selection, capture.on_canvas)
     layer.add_mask(mask)
 
 
@@ -250,16 +248,15 @@ def _merge_selected(capture: Capture, box: Box, placed: Path) -> None:
     layer.merge_shadow(True)
     # A buffer taken before the merge still shows the tiles as they were, and would put them back.
     buffer = layer.get_buffer()
-    assert capture.selection is not None
-    at = capture.on_canvas
-    untouched = [*_around(box, touched)]
-    merged = box.intersection(touched).moved(at.x - box.x, at.y - box.y)
-    for outside in pixels.boxes_outside(capture.selection, merged):
-        untouched.append(outside.moved(box.x - at.x, box.y - at.y))
-    for outside in untouched:
-        part = pixels.rectangle(outside)
+    for beyond in _around(box, touched):
+        part = pixels.rectangle(beyond)
         original.copy(part, Gegl.AbyssPolicy.NONE, buffer, part)
     buffer.flush()
+    assert capture.selection is not None
+    at = capture.on_canvas
+    merged = box.intersection(touched)
+    there = merged.moved(at.x - box.x, at.y - box.y)
+    pixels.put_back_outside(layer, merged, capture.selection, there, original)
 
 
 def _around(box: Box, whole: Box) -> list[Box]:

@@ -52,6 +52,7 @@ AXES: dict[str, list[str]] = {
         "two pieces",
         "one pixel",
         "hairline",
+        "speckles",
         "touching edges",
         "inverted",
         "all",

@@ -5,6 +5,7 @@ pixels, and leaves the list as `found.json`.
 """
 
 import json
+import random
 
 import inside
 from gi.repository import Gegl, Gimp
@@ -120,6 +121,8 @@ def select(image, kind):
         image.select_rectangle(replace, 118, 81, 1, 1)
     elif kind == "hairline":
         image.select_rectangle(replace, 118, 40, 1, 90)
+    elif kind == "speckles":
+        speckles(image)
     elif kind == "touching edges":
         image.select_rectangle(replace, 0, 70, WIDTH, 30)
         image.select_rectangle(add, 110, 0, 24, HEIGHT)
@@ -127,6 +130,23 @@ def select(image, kind):
         Gimp.Selection.all(image)
     if kind == "inverted":
         Gimp.Selection.invert(image)
+
+
+def speckles(image):
+    """Every second pixel or so of a part, some faintly: what a selection by colour leaves."""
+    values = bytearray(WIDTH * HEIGHT)
+    any_of = random.Random(5)
+    for y in range(40, 130):
+        for x in range(85, 170):
+            values[y * WIDTH + x] = any_of.choice((0, 0, 0, 1, 90, 255))
+    channel = Gimp.Channel.new(image, "", WIDTH, HEIGHT, 50, Gegl.Color.new("black"))
+    image.insert_channel(channel, None, 0)
+    buffer = channel.get_buffer()
+    buffer.set(Gegl.Rectangle.new(0, 0, WIDTH, HEIGHT), "Y u8", bytes(values))
+    buffer.flush()
+    channel.update(0, 0, WIDTH, HEIGHT)
+    image.select_item(Gimp.ChannelOps.REPLACE, channel)
+    image.remove_channel(channel)
 
 
 def write(name, data):

@@ -172,10 +172,13 @@ def plan(
         context = max(CONTEXT_FLOOR, round(CONTEXT_SHARE * diagonal))
     inner = wanted.grown(context).intersection(extent)
     if size == "auto":
-        width, height, ratio = min(
-            (_brought_to(name, inner) for name in RATIOS),
-            key=lambda brought: _cost(brought[0], brought[1], extent),
-        )
+
+        def price(brought: tuple[int, int, str]) -> tuple[int, int]:
+            width, height, ratio = brought
+            tier = resolution if resolution != "auto" else _tier(ratio, width, height, ceiling)
+            return TIERS.index(tier), _cost(width, height, extent)
+
+        width, height, ratio = min((_brought_to(name, inner) for name in RATIOS), key=price)
     else:
         width, height, ratio = _brought_to(size, inner)
     box = Box(

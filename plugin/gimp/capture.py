@@ -15,7 +15,8 @@ from pathlib import Path
 from gi.repository import Gegl, Gimp, Gio
 
 from plugin import job, region
-from plugin.gimp import pixels
+from plugin.gimp import landmarks, pixels
+from plugin.gimp.landmarks import Landmarks
 from plugin.gimp.messages import CallingError, EditError, NotReplaceable, _
 from plugin.job import MOST_PICTURES, Job
 from plugin.region import Box
@@ -54,19 +55,17 @@ class Capture:
 
     `box` is what was sent of it, in the layer's coordinates (the canvas's for `visible`), and
     `on_canvas` the same place in the canvas's; `selection` is a copy of the selection there, None
-    for a whole-layer edit. `size` is the width and height of what was edited, `look` its content
-    at a glance.
+    for a whole-layer edit.
     """
 
     image: Gimp.Image
     layer: Gimp.Layer
     request: Request
-    size: tuple[int, int]
     box: Box
     on_canvas: Box
     selection: Gegl.Buffer | None
     keeps_alpha: bool
-    look: pixels.Look
+    marks: Landmarks
     job: Job
 
 
@@ -162,22 +161,27 @@ def picture(image: Gimp.Image, layer: Gimp.Layer, request: Request) -> Iterator[
 
     For a new layer that is what the layer looks like by itself: its mask and its filters don't
     apply to the result. They go on applying to a layer that is replaced, so there it is the
-    layer's own pixels. Either way an edit that changes nothing leaves the image looking as it was.
+    layer's own pixels. So an edit that changes nothing leaves the image looking as it did, unless
+    a new layer has to be laid over what is seen through its layer already.
     """
     if request.visible:
-        seen = Gimp.Layer.new_from_visible(image, image, "visible")
-        try:
+        with _seen(image) as seen:
             yield seen
-        finally:
-            seen.delete()
     elif request.replace or not (_shaped_by_mask(layer) or _filtered(layer)):
         yield layer
     else:
-        alone = _alone(layer)
-        try:
-            yield Gimp.Layer.new_from_visible(alone, alone, "seen")
-        finally:
-            alone.delete()
+        with _alone(layer) as alone, _seen(alone) as seen:
+            yield seen
+
+
+@contextlib.contextmanager
+def _seen(image: Gimp.Image) -> Iterator[Gimp.Layer]:
+    """Give everything visible as a layer of its own, and let go of it: no image holds it."""
+    seen = Gimp.Layer.new_from_visible(image, image, "seen")
+    try:
+        yield seen
+    finally:
+        seen.delete()
 
 
 def _shaped_by_mask(layer: Gimp.Layer) -> bool:
@@ -188,8 +192,9 @@ def _filtered(layer: Gimp.Layer) -> bool:
     return any(each.get_visible() for each in layer.get_filters())
 
 
-def _alone(layer: Gimp.Layer) -> Gimp.Image:
-    """An image that shows the layer and nothing else, as far as the layer reaches."""
+@contextlib.contextmanager
+def _alone(layer: Gimp.Layer) -> Iterator[Gimp.Image]:
+    """Give an image that shows the layer and nothing else, as far as the layer reaches."""
     image = layer.get_image()
     base = image.get_base_type()
     if base == Gimp.ImageBaseType.INDEXED:
@@ -197,17 +202,20 @@ def _alone(layer: Gimp.Layer) -> Gimp.Image:
     alone = Gimp.Image.new_with_precision(
         layer.get_width(), layer.get_height(), base, image.get_precision()
     )
-    profile = image.get_color_profile()
-    if profile is not None:
-        alone.set_color_profile(profile)
-    copy = Gimp.Layer.new_from_drawable(layer, alone)
-    alone.insert_layer(copy, None, 0)
-    copy.set_offsets(0, 0)
-    copy.set_visible(True)
-    copy.set_opacity(100)
-    copy.set_mode(Gimp.LayerMode.NORMAL)
-    copy.set_show_mask(False)
-    return alone
+    try:
+        profile = image.get_color_profile()
+        if profile is not None:
+            alone.set_color_profile(profile)
+        copy = Gimp.Layer.new_from_drawable(layer, alone)
+        alone.insert_layer(copy, None, 0)
+        copy.set_offsets(0, 0)
+        copy.set_visible(True)
+        copy.set_opacity(100)
+        copy.set_mode(Gimp.LayerMode.NORMAL)
+        copy.set_show_mask(False)
+        yield alone
+    finally:
+        alone.delete()
 
 
 def _capture(
@@ -242,6 +250,14 @@ def _capture(
         not request.visible
         and (bool(layer.get_lock_alpha()) or (not request.replace and _shaped_by_mask(layer)))
     )
+    if masked and keeps_alpha and not pixels.shows(drawable.get_buffer(), wanted):
+        raise EditError(
+            _(
+                "Nothing of “{name}” shows where you selected, and its mask or its locked alpha "
+                "would hide the result as well: select another part, or unlock the alpha, or "
+                "disable the mask."
+            ).format(name=layer.get_name())
+        )
     snapshot = None
     with job.prepare() as folder:
         pixels.write_png(drawable.get_buffer(), box, folder / "source.png", drawable.has_alpha())
@@ -269,12 +285,11 @@ def _capture(
         image,
         layer,
         request,
-        (extent.width, extent.height),
         box,
         on_canvas,
         snapshot,
         keeps_alpha,
-        pixels.look(image if request.visible else layer),
+        landmarks.take(image if request.visible else layer, drawable, box),
         prepared,
     )
 
@@ -311,7 +326,8 @@ def _write_references(folder: Path, request: Request, room: int) -> list[str]:
     for path in request.reference_files:
         opened = _open(path)
         try:
-            write(Gimp.Layer.new_from_visible(opened, opened, "reference"))
+            with _seen(opened) as seen:
+                write(seen)
         finally:
             opened.delete()
     return names

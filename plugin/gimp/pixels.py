@@ -1,5 +1,4 @@
-"""Pixels between GIMP's buffers and PNG files, which of them a selection leaves out, and where
-they went.
+"""Pixels between GIMP's buffers and PNG files, and which of them a selection leaves out.
 
 Buffers keep their own precision and colour space; what goes to a PNG is converted to sRGB, 8 bits.
 """
@@ -8,11 +7,8 @@ from __future__ import annotations
 
 import itertools
 import re
-import statistics
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from gi.repository import Babl, Gegl, Gimp
 
@@ -54,7 +50,7 @@ def write_png(buffer: Gegl.Buffer, box: Box, path: Path, alpha: bool) -> None:
 def write_mask_png(selection: Gegl.Buffer, box: Box, path: Path) -> None:
     """Write the selection over `box` as a gray PNG, 255 = selected."""
     gray = Gegl.Buffer.new("Y' u8", 0, 0, box.width, box.height)
-    for strip in _strips(box):
+    for strip in strips(box):
         # The selection's numbers as they are: through Y' they would be taken for lightness.
         values = selection.get(rectangle(strip), 1.0, "Y u8", _NONE)
         target = strip.moved(-box.x, -box.y)
@@ -78,6 +74,14 @@ def load_png(path: Path, target: Gegl.Buffer) -> None:
     load.link(write)
     write.process()
     target.flush()
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    """Return a PNG's (width, height); (0, 0) if there is none that can be read."""
+    if not path.exists():
+        return 0, 0
+    box = _node(Gegl.Node(), "gegl:png-load", path=str(path)).get_bounding_box()
+    return box.width, box.height
 
 
 def lay_over(
@@ -123,7 +127,7 @@ def linear_gray(path: Path, box: Box) -> Gegl.Buffer:
     read = Gegl.Buffer.new("Y' u8", 0, 0, box.width, box.height)
     load_png(path, read)
     shares = Gegl.Buffer.new("Y u8", 0, 0, box.width, box.height)
-    for strip in _strips(Box(0, 0, box.width, box.height)):
+    for strip in strips(Box(0, 0, box.width, box.height)):
         values = read.get(rectangle(strip), 1.0, "Y' u8", _NONE)
         shares.set(rectangle(strip), "Y u8", values)
     return shares
@@ -154,7 +158,7 @@ def selected_bounds(selection: Gegl.Buffer, box: Box) -> Box:
     outside.
     """
     left, top, right, bottom = box.right, box.bottom, box.x, box.y
-    for strip in _strips(box):
+    for strip in strips(box):
         values = selection.get(rectangle(strip), 1.0, "Y u8", _NONE)
         for row in range(strip.height):
             line = values[row * strip.width : (row + 1) * strip.width]
@@ -182,7 +186,7 @@ def put_back_outside(
     buffer = drawable.get_buffer()
     # Of the profile too: bytes written in a drawable's own format are not converted.
     own_format = Babl.get_name(drawable.get_format())
-    for strip in _strips(box, _JOINED_PIXELS):
+    for strip in strips(box, _JOINED_PIXELS):
         there = strip.moved(at.x - box.x, at.y - box.y)
         selected = selection.get(rectangle(there), 1.0, "Y u8", _NONE)
         most = len(selected) // _PIXELS_PER_COPY
@@ -215,6 +219,13 @@ def _joined(inside: bytes, outside: bytes, selected: bytes) -> bytes:
     return (old ^ ((old ^ new) & chosen)).to_bytes(len(inside), "little")
 
 
+def shows(buffer: Gegl.Buffer, box: Box) -> bool:
+    """Whether anything in `box` is not fully transparent."""
+    return any(
+        buffer.get(rectangle(strip), 1.0, "A u8", _NONE).strip(b"\0") for strip in strips(box)
+    )
+
+
 def _boxes_outside(selected: bytes, strip: Box) -> Iterator[Box]:
     """Yield boxes that cover exactly what is not selected; rows that look alike share theirs."""
     row = 0
@@ -233,7 +244,7 @@ def _boxes_outside(selected: bytes, strip: Box) -> Iterator[Box]:
 
 def alike(one: Gegl.Buffer, here: Box, other: Gegl.Buffer, there: Box) -> bool:
     """Whether two selections say the same over two boxes of one size."""
-    for strip in _strips(here):
+    for strip in strips(here):
         moved = strip.moved(there.x - here.x, there.y - here.y)
         if one.get(rectangle(strip), 1.0, "Y float", _NONE) != other.get(
             rectangle(moved), 1.0, "Y float", _NONE
@@ -242,143 +253,8 @@ def alike(one: Gegl.Buffer, here: Box, other: Gegl.Buffer, there: Box) -> bool:
     return True
 
 
-class Look(NamedTuple):
-    """A layer or an image at a glance: lightness over white, in rows."""
-
-    width: int
-    height: int
-    values: tuple[int, ...]
-
-
-_GLANCE = 24
-"""Values of the longer side of a look."""
-_SAMPLES = 4
-"""Pixels of GIMP's thumbnail for each, across and down: it doesn't average deep images."""
-_SURELY = 0.8
-"""Correlation from which on two looks show the same."""
-_CLEARLY = 0.05
-"""By how much one must correlate better than another."""
-
-
-def look(thing: Gimp.Drawable | Gimp.Image) -> Look:
-    """Return how it looks now, from a thumbnail that GIMP makes within milliseconds."""
-    side = _GLANCE * _SAMPLES
-    thumbnail, across, down, bpp = thing.get_thumbnail_data(side, side)
-    data = thumbnail.get_data()
-    colours = bpp - 1 if bpp in (2, 4) else bpp
-    width, height = max(1, across // _SAMPLES), max(1, down // _SAMPLES)
-    sums = [0] * (width * height)
-    for y in range(down):
-        for x in range(across):
-            start = (y * across + x) * bpp
-            alpha = data[start + colours] if colours < bpp else 255
-            lightness = sum(data[start : start + colours]) * alpha + colours * 255 * (255 - alpha)
-            sums[min(y // _SAMPLES, height - 1) * width + min(x // _SAMPLES, width - 1)] += (
-                lightness
-            )
-    return Look(width, height, tuple(sums))
-
-
-def turned(before: Look, now: Look) -> bool:
-    """Whether `now` shows what `before` did, flipped or rotated: nothing stays in its place then.
-
-    Painting and new tones don't count.
-    """
-    if before == now:
-        return False
-    as_it_was = _correlation(before, now)
-    return any(
-        (fits := _correlation(turn(before), now)) > _SURELY and fits > as_it_was + _CLEARLY
-        for turn in _TURNS
-    )
-
-
-def _flipped(look: Look) -> Look:
-    rows = [look.values[i : i + look.width] for i in range(0, len(look.values), look.width)]
-    return Look(look.width, look.height, tuple(value for row in rows for value in row[::-1]))
-
-
-def _half_turned(look: Look) -> Look:
-    return look._replace(values=look.values[::-1])
-
-
-def _transposed(look: Look) -> Look:
-    columns = [look.values[x :: look.width] for x in range(look.width)]
-    return Look(look.height, look.width, tuple(value for column in columns for value in column))
-
-
-_TURNS: tuple[Callable[[Look], Look], ...] = (
-    _flipped,
-    _half_turned,
-    lambda look: _flipped(_half_turned(look)),
-    _transposed,
-    lambda look: _flipped(_transposed(look)),
-    lambda look: _half_turned(_transposed(look)),
-    lambda look: _flipped(_half_turned(_transposed(look))),
-)
-
-
-def _correlation(one: Look, other: Look) -> float:
-    """From -1 to 1; 0 where nothing can be compared."""
-    if (one.width, one.height) != (other.width, other.height):
-        return 0
-    try:
-        return statistics.correlation(one.values, other.values)
-    except statistics.StatisticsError:
-        return 0
-
-
-_NEEDLE = 24
-"""Pixels in a row that are looked for together."""
-_NEEDLES = 40
-_LEAST_FOUND = 3
-
-
-def displacement(path: Path, buffer: Gegl.Buffer) -> tuple[int, int] | None:
-    """Where in `buffer` the origin of an exported PNG's picture lies now; None if none can tell.
-
-    Short runs of its pixels are looked for, so it may have been cut or extended on any side.
-    """
-    graph = Gegl.Node()
-    load = _node(graph, "gegl:png-load", path=str(path))
-    there = load.get_bounding_box()
-    exported = Gegl.Buffer.new("R'G'B'A u8", 0, 0, there.width, there.height)
-    write = _node(graph, "gegl:write-buffer", buffer=exported)
-    load.link(write)
-    write.process()
-    needles = _needles(exported, Box(0, 0, there.width, there.height))
-    found: Counter[tuple[int, int]] = Counter()
-    for strip in _strips(covered(buffer)):
-        values = buffer.get(rectangle(strip), 1.0, "R'G'B'A u8", _NONE)
-        for x, y, needle in needles:
-            at = values.find(needle)
-            while at >= 0:
-                row, column = divmod(at // 4, strip.width)
-                if at % 4 == 0 and column + _NEEDLE <= strip.width:
-                    found[strip.x + column - x, strip.y + row - y] += 1
-                    break
-                at = values.find(needle, at + 1)
-    ranked = found.most_common(2)
-    if not ranked or ranked[0][1] < _LEAST_FOUND:
-        return None
-    if len(ranked) > 1 and ranked[1][1] * 2 > ranked[0][1]:
-        return None
-    return ranked[0][0]
-
-
-def _needles(buffer: Gegl.Buffer, box: Box) -> list[tuple[int, int, bytes]]:
-    """The most distinctive runs of pixels on a grid over `box`, each with where it begins."""
-    runs = []
-    for y in range(0, box.height, max(1, box.height // 24)):
-        row = buffer.get(Gegl.Rectangle.new(0, y, box.width, 1), 1.0, "R'G'B'A u8", _NONE)
-        for x in range(0, box.width - _NEEDLE + 1, max(_NEEDLE, box.width // 16)):
-            run = row[4 * x : 4 * (x + _NEEDLE)]
-            runs.append((len({run[i : i + 4] for i in range(0, len(run), 4)}), x, y, run))
-    runs.sort(key=lambda each: -each[0])
-    return [(x, y, run) for colours, x, y, run in runs[:_NEEDLES] if colours > _NEEDLE // 4]
-
-
-def _strips(box: Box, pixels: int = _STRIP_PIXELS) -> Iterator[Box]:
+def strips(box: Box, pixels: int = _STRIP_PIXELS) -> Iterator[Box]:
+    """Cut `box` into boxes of whole rows, so that no more than that is held as bytes at once."""
     rows = max(1, pixels // max(1, box.width))
     for y in range(box.y, box.bottom, rows):
         yield Box(box.x, y, box.width, min(rows, box.bottom - y))

@@ -8,13 +8,13 @@ in deep images.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from gi.repository import Gegl, Gimp
 
 from plugin import settings
-from plugin.gimp import pixels
+from plugin.gimp import landmarks, pixels
 from plugin.gimp.capture import Capture, check_replaceable, offsets, picture, selection_bounds
 from plugin.gimp.messages import EditError, _
 from plugin.region import Box
@@ -66,10 +66,21 @@ def place(captures: list[Capture]) -> tuple[list[Gimp.Layer], list[str]]:
 
 
 def _kept(capture: Capture) -> str:
-    paths = ", ".join(str(capture.job.folder / placed) for placed in _placed(capture))
+    folder = capture.job.folder
+    # As it was received, where it was not fitted or that is lost.
+    names = [
+        post.placed if _is_whole(capture, post.placed) else post.result
+        for post in capture.job.state.posts
+        if post.result
+    ]
     return _("The result is kept; bring it in with File ▸ Open as Layers…: {paths}").format(
-        paths=paths
+        paths=", ".join(str(folder / name) for name in names)
     )
+
+
+def _is_whole(capture: Capture, placed: str) -> bool:
+    size = (capture.box.width, capture.box.height)
+    return bool(placed) and pixels.png_size(capture.job.folder / placed) == size
 
 
 def _where(capture: Capture) -> Box:
@@ -82,6 +93,8 @@ def _where(capture: Capture) -> Box:
         raise EditError(_("The edit is ready, but its image was closed."))
     if not (request.visible or layer.is_valid()):
         raise EditError(_("The edit is ready, but the layer that it belongs to is gone."))
+    if not all(_is_whole(capture, placed) for placed in _placed(capture)):
+        raise EditError(_("The edit is ready, but its fitted picture is gone or damaged."))
     box = _found(capture)
     if not request.replace:
         return box
@@ -111,25 +124,31 @@ def _where(capture: Capture) -> Box:
 
 
 def _found(capture: Capture) -> Box:
-    """Where the exported pixels are, whatever of the image is left there."""
-    image, layer, box = capture.image, capture.layer, capture.box
-    edited = image if capture.request.visible else layer
-    reshaped = EditError(
-        _(
-            "The edit is ready, but “{name}” was reshaped meanwhile, and where the result belongs "
-            "can't be told."
-        ).format(name=image.get_name() if capture.request.visible else layer.get_name())
-    )
-    if (edited.get_width(), edited.get_height()) == capture.size:
-        if pixels.turned(capture.look, pixels.look(edited)):
-            raise reshaped
-        return box
-    # Cut or extended, on whichever side: only the pixels themselves can tell.
-    with picture(image, layer, capture.request) as drawable:
-        origin = pixels.displacement(capture.job.folder / "source.png", drawable.get_buffer())
-    if origin is None:
-        raise reshaped
-    return Box(*origin, box.width, box.height)
+    """Where the exported pixels are, whatever of the image is left there. Raises EditError."""
+    image, layer, request = capture.image, capture.layer, capture.request
+    edited = image if request.visible else layer
+    if request.visible and landmarks.unmoved(capture.marks, image):
+        return capture.box
+    # A layer that was extended or cut stays where it was on the canvas.
+    dx, dy = (0, 0) if request.visible else offsets(layer)
+    with contextlib.closing(_pictures(capture)) as pictures:
+        found = landmarks.find(capture.marks, edited, pictures, capture.on_canvas.moved(-dx, -dy))
+    if found is None:
+        raise EditError(
+            _(
+                "The edit is ready, but “{name}” was reshaped meanwhile, and where the result "
+                "belongs can't be told."
+            ).format(name=edited.get_name())
+        )
+    return found
+
+
+def _pictures(capture: Capture) -> Generator[Gimp.Drawable, None, None]:
+    """What may show the exported pixels again, the quickest first."""
+    if not capture.request.visible:
+        yield capture.layer
+    with picture(capture.image, capture.layer, capture.request) as drawable:
+        yield drawable
 
 
 @contextlib.contextmanager
@@ -294,7 +313,7 @@ def _selecting(capture: Capture, box: Box) -> Iterator[None]:
     if _is_selected(capture, box):
         yield
         return
-    with _without_undo(image):
+    with _without_undo(image), _plain_context():
         users = None if Gimp.Selection.is_empty(image) else Gimp.Selection.save(image)
         Gimp.Selection.none(image)
         if capture.selection is not None:
@@ -302,7 +321,7 @@ def _selecting(capture: Capture, box: Box) -> Iterator[None]:
     try:
         yield
     finally:
-        with _without_undo(image):
+        with _without_undo(image), _plain_context():
             Gimp.Selection.none(image)
             if users is not None:
                 image.select_item(Gimp.ChannelOps.REPLACE, users)
@@ -316,6 +335,17 @@ def _without_undo(image: Gimp.Image) -> Iterator[None]:
         yield
     finally:
         image.undo_thaw()
+
+
+@contextlib.contextmanager
+def _plain_context() -> Iterator[None]:
+    """Select without the feather that a calling script may have set for itself."""
+    Gimp.context_push()
+    Gimp.context_set_feather(False)
+    try:
+        yield
+    finally:
+        Gimp.context_pop()
 
 
 def _select(image: Gimp.Image, selection: Gegl.Buffer, source: Box, target: Box) -> None:

@@ -91,18 +91,21 @@ def keep_alpha(placed: Image.Image, source: Image.Image) -> Image.Image:
     """Give an edit of a whole layer the layer's own alpha.
 
     The service saw the layer over white; that white is taken out again where the layer is partly
-    transparent, so that no pale fringe stays.
+    transparent, so that no pale fringe stays. Where nothing changed, the layer's own colours stay:
+    what shines through faintly can't be told from the white behind it.
     """
+    ground = picture.on_white(source)
     if placed.mode == "RGBA":
-        ground = picture.on_white(source).convert("RGBA")
-        placed = Image.alpha_composite(ground, placed).convert("RGB")
+        placed = Image.alpha_composite(ground.convert("RGBA"), placed).convert("RGB")
     if source.mode != "RGBA":
         return placed
     alpha = source.getchannel("A")
     share = np.asarray(alpha, np.float32)[..., None] / 255
     seen = np.asarray(placed, np.float32)
     unmixed = (seen - 255 * (1 - share)) / np.maximum(share, 1 / 255)
-    result = Image.fromarray(np.clip(np.rint(unmixed), 0, 255).astype(np.uint8))
+    same = np.abs(seen - np.asarray(ground, np.float32)).max(axis=2, keepdims=True) <= 1
+    colours = np.where(same, np.asarray(source)[..., :3], np.clip(np.rint(unmixed), 0, 255))
+    result = Image.fromarray(colours.astype(np.uint8))
     result.putalpha(alpha)
     return result
 

@@ -70,11 +70,11 @@ def test_what_the_user_does_meanwhile_harms_nothing(inside: Inside) -> None:
         assert (case["inside"] > 5000) == (output == "replace"), output
     assert found["new-layer"]["place"] == [17, -9]
     assert found["new-layer"]["mask kept"]
-    assert len(found["gone"]) == 9
+    assert len(found["gone"]) == 13
     for name, (layers, message, kept, imported, untouched) in found["gone"].items():
         assert layers == [] and kept in message and not imported and untouched, name
         assert "Open as Layers" in message, name
-    assert len(found["reshaped"]) == 10 * 3
+    assert len(found["reshaped"]) == 16 * 3
     for name, case in found["reshaped"].items():
         assert case["missing"] == [] and case["selection"] and case["chosen"], (name, case)
         if "replace" in name:
@@ -157,6 +157,8 @@ SENTENCES = {
     "replace text": "a text layer",
     "a floating selection": "anchor it",
     "visible under a floating selection": "anchor it",
+    "all hidden by the mask": "unlock the alpha",
+    "all transparent and locked": "unlock the alpha",
     "missing reference": "at all.png",
 }
 

@@ -172,6 +172,9 @@ def test_a_cut_out_layer_comes_back_with_its_own_alpha(coffee: Image.Image) -> N
     placed, _notes = placement.fit(seen, built, coffee.size)
     kept = placement.keep_alpha(placed, cut_out)
     assert _differences(kept.getchannel("A"), alpha).max() == 0
+    # Unchanged colours are kept even where they shine through too faintly to be seen.
+    own = np.asarray(alpha) > 0
+    assert not (np.asarray(kept)[own] != np.asarray(cut_out)[own]).any()
     ground = Image.new("RGBA", coffee.size, "black")
     before, after = (Image.alpha_composite(ground, p) for p in (cut_out, kept))
     assert _differences(before, after).max() <= 1

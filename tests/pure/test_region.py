@@ -72,6 +72,7 @@ def test_the_smallest_tier_that_loses_nothing(case: tuple[Box, Box], ceiling: st
 
 @given(pictures(), st.data())
 @example((Box(0, 0, 100, 100), Box(0, 0, 100, 66)), Box(0, 0, 100, 60))
+@example((Box(0, 0, 2025, 2852), Box(12, 1297, 2007, 1495)), Box(15, 1779, 1933, 884))
 def test_selecting_more_never_sends_less(case: tuple[Box, Box], data: Any) -> None:
     extent, selection = case
     if isinstance(data, Box):
@@ -85,10 +86,11 @@ def test_selecting_more_never_sends_less(case: tuple[Box, Box], data: Any) -> No
     assert _cost(plan(part, extent)) <= _cost(plan(selection, extent))
 
 
-def _cost(region: Region) -> int:
-    """Pixels sent; those of repeated edge, which tell the model nothing, count five times."""
+def _cost(region: Region) -> tuple[int, int]:
+    """The tier, which is paid for; then pixels, those of repeated edge counted five times."""
     sent = region.box.width * region.box.height
-    return sent + 4 * (sent - region.content.width * region.content.height)
+    padding = sent - region.content.width * region.content.height
+    return TIERS.index(region.resolution), sent + 4 * padding
 
 
 @given(pictures(), st.integers(0, 300))
@@ -97,6 +99,13 @@ def test_the_context_that_is_asked_for(case: tuple[Box, Box], context: int) -> N
     region = plan(selection, extent, context=context)
     assert _inside(selection.grown(context).intersection(extent), region.content)
     assert _cost(region) <= _cost(plan(selection, extent, context=context + 1))
+
+
+def test_no_dearer_tier_than_some_ratio_needs() -> None:
+    # 5:4 has fewer pixels around this selection, but 1:1 fits a tier that costs half.
+    region = plan(Box(1921, 1009, 1579, 1133), Box(0, 0, 4032, 3024))
+    assert (region.size, region.resolution) == ("1:1", "2k")
+    assert region.upload == (region.box.width, region.box.height)
 
 
 def test_a_selection_in_the_middle_takes_context_along() -> None:

@@ -18,6 +18,15 @@ image.insert_layer(locked, None, 0)
 locked.set_lock_content(True)
 text = Gimp.TextLayer.new(image, "words", Gimp.context_get_font(), 20, Gimp.Unit.pixel())
 image.insert_layer(text, None, 0)
+hidden = layer.copy()
+hidden.set_name("hidden")
+image.insert_layer(hidden, None, 0)
+hidden.add_mask(hidden.create_mask(Gimp.AddMaskType.BLACK))
+clear = Gimp.Layer.new(
+    image, "clear", 600, 400, Gimp.ImageType.RGBA_IMAGE, 100, Gimp.LayerMode.NORMAL
+)
+image.insert_layer(clear, None, 0)
+clear.set_lock_alpha(True)
 channel = Gimp.Channel.new(image, "channel", 60, 40, 50, inside.Gegl.Color.new("red"))
 image.insert_channel(channel, None, 0)
 image.set_selected_layers([layer])
@@ -44,6 +53,8 @@ CASES = {
     "replace text": ([text], {"prompt": "x", "output": "replace"}),
     "a floating selection": (floating.get_layers()[:1], {"prompt": "x"}),
     "visible under a floating selection": ([pasted_on], {"prompt": "x", "source": "visible"}),
+    "all hidden by the mask": ([hidden], {"prompt": "x"}),
+    "all transparent and locked": ([clear], {"prompt": "x", "output": "replace"}),
     "missing reference": ([layer], {"prompt": "x", "reference_files": ["/nowhere/at all.png"]}),
 }
 if inside.ARGUMENTS:

@@ -19,6 +19,10 @@ GONE = (
     "image scaled",
     "flipped",
     "rotated",
+    "rotated freely",
+    "symmetric, flipped",
+    "twins, cropped",
+    "file lost",
     "cut",
     "off canvas",
 )
@@ -33,6 +37,12 @@ RESHAPED = (
     "duplicated",
     "into a group",
     "floating",
+    "moved in its layer",
+    "wrapped around",
+    "cropped hard",
+    "tiles, layer larger",
+    "masked and larger",
+    "inverted",
 )
 
 
@@ -53,8 +63,20 @@ def begin(image, layer, output="new-layer", source="layer"):
     return captured
 
 
-def photo():
-    image, layer = inside.photo()
+def repeat(layer, across, down):
+    """Fill the layer with equal copies of its corner."""
+    width, height = layer.get_width() // across, layer.get_height() // down
+    tile = inside.raw(layer, (0, 0, width, height), "R'G'B' u8")
+    rows = [tile[3 * width * y : 3 * width * (y + 1)] * across for y in range(height)]
+    buffer = layer.get_buffer()
+    whole = inside.Gegl.Rectangle.new(0, 0, width * across, height * down)
+    buffer.set(whole, "R'G'B' u8", b"".join(rows * down))
+    buffer.flush()
+    layer.update(0, 0, width * across, height * down)
+
+
+def photo(name="coffee.png"):
+    image, layer = inside.photo(name)
     image.scale(300, 200)
     image.convert_precision(inside.U16)
     image.select_ellipse(Gimp.ChannelOps.REPLACE, 80, 40, 120, 100)
@@ -70,7 +92,11 @@ def moved_and_reselected(output):
     layer.set_name("renamed")
     image.select_rectangle(Gimp.ChannelOps.REPLACE, 5, 5, 30, 30)
     now_selected = inside.selected(image)
+    # A script's own way of selecting, which GIMP hands on to those it calls.
+    Gimp.context_set_feather(True)
+    Gimp.context_set_feather_radius(20, 20)
     (result,), _missing = placing.place([captured])
+    Gimp.context_set_feather(False)
     outside, changed = inside.compare(before, inside.raw(layer), was_selected)
     found = {
         "outside": outside,
@@ -95,8 +121,10 @@ def moved_and_reselected(output):
 
 def gone(what):
     """What leaves the result no place: it must stay in its job, and the image as it is."""
-    image, layer = photo()
-    output = "replace" if what in ("locked", "cut", "off canvas") else "new-layer"
+    image, layer = photo("retina.jpg" if what.startswith("symmetric") else "coffee.png")
+    if what.startswith("twins"):
+        repeat(layer, 2, 1)
+    output = "new-layer" if what in ("layer", "image", "scaled", "image scaled") else "replace"
     captured = begin(image, layer, output)
     if what == "layer":
         image.remove_layer(layer)
@@ -110,6 +138,17 @@ def gone(what):
         image.scale(150, 100)
     elif what == "flipped":
         image.flip(Gimp.OrientationType.HORIZONTAL)
+    elif what == "symmetric, flipped":
+        Gimp.Selection.none(image)
+        layer.transform_flip_simple(Gimp.OrientationType.VERTICAL, True, 0)
+    elif what == "rotated freely":
+        Gimp.Selection.none(image)
+        Gimp.context_set_transform_resize(Gimp.TransformResize.CLIP)
+        layer.transform_rotate(0.6, True, 0, 0)
+    elif what == "twins, cropped":
+        image.crop(300, 170, 0, 20)
+    elif what == "file lost":
+        (captured.job.folder / "placed-1.png").unlink()
     elif what == "rotated":
         image.rotate(Gimp.RotationType.DEGREES180)
     elif what == "cut":
@@ -121,7 +160,8 @@ def gone(what):
     assert len(sentences) == 1, what
     (sentence,) = sentences
     untouched = there == (image.is_valid() and inside.picture_of(image))
-    kept = str(captured.job.folder / "placed-1.png")
+    name = "result-1.png" if what == "file lost" else "placed-1.png"
+    kept = str(captured.job.folder / name)
     return layers, sentence, kept, captured.job.imported, untouched
 
 
@@ -131,6 +171,8 @@ def reshaped(what, output, source, deep):
     image.scale(300, 200)
     if deep:
         image.convert_precision(deep)
+    if what.startswith("tiles"):
+        repeat(layer, 2, 2)
     image.select_rectangle(Gimp.ChannelOps.REPLACE, 110, 70, 60, 50)
     captured = begin(image, layer, output, source)
     # Where the canvas's former origin is by now.
@@ -141,8 +183,25 @@ def reshaped(what, output, source, deep):
     elif what == "cropped":
         dx, dy = -40, -30
         image.crop(220, 150, 40, 30)
-    elif what == "layer larger":
+    elif what == "cropped hard":
+        dx, dy = -60, -65
+        image.crop(220, 90, 60, 65)
+    elif what in ("layer larger", "tiles, layer larger"):
         layer.resize(340, 230, 25, 15)
+    elif what == "masked and larger":
+        layer.add_mask(layer.create_mask(Gimp.AddMaskType.COPY))
+        layer.resize(340, 230, 25, 15)
+    elif what == "moved in its layer":
+        dx, dy = 40, 20
+        layer.set_offsets(dx, dy)
+        layer.resize_to_image_size()
+    elif what == "wrapped around":
+        dx, dy = 40, 20
+        Gimp.Selection.none(image)
+        background = inside.Gegl.Color.new("black")
+        layer.offset(True, Gimp.OffsetType.WRAP_AROUND, background, dx, dy)
+    elif what == "inverted":
+        layer.invert(False)
     elif what == "gray":
         image.convert_grayscale()
     elif what == "indexed":

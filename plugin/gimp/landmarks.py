@@ -26,7 +26,8 @@ _ROWS, _COLUMNS = 24, 16
 _MOST_PLACES = 200
 """What a run is found in more often says nothing."""
 _ENOUGH = 3
-_NEARLY_ALL = 0.9
+_MAJORITY = 0.5
+"""So many in the old place need no search elsewhere, whatever was painted over."""
 _GLANCE = 24
 """Values of the longer side of a look."""
 _SAMPLES = 4
@@ -98,28 +99,24 @@ def find(
     `pictures` show `thing` in the ways that may show them again. Of several equal copies the one
     in the old place or at `likely` is taken. None if that can't be told.
     """
+    box = marks.box
     for picture in pictures:
         buffer = picture.get_buffer()
-        if marks.runs and _matching(marks, buffer) >= _NEARLY_ALL * len(marks.runs):
-            return marks.box
+        if marks.runs and _matching(marks, buffer) >= _MAJORITY * len(marks.runs):
+            return box
         votes = _votes(marks, buffer)
         most = max(votes.values(), default=0)
         if most < _ENOUGH:
             continue
         best = [place for place, count in votes.items() if count == most]
-        for known in (marks.box, likely):
-            if (known.x, known.y) in best:
-                return known
-        return (
-            marks.box.moved(best[0][0] - marks.box.x, best[0][1] - marks.box.y)
-            if (len(best) == 1)
-            else None
-        )
+        known = [place for place in ((box.x, box.y), (likely.x, likely.y)) if place in best]
+        if not known and len(best) > 1:
+            return None
+        x, y = (known or best)[0]
+        return Box(x, y, box.width, box.height)
     # Not one of its pixels is as it was: it has new colours, or another shape.
     same_size = (thing.get_width(), thing.get_height()) == marks.size
-    if same_size and not _reshaped(marks.look, look(thing)):
-        return marks.box
-    return None
+    return box if same_size and not _reshaped(marks.look, look(thing)) else None
 
 
 def _matching(marks: Landmarks, buffer: Gegl.Buffer) -> int:

@@ -92,7 +92,7 @@ def arrange(image, edited, kind):
     elif kind in ("with a mask", "mask being edited"):
         mask = edited.create_mask(Gimp.AddMaskType.WHITE)
         edited.add_mask(mask)
-        image.select_ellipse(Gimp.ChannelOps.REPLACE, 90, 20, 120, 110)
+        image.select_ellipse(Gimp.ChannelOps.REPLACE, 125, 20, 90, 110)
         Gimp.Selection.feather(image, 10)
         Gimp.context_set_foreground(Gegl.Color.new("black"))
         mask.edit_fill(Gimp.FillType.FOREGROUND)
@@ -109,7 +109,7 @@ def arrange(image, edited, kind):
 def select(image, kind):
     replace, add = Gimp.ChannelOps.REPLACE, Gimp.ChannelOps.ADD
     Gimp.Selection.none(image)
-    if kind in ("rectangle", "inverted"):
+    if kind == "rectangle":
         image.select_rectangle(replace, 95, 55, 61, 47)
     elif kind == "feathered ellipse":
         image.select_ellipse(replace, 80, 45, 90, 75)
@@ -128,7 +128,8 @@ def select(image, kind):
         image.select_rectangle(add, 110, 0, 24, HEIGHT)
     elif kind == "all":
         Gimp.Selection.all(image)
-    if kind == "inverted":
+    elif kind == "inverted":
+        image.select_rectangle(replace, 112, 72, 61, 47)
         Gimp.Selection.invert(image)
 
 

@@ -203,7 +203,11 @@ class Window:
 
     def open_dialog(self) -> None:
         """Choose Filters ▸ Dimilinks ▸ Edit with AI…, and return when the dialog is ready."""
-        assert self.desk.press(app="gimp", role="menu item", name="Edit with AI…")
+        # GIMP makes its menu fit a new image a moment later.
+        until(
+            lambda: self.desk.press(app="gimp", role="menu item", name="Edit with AI…"),
+            "the menu's item",
+        )
         until(lambda: self.desk.active_window() == DIALOG, "the dialog in front")
         until(lambda: self.focus(PLUG_IN)[0], "a focus in the dialog")
 

@@ -242,8 +242,13 @@ class Window:
 
     def key(self, name: str) -> None:
         """Press a key in the image window."""
-        self.desk.activate(title="– GIMP$")
-        until(lambda: self.desk.active_window().endswith("– GIMP"), "the image window in front")
+
+        def in_front() -> bool:
+            # Its title changes with the image, now and then while it is looked for.
+            self.desk.activate(title="– GIMP$")
+            return self.desk.active_window().endswith("– GIMP")
+
+        until(in_front, "the image window in front")
         self.desk.key(name=name)
 
 

@@ -56,8 +56,8 @@ def active_window():
 
 
 def activate(title):
-    """Bring the window whose title matches to the front, with the keyboard."""
-    subprocess.run(["xdotool", "search", "--name", title, "windowactivate", "--sync"], check=True)
+    """Bring the window whose title matches to the front, with the keyboard, if there is one now."""
+    subprocess.run(["xdotool", "search", "--name", title, "windowactivate", "--sync"], check=False)
 
 
 def key(name):

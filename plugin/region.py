@@ -171,13 +171,14 @@ def plan(
         diagonal = math.hypot(wanted.width, wanted.height)
         context = max(CONTEXT_FLOOR, round(CONTEXT_SHARE * diagonal))
     inner = wanted.grown(context).intersection(extent)
+
+    def tier_of(width: int, height: int, ratio: str) -> str:
+        return resolution if resolution != "auto" else _tier(ratio, width, height, ceiling)
+
+    def price(brought: tuple[int, int, str]) -> tuple[int, int]:
+        return TIERS.index(tier_of(*brought)), _cost(brought[0], brought[1], extent)
+
     if size == "auto":
-
-        def price(brought: tuple[int, int, str]) -> tuple[int, int]:
-            width, height, ratio = brought
-            tier = resolution if resolution != "auto" else _tier(ratio, width, height, ceiling)
-            return TIERS.index(tier), _cost(width, height, extent)
-
         width, height, ratio = min((_brought_to(name, inner) for name in RATIOS), key=price)
     else:
         width, height, ratio = _brought_to(size, inner)
@@ -193,7 +194,7 @@ def plan(
         if tier == "auto":
             tier = next((t for t in TIERS if _area(RATIOS["1:1"][t]) >= _area(answer)), TIERS[-1])
     else:
-        tier = resolution if resolution != "auto" else _tier(ratio, width, height, ceiling)
+        tier = tier_of(width, height, ratio)
         answer = RATIOS[ratio][tier]
     scale = min(1.0, answer[0] / width, answer[1] / height)
     if scale > 1 - RATIO_TOLERANCE:

@@ -258,6 +258,7 @@ def _capture(
                 "disable the mask."
             ).format(name=layer.get_name())
         )
+    marks = landmarks.take(image if request.visible else layer, drawable, box)
     snapshot = None
     with job.prepare() as folder:
         pixels.write_png(drawable.get_buffer(), box, folder / "source.png", drawable.has_alpha())
@@ -289,7 +290,7 @@ def _capture(
         on_canvas,
         snapshot,
         keeps_alpha,
-        landmarks.take(image if request.visible else layer, drawable, box),
+        marks,
         prepared,
     )
 

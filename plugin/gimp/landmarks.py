@@ -76,7 +76,7 @@ def take(thing: Gimp.Layer | Gimp.Image, picture: Gimp.Drawable, box: Box) -> La
         ]
         here.sort(key=lambda each: -each[0])
         runs += [(x, y, run) for colours, x, run in here[:2] if colours > max(2, length // 4)]
-    return Landmarks(box, (thing.get_width(), thing.get_height()), look(thing), tuple(runs))
+    return Landmarks(box, (thing.get_width(), thing.get_height()), _look(thing), tuple(runs))
 
 
 def _colours(run: bytes) -> int:
@@ -85,7 +85,7 @@ def _colours(run: bytes) -> int:
 
 def unmoved(marks: Landmarks, thing: Gimp.Layer | Gimp.Image) -> bool:
     """Whether `thing` looks just as it did, without a closer look at its pixels."""
-    return (thing.get_width(), thing.get_height()) == marks.size and look(thing) == marks.look
+    return (thing.get_width(), thing.get_height()) == marks.size and _look(thing) == marks.look
 
 
 def find(
@@ -116,7 +116,7 @@ def find(
         return Box(x, y, box.width, box.height)
     # Not one of its pixels is as it was: it has new colours, or another shape.
     same_size = (thing.get_width(), thing.get_height()) == marks.size
-    return box if same_size and not _reshaped(marks.look, look(thing)) else None
+    return box if same_size and not _reshaped(marks.look, _look(thing)) else None
 
 
 def _matching(marks: Landmarks, buffer: Gegl.Buffer) -> int:
@@ -148,7 +148,7 @@ def _votes(marks: Landmarks, buffer: Gegl.Buffer) -> Counter[tuple[int, int]]:
     return Counter(place for found in places if len(found) <= _MOST_PLACES for place in found)
 
 
-def look(thing: Gimp.Layer | Gimp.Image) -> Look:
+def _look(thing: Gimp.Layer | Gimp.Image) -> Look:
     """Return how it looks now, from a thumbnail that GIMP makes within milliseconds."""
     side = _GLANCE * _SAMPLES
     thumbnail, across, down, bpp = thing.get_thumbnail_data(side, side)

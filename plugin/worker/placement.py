@@ -88,12 +88,14 @@ def _stretch(scale: tuple[float, float], shift: tuple[float, float]) -> repair.A
 
 
 def keep_alpha(placed: Image.Image, source: Image.Image) -> Image.Image:
-    """Give an edit of a whole layer the layer's own alpha.
+    """Give the edit of a layer whose transparency is to stay the layer's own alpha.
 
     The service saw the layer over white; that white is taken out again where the layer is partly
     transparent, so that no pale fringe stays. Where nothing changed, the layer's own colours stay:
     what shines through faintly can't be told from the white behind it.
     """
+    if placed.mode == source.mode == "RGB":
+        return placed
     ground = picture.on_white(source)
     if placed.mode == "RGBA":
         placed = Image.alpha_composite(ground.convert("RGBA"), placed).convert("RGB")

@@ -155,8 +155,7 @@ def _mask_at_size(
         touched = (np.asarray(mask) > 0).astype(np.float32)
         share = cv2.resize(touched, shown, interpolation=cv2.INTER_AREA)
         small = Image.fromarray(((share > 0) * 255).astype(np.uint8))
-    mask = small
-    return _framed(mask, size, inner, cv2.BORDER_CONSTANT)
+    return _framed(small, size, inner, cv2.BORDER_CONSTANT)
 
 
 def _highest(gray: Image.Image) -> int:

@@ -68,6 +68,17 @@ def compare(before, after, selection):
     return len(changed) - inside, inside
 
 
+def hide_by_mask(image, layer, ellipse, feather):
+    """Give the layer a mask that hides a soft ellipse of the canvas; nothing is selected then."""
+    mask = layer.create_mask(Gimp.AddMaskType.WHITE)
+    layer.add_mask(mask)
+    image.select_ellipse(Gimp.ChannelOps.REPLACE, *ellipse)
+    Gimp.Selection.feather(image, feather)
+    Gimp.context_set_foreground(Gegl.Color.new("black"))
+    mask.edit_fill(Gimp.FillType.FOREGROUND)
+    Gimp.Selection.none(image)
+
+
 def differing(before, after, count):
     """Numbers of the pixels that differ, of `count` in each."""
     size = len(before) // count

@@ -90,13 +90,7 @@ def arrange(image, edited, kind):
         image.insert_layer(inner, outer, 0)
         image.reorder_item(edited, inner, 0)
     elif kind in ("with a mask", "mask being edited"):
-        mask = edited.create_mask(Gimp.AddMaskType.WHITE)
-        edited.add_mask(mask)
-        image.select_ellipse(Gimp.ChannelOps.REPLACE, 125, 20, 90, 110)
-        Gimp.Selection.feather(image, 10)
-        Gimp.context_set_foreground(Gegl.Color.new("black"))
-        mask.edit_fill(Gimp.FillType.FOREGROUND)
-        Gimp.Selection.none(image)
+        inside.hide_by_mask(image, edited, (125, 20, 90, 110), 10)
         edited.set_edit_mask(kind == "mask being edited")
     elif kind == "alpha lock":
         edited.set_lock_alpha(True)

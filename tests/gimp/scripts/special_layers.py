@@ -5,7 +5,7 @@ found out another way, by GIMP's own view of the layer alone over white.
 """
 
 import inside
-from gi.repository import Gegl, Gimp, Gio
+from gi.repository import Gimp, Gio
 
 WIDTH, HEIGHT = 240, 160
 expected = []
@@ -93,13 +93,7 @@ def masked():
     layer = Gimp.Layer.new_from_drawable(source, image)
     image.insert_layer(layer, None, 0)
     layer.resize(WIDTH, HEIGHT, -100, -60)
-    mask = layer.create_mask(Gimp.AddMaskType.WHITE)
-    layer.add_mask(mask)
-    image.select_ellipse(Gimp.ChannelOps.REPLACE, 100, 20, 120, 120)
-    Gimp.Selection.feather(image, 8)
-    Gimp.context_set_foreground(Gegl.Color.new("black"))
-    mask.edit_fill(Gimp.FillType.FOREGROUND)
-    Gimp.Selection.none(image)
+    inside.hide_by_mask(image, layer, (100, 20, 120, 120), 8)
     return image, layer
 
 

@@ -154,3 +154,7 @@ def check_service() -> None:
             "There is no API key. Set DIMILINKS_API_KEY, or put the key into the file "
             f"{home() / 'key'}. To try without one, set DIMILINKS_BASE_URL to sandbox."
         )
+
+
+def key_place() -> str:
+    return "file" if api_key() else ""

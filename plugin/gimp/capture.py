@@ -7,24 +7,34 @@ while the service thinks.
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from gi.repository import Gegl, Gimp, Gio
 
-from plugin import job, region
+from plugin import job, region, settings
 from plugin.gimp import landmarks, pixels
 from plugin.gimp.landmarks import Landmarks
 from plugin.gimp.messages import CallingError, EditError, NotReplaceable, _
 from plugin.job import MOST_PICTURES, Job
-from plugin.region import Box
+from plugin.region import Box, Region
+
+PLACE = "place.json"
+"""Where in the image the results of a job belong."""
+_TITLE = 40
+"""Characters of a prompt that name a layer."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of `dimilinks-edit`, by the same names."""
+    """The arguments of `dimilinks-edit`, by the same names.
+
+    `titled` edits were asked for in a window: their layers are named after the prompt, and
+    variations share a group. Scripts get plain names and no prompt in the image.
+    """
 
     prompt: str
     model: str
@@ -39,6 +49,7 @@ class Request:
     blend: int
     context: int
     repair: bool
+    titled: bool = False
 
     @property
     def visible(self) -> bool:
@@ -55,12 +66,15 @@ class Capture:
 
     `box` is what was sent of it, in the layer's coordinates (the canvas's for `visible`), and
     `on_canvas` the same place in the canvas's; `selection` is a copy of the selection there, None
-    for a whole-layer edit.
+    for a whole-layer edit. `name` is what a result's layer is called, `sandbox` whether the sandbox
+    made it.
     """
 
     image: Gimp.Image
     layer: Gimp.Layer
     request: Request
+    name: str
+    sandbox: bool
     box: Box
     on_canvas: Box
     selection: Gegl.Buffer | None
@@ -218,19 +232,31 @@ def _alone(layer: Gimp.Layer) -> Iterator[Gimp.Image]:
         alone.delete()
 
 
-def _capture(
-    image: Gimp.Image, layer: Gimp.Layer, drawable: Gimp.Drawable, request: Request
-) -> Capture:
-    dx, dy = (0, 0) if request.visible else offsets(layer)
-    extent = pixels.extent(drawable)
-    selection = image.get_selection().get_buffer()
+@dataclass(frozen=True)
+class Plan:
+    """What would be sent of a layer, or of the canvas.
+
+    `origin` is where the coordinates of `region` and `wanted`, which is what is to be edited,
+    begin on the canvas. `masked`: by the selection.
+    """
+
+    region: Region
+    wanted: Box
+    origin: tuple[int, int]
+    masked: bool
+
+
+def planned(image: Gimp.Image, layer: Gimp.Layer, request: Request) -> Plan:
+    """Plan the edit of `layer`. Raises EditError if the selection misses it."""
     canvas = Box(0, 0, image.get_width(), image.get_height())
+    dx, dy = (0, 0) if request.visible else offsets(layer)
+    extent = canvas if request.visible else pixels.extent(layer)
     wanted = extent
     masked = request.use_selection and not Gimp.Selection.is_empty(image)
     if masked:
         there = selection_bounds(image).intersection(canvas).intersection(extent.moved(dx, dy))
         if not there.empty:
-            there = pixels.selected_bounds(selection, there)
+            there = pixels.selected_bounds(image.get_selection().get_buffer(), there)
         if there.empty:
             raise EditError(
                 _(
@@ -241,16 +267,37 @@ def _capture(
         wanted = there.moved(-dx, -dy)
     context = request.context if request.context >= 0 else None
     try:
-        planned = region.plan(wanted, extent, request.size, request.resolution, context=context)
+        sent = region.plan(wanted, extent, request.size, request.resolution, context=context)
     except ValueError as error:
         raise CallingError(str(error)) from error
-    box = planned.content
+    return Plan(sent, wanted, (dx, dy), masked)
+
+
+def _result_name(layer: Gimp.Layer, request: Request) -> str:
+    if request.titled:
+        return shortened(request.prompt)
+    return _("{layer} edit").format(layer=_("Visible") if request.visible else layer.get_name())
+
+
+def shortened(prompt: str) -> str:
+    """Return the beginning of a prompt, as a title."""
+    words = " ".join(prompt.split())
+    return words if len(words) <= _TITLE else words[: _TITLE - 1].rstrip() + "…"
+
+
+def _capture(
+    image: Gimp.Image, layer: Gimp.Layer, drawable: Gimp.Drawable, request: Request
+) -> Capture:
+    plan = planned(image, layer, request)
+    box, masked, (dx, dy) = plan.region.content, plan.masked, plan.origin
+    selection = image.get_selection().get_buffer()
+    canvas = Box(0, 0, image.get_width(), image.get_height())
     on_canvas = box.moved(dx, dy)
     keeps_alpha = not masked or (
         not request.visible
         and (bool(layer.get_lock_alpha()) or (not request.replace and _shaped_by_mask(layer)))
     )
-    if masked and keeps_alpha and not pixels.shows(drawable.get_buffer(), wanted):
+    if masked and keeps_alpha and not pixels.shows(drawable.get_buffer(), plan.wanted):
         raise EditError(
             _(
                 "Nothing of “{name}” shows where you selected, and its mask or its locked alpha "
@@ -259,6 +306,8 @@ def _capture(
             ).format(name=layer.get_name())
         )
     marks = landmarks.take(image if request.visible else layer, drawable, box)
+    name = _result_name(layer, request)
+    sandbox = settings.base_url() == settings.SANDBOX
     snapshot = None
     with job.prepare() as folder:
         pixels.write_png(drawable.get_buffer(), box, folder / "source.png", drawable.has_alpha())
@@ -268,12 +317,22 @@ def _capture(
             ).dup()
             pixels.write_mask_png(selection, on_canvas, folder / "mask.png")
         references = _write_references(folder, request, MOST_PICTURES - 1 - masked)
+        place = {
+            "image": image.get_name(),
+            "layer": layer.get_tattoo(),
+            "visible": request.visible,
+            "name": name,
+            "sandbox": sandbox,
+            "on_canvas": astuple(on_canvas),
+            "marks": marks.to_json(),
+        }
+        (folder / PLACE).write_text(json.dumps(place), "utf-8")
         prepared = job.publish(
             folder,
             {
                 "prompt": request.prompt,
                 "model": request.model,
-                "region": planned.to_json(),
+                "region": plan.region.to_json(),
                 "variations": request.variations,
                 "references": references,
                 "blend": request.blend,
@@ -286,12 +345,73 @@ def _capture(
         image,
         layer,
         request,
+        name,
+        sandbox,
         box,
         on_canvas,
         snapshot,
         keeps_alpha,
         marks,
         prepared,
+    )
+
+
+def recalled(done: Job, image: Gimp.Image) -> Capture:
+    """Return what is remembered of a job's capture, for its results to become layers of `image`.
+
+    Raises EditError if too little of it is left.
+    """
+    try:
+        place = json.loads((done.folder / PLACE).read_text("utf-8"))
+        asked = done.request
+        on_canvas = Box(*place["on_canvas"])
+        marks = Landmarks.from_json(place["marks"])
+        request = Request(
+            prompt=asked["prompt"],
+            model=asked["model"],
+            size="auto",
+            resolution="auto",
+            output="new-layer",
+            source="visible" if place["visible"] else "layer",
+            use_selection=True,
+            variations=asked["variations"],
+            reference_layers=[],
+            reference_files=[],
+            blend=asked["blend"],
+            context=-1,
+            repair=asked["repair"],
+            titled=True,
+        )
+        name, sandbox, tattoo = place["name"], place["sandbox"], place["layer"]
+        keeps_alpha = asked["keep_alpha"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EditError(
+            _(
+                "Where this edit belongs is not known any more. Its pictures are in {folder}: "
+                "bring them in with File ▸ Open as Layers…"
+            ).format(folder=done.folder)
+        ) from error
+    selection = None
+    if (done.folder / "mask.png").exists():
+        whole = Box(0, 0, on_canvas.width, on_canvas.height)
+        shares = pixels.linear_gray(done.folder / "mask.png", whole)
+        selection = Gegl.Buffer.new("Y u8", *astuple(on_canvas))
+        shares.copy(
+            pixels.rectangle(whole), Gegl.AbyssPolicy.NONE, selection, pixels.rectangle(on_canvas)
+        )
+    layer = image.get_layer_by_tattoo(tattoo)
+    return Capture(
+        image,
+        layer,
+        request,
+        name,
+        sandbox,
+        marks.box,
+        on_canvas,
+        selection,
+        keeps_alpha,
+        marks,
+        done,
     )
 
 

@@ -1,19 +1,29 @@
-"""One run of `dimilinks-edit`: capture, let the worker work, place."""
+"""One edit: captured, worked on by a worker for each layer, placed when all of them have ended.
+
+    check ──▶ Edit(…) ──start──▶ workers ──▶ placed, or `sentences` that say why not
+                          └─cancel / discard
+
+A script waits for it in `edit`; a window goes on and is told of every change.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from gi.repository import Gegl, Gimp, GLib
 
 from plugin import settings
 from plugin.gimp import capture, placing, worker_process
 from plugin.gimp.capture import Capture, Request
-from plugin.gimp.messages import CallingError, EditError, _
+from plugin.gimp.messages import CallingError, EditError, _, unforeseen
+from plugin.gimp.placing import Placed
 from plugin.gimp.worker_process import WorkerProcess
-from plugin.job import PREPARED, RECEIVED, check_prompt
+from plugin.job import ACCEPTED, PREPARED, RECEIVED, SENT, Job, Post, check_prompt
 
 _POSTS_AT_ONCE = 4
+_PHASES = ("preparing", "uploading", "waiting", "downloading", "placing")
 
 
 def edit(
@@ -23,26 +33,26 @@ def edit(
 
     Raises EditError if nothing came of it; the image is as it was then.
     """
-    Gegl.init(None)
+    layers = check(image, drawables, request)
+    loop = GLib.MainLoop()
+    Gimp.progress_init(_("Editing with AI"))
+
+    def changed() -> None:
+        Gimp.progress_set_text(running.phase_text())
+        if running.ended:
+            loop.quit()
+
     try:
-        layers = check(image, drawables, request)
-        Gimp.progress_init(_("Editing with AI"))
-        captures = _captured(image, layers, request)
-        sentences = _work(captures, request.variations) + _sentences(captures)
-        delivered = [c for c in captures if any(post.placed for post in c.job.state.posts)]
-        layers, missing = placing.place(delivered)
-        sentences += missing
-        if not layers:
-            raise EditError(" ".join(sentences))
-        return layers, sentences
-    except OSError as error:
-        raise EditError(
-            _("The edit can't be kept on the disk ({why}): {path}").format(
-                why=error.strerror or error, path=error.filename or settings.home()
-            )
-        ) from error
+        running = Edit(image, layers, request, changed)
+        pulse = GLib.timeout_add(250, _pulse)
+        GLib.idle_add(running.start)
+        loop.run()
+        GLib.source_remove(pulse)
     finally:
         Gimp.progress_end()
+    if not running.placed:
+        raise EditError(" ".join(running.sentences))
+    return [each.layer for each in running.placed], running.sentences
 
 
 def check(
@@ -69,73 +79,184 @@ def check(
     return layers
 
 
-def _captured(image: Gimp.Image, layers: list[Gimp.Layer], request: Request) -> list[Capture]:
-    """Export every layer, or leave no job behind. Raises EditError and OSError."""
+class Edit:
+    """An edit from its capture on.
+
+    Making one exports what is sent, and raises EditError, with no job left behind, if it can't.
+    `changed` is called whenever there is something new: in `reports`, `sentences`, `placed`,
+    `ended`.
+    """
+
+    def __init__(
+        self,
+        image: Gimp.Image,
+        layers: Sequence[Gimp.Layer],
+        request: Request,
+        changed: Callable[[], None],
+    ) -> None:
+        Gegl.init(None)
+        self.image = image
+        self.request = request
+        self.captures = _captured(image, layers, request)
+        self.reports: dict[tuple[str, int], dict[str, Any]] = {}
+        """The last word of a worker about each variation, by job and number; 0 for all of a job."""
+        self.sentences: list[str] = []
+        """What went wrong or is worth knowing, each once."""
+        self.placed: list[Placed] = []
+        self.ended = False
+        """Whether no worker is at it any more."""
+        self.detached = False
+        """Whether the user has stopped waiting: what still arrives stays in its job."""
+        self.waiting_since = 0.0
+        """When the service had the first of it, on the monotonic clock; 0: not yet."""
+        self._changed = changed
+        self._waiting: list[Capture] = []
+        self._running: dict[str, WorkerProcess] = {}
+
+    def start(self) -> bool:
+        """Let the workers begin, a few at a time; what is finished or not to be sent is left."""
+        self.ended = False
+        self.sentences = []
+        self._waiting = list(self.captures)
+        self._begin()
+        return False
+
+    def cancel(self) -> None:
+        """Send nothing more, and wait no longer for what was sent: that is paid for and kept."""
+        self.detached = True
+        self._waiting.clear()
+        for worker in self._running.values():
+            worker.let_go()
+        self._changed()
+
+    def discard(self) -> None:
+        """Stop whatever is under way, and remove the jobs with all that has arrived."""
+        self.detached = True
+        self._waiting.clear()
+        for worker in self._running.values():
+            worker.kill()
+        for one in self.captures:
+            one.job.discard()
+        self._changed()
+
+    @property
+    def jobs(self) -> list[Job]:
+        return [one.job for one in self.captures]
+
+    @property
+    def posts(self) -> list[Post]:
+        """Every variation of every layer, as far as their jobs still exist."""
+        return [post for job in self.jobs if job.folder.exists() for post in job.state.posts]
+
+    @property
+    def sent(self) -> bool:
+        """Whether anything was sent, so that a result may still come or has come."""
+        return any(post.state in (SENT, ACCEPTED, RECEIVED) for post in self.posts)
+
+    def phase(self) -> str:
+        """The phase of the variation that is furthest behind."""
+        phases = {report.get("phase") for report in self.reports.values()}
+        return next((phase for phase in _PHASES if phase in phases), "preparing")
+
+    def phase_text(self) -> str:
+        """The phase in words."""
+        phase = self.phase()
+        if phase == "uploading":
+            reports = [r for r in self.reports.values() if r.get("phase") == phase]
+            sent, total = (sum(r.get(name, 0) for r in reports) for name in ("sent", "total"))
+            return _("Uploading: {sent:.1f} of {total:.1f} MB").format(
+                sent=sent / 1e6, total=total / 1e6
+            )
+        return {
+            "preparing": _("Preparing the picture"),
+            "waiting": _("Waiting for the service"),
+            "downloading": _("Fetching the result"),
+            "placing": _("Fitting the result"),
+        }[phase]
+
+    def _begin(self) -> None:
+        while self._waiting and len(self._running) < max(
+            1, _POSTS_AT_ONCE // self.request.variations
+        ):
+            one = self._waiting.pop(0)
+            try:
+                self._running[one.job.id] = WorkerProcess(
+                    one.job, self._listener(one.job), self._ender(one.job)
+                )
+            except EditError as error:
+                self.sentences.append(str(error))
+                self._waiting.clear()
+        if not self._running and not self.ended:
+            self.ended = True
+            self._finish()
+        self._changed()
+
+    def _listener(self, job: Job) -> Callable[[dict[str, Any]], None]:
+        def heard(report: dict[str, Any]) -> None:
+            number = report.get("variation", 0)
+            if number:
+                self.reports.pop((job.id, 0), None)
+            self.reports[job.id, number] = report
+            if report.get("phase") == "waiting" and not self.waiting_since:
+                self.waiting_since = time.monotonic()
+            self._changed()
+
+        return heard
+
+    def _ender(self, job: Job) -> Callable[[], None]:
+        def ended() -> None:
+            del self._running[job.id]
+            for key in [key for key in self.reports if key[0] == job.id]:
+                del self.reports[key]
+            self._begin()
+
+        return ended
+
+    def _finish(self) -> None:
+        """Place what has arrived, unless the user stopped waiting for it."""
+        captures = [one for one in self.captures if one.job.folder.exists()]
+        if self.detached:
+            if not self.sent:
+                for one in captures:
+                    one.job.discard()
+            return
+        done = {each.job.id for each in self.placed}
+        delivered = [
+            one
+            for one in captures
+            if one.job.id not in done and any(post.placed for post in one.job.state.posts)
+        ]
+        self.sentences += _sentences(captures)
+        try:
+            placed, missing = placing.place(delivered)
+            self.placed += placed
+            self.sentences += missing
+        except Exception as error:
+            self.sentences.append(unforeseen(error))
+
+
+def _captured(image: Gimp.Image, layers: Sequence[Gimp.Layer], request: Request) -> list[Capture]:
+    """Export every layer, or leave no job behind. Raises EditError."""
     captures: list[Capture] = []
     try:
         for layer in layers:
             captures.append(capture.capture(image, layer, request))
-    except BaseException:
+    except BaseException as error:
         for done in captures:
             done.job.discard()
+        if isinstance(error, OSError):
+            raise EditError(
+                _("The edit can't be kept on the disk ({why}): {path}").format(
+                    why=error.strerror or error, path=error.filename or settings.home()
+                )
+            ) from error
         raise
     return captures
-
-
-def _work(captures: list[Capture], variations: int) -> list[str]:
-    """Run a worker for each capture, a few at a time; return why any could not start."""
-    loop = GLib.MainLoop()
-    waiting = list(captures)
-    running = 0
-    failed: list[str] = []
-
-    def begin() -> None:
-        nonlocal running
-        while waiting and running < max(1, _POSTS_AT_ONCE // variations):
-            try:
-                WorkerProcess(waiting.pop(0).job, _show_phase, ended)
-            except EditError as error:
-                failed.append(str(error))
-                waiting.clear()
-                break
-            running += 1
-        if not running:
-            loop.quit()
-
-    def ended() -> None:
-        nonlocal running
-        running -= 1
-        begin()
-
-    pulse = GLib.timeout_add(250, _pulse)
-    GLib.idle_add(_once(begin))
-    loop.run()
-    GLib.source_remove(pulse)
-    return failed
-
-
-def _once(function: Callable[[], None]) -> Callable[[], bool]:
-    def call() -> bool:
-        function()
-        return False
-
-    return call
 
 
 def _pulse() -> bool:
     Gimp.progress_pulse()
     return True
-
-
-def _show_phase(phase: str) -> None:
-    words = {
-        "preparing": _("Preparing the picture"),
-        "waiting": _("Waiting for the service"),
-        "downloading": _("Fetching the result"),
-        "placing": _("Fitting the result"),
-    }
-    if phase in words:
-        Gimp.progress_set_text(words[phase])
 
 
 def _sentences(captures: list[Capture]) -> list[str]:

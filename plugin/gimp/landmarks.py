@@ -10,8 +10,8 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import astuple, dataclass
+from typing import Any, NamedTuple
 
 from gi.repository import Gegl, Gimp
 
@@ -58,6 +58,27 @@ class Landmarks:
     size: tuple[int, int]
     look: Look
     runs: tuple[tuple[int, int, bytes], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return them as the object that `from_json` reads."""
+        return {
+            "box": astuple(self.box),
+            "size": self.size,
+            "look": self.look,
+            "runs": [(x, y, run.hex()) for x, y, run in self.runs],
+        }
+
+    @staticmethod
+    def from_json(saved: dict[str, Any]) -> Landmarks:
+        """Read them again. Raises KeyError, TypeError or ValueError if they are damaged."""
+        width, height, values = saved["look"]
+        across, down = saved["size"]
+        return Landmarks(
+            Box(*saved["box"]),
+            (across, down),
+            Look(width, height, tuple(values)),
+            tuple((x, y, bytes.fromhex(run)) for x, y, run in saved["runs"]),
+        )
 
 
 def take(thing: Gimp.Layer | Gimp.Image, picture: Gimp.Drawable, box: Box) -> Landmarks:

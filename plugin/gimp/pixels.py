@@ -203,11 +203,11 @@ def put_back_outside(
         old = bytes(len(new))
         if original is not None:
             old = original.get(rectangle(strip), 1.0, None, _NONE)
-        buffer.set(rectangle(strip), own_format, _joined(new, old, selected))
+        buffer.set(rectangle(strip), own_format, joined(new, old, selected))
     buffer.flush()
 
 
-def _joined(inside: bytes, outside: bytes, selected: bytes) -> bytes:
+def joined(inside: bytes, outside: bytes, selected: bytes) -> bytes:
     """The pixels of `inside` where `selected` has one that is not 0, elsewhere of `outside`."""
     each = len(inside) // len(selected)
     shares = selected.translate(_ALL_OR_NOTHING)

@@ -8,15 +8,23 @@ in deep images.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gi.repository import Gegl, Gimp
 
-from plugin import settings
 from plugin.gimp import landmarks, pixels
-from plugin.gimp.capture import Capture, check_replaceable, offsets, picture, selection_bounds
+from plugin.gimp.capture import (
+    Capture,
+    check_replaceable,
+    offsets,
+    picture,
+    recalled,
+    selection_bounds,
+)
 from plugin.gimp.messages import EditError, _
+from plugin.job import Job
 from plugin.region import Box
 
 _LAYER_TYPES = {
@@ -24,6 +32,8 @@ _LAYER_TYPES = {
     Gimp.ImageBaseType.GRAY: Gimp.ImageType.GRAYA_IMAGE,
     Gimp.ImageBaseType.INDEXED: Gimp.ImageType.INDEXEDA_IMAGE,
 }
+_NOTE = "dimilinks-result"
+"""The parasite of a result's layer: which job and variation."""
 _EIGHT_BITS = (
     Gimp.Precision.U8_LINEAR,
     Gimp.Precision.U8_NON_LINEAR,
@@ -31,11 +41,19 @@ _EIGHT_BITS = (
 )
 
 
-def place(captures: list[Capture]) -> tuple[list[Gimp.Layer], list[str]]:
+@dataclass(frozen=True)
+class Placed:
+    """A result in the image: which variation of which job, and its layer."""
+
+    job: Job
+    variation: int
+    layer: Gimp.Layer
+
+
+def place(captures: list[Capture]) -> tuple[list[Placed], list[str]]:
     """Bring the results of all `captures` into their image in one undo step.
 
-    Returns the layers, and a sentence for each result that has no place any more: it stays in its
-    job.
+    Returns them, and a sentence for each result that has no place any more: it stays in its job.
     """
     missing = []
     ready = []
@@ -44,25 +62,55 @@ def place(captures: list[Capture]) -> tuple[list[Gimp.Layer], list[str]]:
             ready.append((capture, _where(capture)))
         except EditError as error:
             missing.append(f"{error} {_kept(capture)}")
-    if not ready:
-        return [], missing
+    return (_put(ready) if ready else []), missing
+
+
+def put_back(done: Job, image: Gimp.Image, variation: int) -> tuple[list[Placed], list[str]]:
+    """Bring a result of an earlier job into `image`, as a new layer, in one undo step.
+
+    It goes where the pixels are that it was made from, or else on top of all where it was on the
+    canvas; the sentences say so. Raises EditError.
+    """
+    capture = recalled(done, image)
+    notes = []
+    box = None
+    if capture.request.visible or capture.layer is not None:
+        with contextlib.suppress(EditError):
+            box = _where(capture)
+    if box is None:
+        # Raises once more what is wrong with the pictures themselves.
+        on_top = replace(capture, request=replace(capture.request, source="visible"))
+        _check_pictures(on_top)
+        canvas = Box(0, 0, image.get_width(), image.get_height())
+        box = capture.on_canvas
+        if box.intersection(canvas).empty:
+            left, top = (canvas.width - box.width) // 2, (canvas.height - box.height) // 2
+            box = box.moved(left - box.x, top - box.y)
+        capture = on_top
+        notes.append(
+            _(
+                "The pixels that the edit was made from are not in this image any more: it lies "
+                "on top, where it was then."
+            )
+        )
+    return _put([(capture, box)], variation), notes
+
+
+def _put(ready: list[tuple[Capture, Box]], variation: int = 0) -> list[Placed]:
+    """Bring in all variations, or only that one."""
     image = ready[0][0].image
     layers = []
-    with _chosen_kept(image):
-        image.undo_group_start()
-        try:
-            for capture, box in ready:
-                if capture.request.replace:
-                    _replace(capture, box)
-                    layers.append(capture.layer)
-                else:
-                    layers += _new_layers(capture, box)
-                # Only a note for people: the results are in the image, marked or not.
-                with contextlib.suppress(OSError):
-                    capture.job.mark_imported()
-        finally:
-            image.undo_group_end()
-    return layers, missing
+    with _one_step(image):
+        for capture, box in ready:
+            if capture.request.replace:
+                _replace(capture, box)
+                layers.append(Placed(capture.job, _placed(capture)[0][0], capture.layer))
+            else:
+                layers += _new_layers(capture, box, variation)
+            # Only a note for people: the results are in the image, marked or not.
+            with contextlib.suppress(OSError):
+                capture.job.mark_imported()
+    return layers
 
 
 def _kept(capture: Capture) -> str:
@@ -93,8 +141,7 @@ def _where(capture: Capture) -> Box:
         raise EditError(_("The edit is ready, but its image was closed."))
     if not (request.visible or layer.is_valid()):
         raise EditError(_("The edit is ready, but the layer that it belongs to is gone."))
-    if not all(_is_whole(capture, placed) for placed in _placed(capture)):
-        raise EditError(_("The edit is ready, but its fitted picture is gone or damaged."))
+    _check_pictures(capture)
     box = _found(capture)
     if not request.replace:
         return box
@@ -121,6 +168,12 @@ def _where(capture: Capture) -> Box:
             ).format(name=layer.get_name())
         )
     return box
+
+
+def _check_pictures(capture: Capture) -> None:
+    placed = _placed(capture)
+    if not placed or not all(_is_whole(capture, name) for _variation, name in placed):
+        raise EditError(_("The edit is ready, but its fitted picture is gone or damaged."))
 
 
 def _found(capture: Capture) -> Box:
@@ -152,6 +205,17 @@ def _pictures(capture: Capture) -> Generator[Gimp.Drawable, None, None]:
 
 
 @contextlib.contextmanager
+def _one_step(image: Gimp.Image) -> Iterator[None]:
+    """Make one undo step of what is done, and leave the user's choice of layers as it was."""
+    with _chosen_kept(image):
+        image.undo_group_start()
+        try:
+            yield
+        finally:
+            image.undo_group_end()
+
+
+@contextlib.contextmanager
 def _chosen_kept(image: Gimp.Image) -> Iterator[None]:
     """Leave the user's choice of layers, or else of channels or paths, as it was."""
     chosen = (
@@ -163,16 +227,18 @@ def _chosen_kept(image: Gimp.Image) -> Iterator[None]:
         yield
     finally:
         for choose, items in chosen:
-            if items:
-                choose(items)
+            if left := [item for item in items if item.is_valid()]:
+                choose(left)
                 break
 
 
-def _placed(capture: Capture) -> list[str]:
-    return [post.placed for post in capture.job.state.posts if post.placed]
+def _placed(capture: Capture) -> list[tuple[int, str]]:
+    """The variations that were fitted, by number, and their pictures' names."""
+    posts = enumerate(capture.job.state.posts, 1)
+    return [(number, post.placed) for number, post in posts if post.placed]
 
 
-def _new_layers(capture: Capture, box: Box) -> list[Gimp.Layer]:
+def _new_layers(capture: Capture, box: Box, only: int) -> list[Placed]:
     image, source = capture.image, capture.layer
     parent, position, opacity, mode = None, 0, 100.0, Gimp.LayerMode.NORMAL
     at = box
@@ -184,11 +250,22 @@ def _new_layers(capture: Capture, box: Box) -> list[Gimp.Layer]:
         opacity = source.get_opacity()
         if source.get_mode() != Gimp.LayerMode.PASS_THROUGH:
             mode = source.get_mode()
+    placed = _placed(capture)
+    several = len(placed) > 1
+    grouped = several and not only and capture.request.titled
+    if grouped:
+        group = Gimp.GroupLayer.new(image, _layer_name(capture))
+        # The variations show just as they would without it.
+        group.set_mode(Gimp.LayerMode.PASS_THROUGH)
+        _note(group, capture.job, 0)
+        image.insert_layer(group, parent, position)
+        parent, position = group, 0
     layers = []
-    for number, placed in enumerate(_placed(capture), 1):
+    wanted = [each for each in placed if only in (0, each[0])]
+    for count, (variation, picture_name) in enumerate(wanted):
         layer = Gimp.Layer.new(
             image,
-            _layer_name(capture, number),
+            _layer_name(capture, variation if several else 0),
             box.width,
             box.height,
             _LAYER_TYPES[image.get_base_type()],
@@ -196,25 +273,129 @@ def _new_layers(capture: Capture, box: Box) -> list[Gimp.Layer]:
             mode,
         )
         layer.set_offsets(at.x, at.y)
-        pixels.load_png(capture.job.folder / placed, layer.get_buffer())
+        _note(layer, capture.job, variation)
+        # Of several to choose from, the first is shown.
+        layer.set_visible(not grouped or count == 0)
+        pixels.load_png(capture.job.folder / picture_name, layer.get_buffer())
         # The first variation ends up on top.
-        image.insert_layer(layer, parent, position + number - 1)
+        image.insert_layer(layer, parent, position + count)
         if capture.selection is not None:
             _add_mask(layer, capture)
         layer.update(0, 0, box.width, box.height)
-        layers.append(layer)
+        layers.append(Placed(capture.job, variation, layer))
     return layers
 
 
-def _layer_name(capture: Capture, number: int) -> str:
-    name = _("{layer} edit").format(
-        layer=_("Visible") if capture.request.visible else capture.layer.get_name()
-    )
-    if len(_placed(capture)) > 1:
-        name += f" {number}"
-    if settings.base_url() == settings.SANDBOX:
-        name += " " + _("(sandbox)")
-    return name
+def _note(layer: Gimp.Layer, job: Job, variation: int) -> None:
+    """Mark a layer, so that a window knows it again, even in an image that was opened anew."""
+    data = f"{job.id} {variation}".encode()
+    layer.attach_parasite(Gimp.Parasite.new(_NOTE, Gimp.PARASITE_PERSISTENT, data))
+
+
+def _is_ours(group: Gimp.Layer | None) -> bool:
+    """Whether it is a group that was made for variations."""
+    return group is not None and group.get_parasite(_NOTE) is not None
+
+
+def results_in(image: Gimp.Image) -> dict[tuple[str, int], Gimp.Layer]:
+    """Return the layers of `image` that are results, by their job's id and variation."""
+    found: dict[tuple[str, int], Gimp.Layer] = {}
+    waiting = list(image.get_layers())
+    while waiting:
+        layer = waiting.pop()
+        note = layer.get_parasite(_NOTE)
+        if layer.is_group():
+            waiting += layer.get_children()
+        elif note is not None:
+            job, _space, number = bytes(note.get_data()).decode("ascii", "replace").partition(" ")
+            if number.isdecimal():
+                found[job, int(number)] = layer
+    return found
+
+
+def show_alone(image: Gimp.Image, shown: Gimp.Layer, others: list[Gimp.Layer]) -> None:
+    """Show one variation and hide the others, in one undo step."""
+    with _one_step(image):
+        for layer in others:
+            layer.set_visible(False)
+        shown.set_visible(True)
+
+
+def keep(image: Gimp.Image, kept: Gimp.Layer, others: list[Gimp.Layer]) -> None:
+    """Leave one variation alone in the place of their group, in one undo step."""
+    with _one_step(image):
+        group = kept.get_parent()
+        remove(image, others)
+        kept.set_visible(True)
+        if _is_ours(group) and len(group.get_children()) == 1:
+            image.reorder_item(kept, group.get_parent(), image.get_item_position(group))
+            image.remove_layer(group)
+
+
+def remove(image: Gimp.Image, layers: list[Gimp.Layer]) -> None:
+    """Remove layers, and their group with the last of them, in one undo step."""
+    with _one_step(image):
+        for layer in layers:
+            group = layer.get_parent()
+            image.remove_layer(layer)
+            if _is_ours(group) and not group.get_children():
+                image.remove_layer(group)
+
+
+def hide(image: Gimp.Image, layers: list[Gimp.Layer]) -> Callable[[], None]:
+    """Hide layers for a moment, not for the undo history; return what shows them again."""
+    shown = [layer for layer in layers if layer.get_visible()]
+
+    def set_all(visible: bool) -> None:
+        with _without_undo(image):
+            for layer in shown:
+                if layer.is_valid():
+                    layer.set_visible(visible)
+
+    set_all(False)
+    return lambda: set_all(True)
+
+
+def lay_sources_over(captures: list[Capture]) -> Callable[[], None]:
+    """Show for a moment, not for the undo history, what replaced layers were before.
+
+    Returns what takes it away again.
+    """
+    image = captures[0].image
+    laid: list[Gimp.Layer] = []
+
+    def take_away() -> None:
+        with _without_undo(image), _chosen_kept(image):
+            for layer in laid:
+                if layer.is_valid():
+                    image.remove_layer(layer)
+
+    with _without_undo(image), _chosen_kept(image):
+        for capture in captures:
+            if not capture.layer.is_valid():
+                continue
+            box = capture.box.moved(*offsets(capture.layer))
+            layer = Gimp.Layer.new(
+                image,
+                _("Before"),
+                box.width,
+                box.height,
+                _LAYER_TYPES[image.get_base_type()],
+                capture.layer.get_opacity(),
+                capture.layer.get_mode(),
+            )
+            layer.set_offsets(box.x, box.y)
+            pixels.load_png(capture.job.folder / "source.png", layer.get_buffer())
+            above = image.get_item_position(capture.layer)
+            image.insert_layer(layer, capture.layer.get_parent(), above)
+            layer.update(0, 0, box.width, box.height)
+            laid.append(layer)
+    return take_away
+
+
+def _layer_name(capture: Capture, variation: int = 0) -> str:
+    name = f"{capture.name} {variation}" if variation else capture.name
+    return f"{name} {_('(sandbox)')}" if capture.sandbox else name
 
 
 def _add_mask(layer: Gimp.Layer, capture: Capture) -> None:
@@ -237,7 +418,7 @@ def _add_mask(layer: Gimp.Layer, capture: Capture) -> None:
 
 def _replace(capture: Capture, box: Box) -> None:
     layer = capture.layer
-    placed = capture.job.folder / _placed(capture)[0]
+    placed = capture.job.folder / _placed(capture)[0][1]
     with (
         _selecting(capture, box.moved(*offsets(layer))),
         _alpha_locked(layer) if capture.keeps_alpha else contextlib.nullcontext(),

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import traceback
 from typing import Any
 
 from gi.repository import Gimp, GLib, GObject
 
 from plugin import settings
 from plugin.gimp.capture import Request
-from plugin.gimp.messages import CallingError, EditError, _
+from plugin.gimp.messages import CallingError, EditError, _, unforeseen
 from plugin.region import TIERS
 
 NAME = "dimilinks-edit"
+CHOICES = (
+    *("size", "resolution", "output", "source", "use-selection", "variations"),
+    *("blend", "context", "repair"),
+)
+"""The arguments that are remembered from one window to the next, beside the prompt."""
 
 _STORED = GObject.ParamFlags.READWRITE
 # GIMP keeps the last values of an image's procedures in a parasite that is saved with the XCF:
@@ -145,35 +149,25 @@ def _run(
     _data: Any,
 ) -> Gimp.ValueArray:
     # Loaded here: the start of GIMP, which only asks for the procedure, needn't wait for it.
-    from plugin.gimp.edit import check, edit
+    from plugin.gimp.edit import edit
 
-    if run_mode != Gimp.RunMode.NONINTERACTIVE and not config.get_property("prompt"):
-        config.set_property("prompt", settings.load().get("prompt", ""))
+    if run_mode != Gimp.RunMode.NONINTERACTIVE:
+        _recall(config)
     try:
         if run_mode == Gimp.RunMode.INTERACTIVE:
-            from plugin.gimp import dialog
+            from plugin.gimp.ui import window
 
-            def ready() -> None:
-                check(image, drawables, _request(config))
-
-            if not dialog.ask(procedure, config, len(drawables), ready):
-                return procedure.new_return_values(Gimp.PDBStatusType.CANCEL, None)
-            # A comfort only: that the disk is full is told when it matters.
-            with contextlib.suppress(OSError):
-                settings.save(prompt=config.get_property("prompt"))
-        layers, sentences = edit(image, drawables, _request(config))
+            window.run(procedure, config, image, lambda: _request(config, titled=True))
+            return procedure.new_return_values(Gimp.PDBStatusType.SUCCESS, None)
+        titled = run_mode == Gimp.RunMode.WITH_LAST_VALS
+        layers, sentences = edit(image, drawables, _request(config, titled))
     except CallingError as error:
         return _error(procedure, Gimp.PDBStatusType.CALLING_ERROR, error)
     except EditError as error:
         return _error(procedure, Gimp.PDBStatusType.EXECUTION_ERROR, error)
     except Exception as error:
         # GIMP would show nothing of it at all.
-        traceback.print_exc()
-        message = _(
-            "Something unforeseen went wrong ({why}). What the service delivered is kept in "
-            "{folder}."
-        ).format(why=error, folder=settings.home() / "jobs")
-        return _error(procedure, Gimp.PDBStatusType.EXECUTION_ERROR, EditError(message))
+        return _error(procedure, Gimp.PDBStatusType.EXECUTION_ERROR, EditError(unforeseen(error)))
     if sentences and run_mode == Gimp.RunMode.NONINTERACTIVE:
         print("\n".join(sentences), file=sys.stderr)
     elif sentences:
@@ -181,7 +175,20 @@ def _run(
     return _success(procedure, layers)
 
 
-def _request(config: Gimp.ProcedureConfig) -> Request:
+def _recall(config: Gimp.ProcedureConfig) -> None:
+    """Take over what was chosen in the last window: GIMP learns it only when that is closed."""
+    saved = settings.load()
+    choices = saved.get("choices")
+    for name, value in (choices if isinstance(choices, dict) else {}).items():
+        # What another version has saved may not be a choice any more.
+        with contextlib.suppress(TypeError, ValueError):
+            if name in CHOICES:
+                config.set_property(name, value)
+    if not config.get_property("prompt"):
+        config.set_property("prompt", saved.get("prompt", ""))
+
+
+def _request(config: Gimp.ProcedureConfig, titled: bool = False) -> Request:
     def text(name: str, otherwise: str) -> str:
         # Script-Fu passes strings that were left out as nothing at all.
         return config.get_property(name) or otherwise
@@ -200,6 +207,7 @@ def _request(config: Gimp.ProcedureConfig) -> Request:
         blend=config.get_property("blend"),
         context=config.get_property("context"),
         repair=config.get_property("repair"),
+        titled=titled,
     )
 
 

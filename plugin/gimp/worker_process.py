@@ -10,6 +10,7 @@ import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from gi.repository import Gio, GLib
 
@@ -38,12 +39,13 @@ def interpreter() -> str:
 class WorkerProcess:
     """A worker at work on one job.
 
-    `on_phase` is told each phase's name; `on_end` is called once, when the worker is gone and
-    `job.state` is final.
+    `on_phase` is handed the worker's reports as they come: the name of the `phase`, the number of
+    the `variation`, and of an upload the bytes `sent` and their `total`. `on_end` is called once,
+    when the worker is gone and `job.state` is final.
     """
 
     def __init__(
-        self, job: Job, on_phase: Callable[[str], None], on_end: Callable[[], None]
+        self, job: Job, on_phase: Callable[[dict[str, Any]], None], on_end: Callable[[], None]
     ) -> None:
         self._on_phase = on_phase
         self._on_end = on_end
@@ -68,6 +70,15 @@ class WorkerProcess:
         self._lines = Gio.DataInputStream.new(self._process.get_stdout_pipe())
         self._listen()
 
+    def let_go(self) -> None:
+        """Call the worker off: it sends nothing more, and sees to its end what it has sent."""
+        with contextlib.suppress(GLib.Error):
+            self._process.get_stdin_pipe().close(None)
+
+    def kill(self) -> None:
+        """End the worker, whatever it is doing."""
+        self._process.force_exit()
+
     def _listen(self) -> None:
         self._lines.read_line_async(GLib.PRIORITY_DEFAULT, None, self._heard)
 
@@ -83,9 +94,13 @@ class WorkerProcess:
             return
         # A library's own words on standard output are not for us.
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            self._on_phase(json.loads(line)["phase"])
+            self._on_phase(dict(json.loads(line)))
         self._listen()
 
     def _ended(self, process: Gio.Subprocess, result: Gio.AsyncResult) -> None:
         process.wait_finish(result)
         self._on_end()
+
+
+def ask(words: list[str], on_answer: Callable[[dict[str, Any]], None], stdin: str = "") -> None:
+    on_answer({})

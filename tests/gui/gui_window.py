@@ -228,9 +228,31 @@ class Window:
         fields = [t for t in self.desk.look(app=PLUG_IN) if t["role"] == "text"]
         return next(field["text"] for field in fields if field["name"] == "Prompt")
 
-    def press_in_dialog(self, button: str) -> None:
-        """Press a button of the dialog."""
-        assert self.desk.press(app=PLUG_IN, role="button", name=button)
+    def press_in_dialog(self, button: str, role: str = "button") -> None:
+        """Press a button of the dialog, as soon as it is there."""
+        until(lambda: self.desk.press(app=PLUG_IN, role=role, name=button), f"{button} to press")
+
+    def buttons(self) -> list[str]:
+        """The names of the buttons in the dialog."""
+        return [t["name"] for t in self.desk.look(app=PLUG_IN) if t["role"] == "button"]
+
+    def wait_for_edits(self) -> None:
+        """Return when the dialog has nothing under way any more."""
+        until(
+            lambda: "Discard" in (buttons := self.buttons()) and "Cancel" not in buttons,
+            "the end of all edits",
+        )
+
+    def close_dialog(self) -> None:
+        """Close the dialog, and return when the plug-in has ended."""
+        self.press_in_dialog("Close")
+        self.wait_for_plug_in()
+
+    def edit_and_close(self) -> None:
+        """Press Edit, wait for what comes of it, and close the dialog."""
+        self.press_in_dialog("Edit")
+        self.wait_for_edits()
+        self.close_dialog()
 
     def dismiss_message(self) -> None:
         """Close GIMP's window with a message."""

@@ -15,8 +15,7 @@ pytestmark = pytest.mark.gimp
 def test_new_layer(window: Window, image: Image) -> None:
     before, seen = image.state(), image.view()
     window.prompt("make it black and white")
-    window.press_in_dialog("Edit")
-    window.wait_for_plug_in()
+    window.edit_and_close()
 
     after = image.state()
     new, old = after["layers"]
@@ -34,7 +33,8 @@ def test_replace(window: Window, image: Image) -> None:
     until(lambda: window.shows("replace", PLUG_IN), "the choice in the dialog")
     # The prompt has kept the focus.
     window.desk.key(name="ctrl+Return")
-    window.wait_for_plug_in()
+    window.wait_for_edits()
+    window.close_dialog()
 
     after = image.state()
     assert after["layers"][0]["pixels"] != before["layers"][0]["pixels"]
@@ -86,7 +86,8 @@ def test_what_cannot_be_replaced_is_offered_a_new_layer(window: Window, photogra
     window.press_in_dialog("Edit")
     until(lambda: window.shows("can't be replaced", PLUG_IN), "the question again")
     window.press_in_dialog("Put It into a New Layer")
-    window.wait_for_plug_in()
+    window.wait_for_edits()
+    window.close_dialog()
     after = image.state()
     assert len(after["layers"]) == 3 and after["layers"][1:] == before["layers"]
     image.undo(before)
@@ -97,40 +98,38 @@ def test_a_reason_not_to_begin_leaves_the_window_open(window: Window, photograph
     window.prompt("sepia")
     window.press_in_dialog("Edit")
     until(lambda: window.shows("anchor it", PLUG_IN), "the reason")
-    window.press_in_dialog("OK")
-    until(lambda: not window.shows("anchor it", PLUG_IN), "the window")
     assert window.shown_prompt() == "sepia"
-    window.press_in_dialog("Cancel")
-    window.wait_for_plug_in()
+    window.close_dialog()
 
 
 def test_chinese_prompt(window: Window, image: Image) -> None:
     before = {each.id for each in job.all_jobs()}
-    window.prompt("复古胶片，保留主体 sepia")
-    window.press_in_dialog("Edit")
-    window.wait_for_plug_in()
+    prompt = "复古胶片，保留主体 sepia tone, and leave the client out of it"
+    window.prompt(prompt)
+    window.edit_and_close()
 
-    assert len(image.state()["layers"]) == 2
+    new, _old = image.state()["layers"]
+    assert new["name"] == "复古胶片，保留主体 sepia tone, and leave the cli… (sandbox)"
     (made,) = [each for each in job.all_jobs() if each.id not in before]
-    assert made.request["prompt"] == "复古胶片，保留主体 sepia"
+    assert made.request["prompt"] == prompt
     assert made.state.name == job.RECEIVED
     assert made.imported
 
     path = window.folder / "saved.xcf"
     window.gimp.save(image=image.id, path=str(path))
     saved = path.read_bytes()
-    # What GIMP notes down about the last run is in the file: the choices, but not the prompt.
+    # What GIMP notes down about the last run is in the file: the choices, but not the prompt, of
+    # which the layer's name alone shows the beginning.
     assert b"dimilinks-edit" in saved
     assert b"new-layer" in saved
     encodings = ("utf-8", "utf-16-le", "unicode-escape")
-    traces = [part.encode(name) for part in ("复古", "sepia") for name in encodings]
-    assert [trace for trace in traces if trace in saved] == []
+    assert [name for name in encodings if "client out".encode(name) in saved] == []
+    assert saved.count("复古".encode()) == 1
 
 
 def test_repeat(window: Window, image: Image) -> None:
     window.prompt("warmer")
-    window.press_in_dialog("Edit")
-    window.wait_for_plug_in()
+    window.edit_and_close()
     once = image.state()
     before = {each.id for each in job.all_jobs()}
 

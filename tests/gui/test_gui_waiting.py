@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from gui_window import PATIENCE, Image, Window, until
+from gui_window import PATIENCE, PLUG_IN, Image, Window, until
 
 from plugin import job, settings
 
@@ -20,8 +20,7 @@ pytestmark = pytest.mark.gimp
 def test_dialog_cancelled(window: Window, image: Image) -> None:
     before, jobs = image.state(), len(job.all_jobs())
     window.prompt("sepia")
-    window.press_in_dialog("Cancel")
-    window.wait_for_plug_in()
+    window.close_dialog()
     window.prompt("sepia")
     window.desk.key(name="Escape")
     window.wait_for_plug_in()
@@ -34,11 +33,11 @@ def test_error_is_shown(window: Window, image: Image) -> None:
     use_service(window, "http://127.0.0.1:1/v1")
     window.prompt("sepia")
     window.press_in_dialog("Edit")
-    message = until(lambda: window.shows("can't be reached"), "the error in words")
+    message = until(lambda: window.shows("can't be reached", PLUG_IN), "the error in words")
     assert "127.0.0.1:1" in message
     assert "Traceback" not in message
-    window.dismiss_message()
-    window.wait_for_plug_in()
+    assert "Try Again" in window.buttons()
+    window.close_dialog()
     assert image.state() == before
 
 
@@ -60,8 +59,7 @@ def test_cancelled_in_the_status_bar(window: Window, image: Image, slow: SlowSer
     assert image.state() == before
     # GIMP itself goes on.
     window.open_dialog()
-    window.press_in_dialog("Cancel")
-    window.wait_for_plug_in()
+    window.close_dialog()
 
     assert window.workers()
     assert made.state.name == job.SENT
@@ -83,13 +81,11 @@ def test_selection_changed_meanwhile(window: Window, image: Image, slow: SlowSer
     until(lambda: image.state() != selected, "an empty selection")
     meanwhile = image.state()
     slow.answer.set()
-    window.wait_for_plug_in()
+    window.wait_for_edits()
 
     # The service answered with a picture of another ratio, which the user is told.
-    message = until(lambda: window.shows("ratio"), "the message")
-    assert "error" not in message
-    assert not window.shows("error")
-    window.dismiss_message()
+    assert window.shows("ratio", PLUG_IN)
+    window.close_dialog()
     after = image.state()
     assert after["selection"] == meanwhile["selection"]
     changed = (image.view() != seen).any(axis=1)

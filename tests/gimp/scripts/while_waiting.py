@@ -63,6 +63,11 @@ def begin(image, layer, output="new-layer", source="layer"):
     return captured
 
 
+def place(captures):
+    placed, missing = placing.place(captures)
+    return [each.layer for each in placed], missing
+
+
 def repeat(layer, across, down):
     """Fill the layer with equal copies of its corner."""
     width, height = layer.get_width() // across, layer.get_height() // down
@@ -95,7 +100,7 @@ def moved_and_reselected(output):
     # A script's own way of selecting, which GIMP hands on to those it calls.
     Gimp.context_set_feather(True)
     Gimp.context_set_feather_radius(20, 20)
-    (result,), _missing = placing.place([captured])
+    (result,), _missing = place([captured])
     Gimp.context_set_feather(False)
     outside, changed = inside.compare(before, inside.raw(layer), was_selected)
     found = {
@@ -156,7 +161,7 @@ def gone(what):
     elif what == "off canvas":
         layer.set_offsets(-120, 0)
     there = image.is_valid() and inside.picture_of(image)
-    layers, sentences = placing.place([captured])
+    layers, sentences = place([captured])
     assert len(sentences) == 1, what
     (sentence,) = sentences
     untouched = there == (image.is_valid() and inside.picture_of(image))
@@ -221,7 +226,7 @@ def reshaped(what, output, source, deep):
         Gimp.edit_paste(layer, False)
     others = inside.picture_of(image)
     before = inside.raw(layer)
-    layers, missing = placing.place([captured])
+    layers, missing = place([captured])
     if not layers:
         return {"missing": missing}
     (result,) = layers
@@ -252,7 +257,7 @@ def two_layers_one_step():
     image.insert_layer(second, None, 0)
     second.set_offsets(15, -10)
     captures = [begin(image, each) for each in (layer, second)]
-    layers, _missing = placing.place(captures)
+    layers, _missing = place(captures)
     masks = []
     for each in layers:
         _ok, x, y = each.get_offsets()
@@ -272,7 +277,7 @@ def selection_extended(precision):
     captured = begin(image, layer, "replace")
     image.select_rectangle(Gimp.ChannelOps.ADD, 0, 150, 300, 50)
     now_selected = inside.selected(image)
-    placing.place([captured])
+    place([captured])
     outside, changed = inside.compare(before, inside.raw(layer), was_selected)
     return outside, changed > 5000, inside.selected(image) == now_selected
 
@@ -283,7 +288,7 @@ def one_of_two_gone():
     image.insert_layer(second, None, 0)
     captures = [begin(image, layer), begin(image, second)]
     image.remove_layer(second)
-    layers, missing = placing.place(captures)
+    layers, missing = place(captures)
     return len(layers), len(missing), [each.job.imported for each in captures]
 
 
@@ -292,7 +297,7 @@ def a_chosen_channel_stays():
     channel = Gimp.Channel.new(image, "mine", 300, 200, 50, inside.Gegl.Color.new("red"))
     image.insert_channel(channel, None, 0)
     image.set_selected_channels([channel])
-    placing.place([begin(image, layer)])
+    place([begin(image, layer)])
     return [each.get_name() for each in image.get_selected_channels()]
 
 

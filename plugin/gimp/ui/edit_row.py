@@ -1,0 +1,465 @@
+"""An edit in the window: how far it is while it runs, and its results to choose from afterwards.
+
+A row shows an edit of this window, or one that an earlier window has left in its jobs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from gi.repository import Gdk, Gimp, Gio, GLib, Gtk, Pango
+
+from plugin.gimp import capture, placing
+from plugin.gimp.edit import Edit
+from plugin.gimp.messages import EditError, _, unforeseen
+from plugin.gimp.ui import thumbnails
+from plugin.gimp.ui.messages import agreed
+from plugin.job import ACCEPTED, FAILED, RECEIVED, SENT, Job, Post
+
+_SIDE = 76
+_USUAL = {"1k": 60, "2k": 120, "4k": 180}
+"""Seconds that the service usually takes, by tier."""
+_GIVEN_UP = 20 * 60
+"""Seconds after which nobody waits for an answer any more."""
+
+
+class Owner(Protocol):
+    """What a row asks of its window."""
+
+    image: Gimp.Image
+    dialog: Gtk.Dialog
+
+    def again(self, prompt: str) -> None:
+        """Edit with this prompt at once, as the choices are now."""
+
+    def reuse(self, prompt: str) -> None:
+        """Put this prompt into the field, to be changed."""
+
+    def settings(self) -> None:
+        """Open the settings."""
+
+
+class EditRow(Gtk.Box):
+    """One edit; `edit` is None for one of an earlier window."""
+
+    def __init__(self, owner: Owner, jobs: Sequence[Job], edit: Edit | None = None) -> None:
+        super().__init__(orientation=Gtk.Orientation.VERTICAL, spacing=6)
+        self._owner = owner
+        self._jobs = list(jobs)
+        self.edit = edit
+        self.prompt: str = self._jobs[0].request["prompt"]
+        self._layers: dict[tuple[str, int], Gimp.Layer] = {}
+        self._chosen = 0
+        self._note = ""
+        self._restore: Callable[[], None] | None = None
+        self._drawn: object = None
+        title = Gtk.Label(label=capture.shortened(self.prompt), xalign=0)
+        title.set_ellipsize(Pango.EllipsizeMode.END)
+        title.set_tooltip_text(self.prompt)
+        bold = Pango.AttrList()
+        bold.insert(Pango.attr_weight_new(Pango.Weight.BOLD))
+        title.set_attributes(bold)
+        self._status = Gtk.Label(xalign=0, wrap=True, selectable=False)
+        self._status.set_line_wrap_mode(Pango.WrapMode.WORD_CHAR)
+        self._status.set_max_width_chars(40)
+        self._bar = Gtk.ProgressBar()
+        self._bar.get_accessible().set_name(_("Progress"))
+        self._strip = Gtk.Box(spacing=6)
+        self._buttons = Gtk.Box(spacing=6)
+        for each in (title, self._status, self._bar, self._strip, self._buttons):
+            self.pack_start(each, False, False, 0)
+            each.set_no_show_all(each is self._bar)
+        self.get_accessible().set_name(capture.shortened(self.prompt))
+        self._find_layers()
+        self.update()
+        self.show_all()
+
+    @property
+    def running(self) -> bool:
+        """Whether the window waits for it."""
+        return self.edit is not None and not self.edit.ended and not self.edit.detached
+
+    @property
+    def ids(self) -> set[str]:
+        """The ids of its jobs."""
+        return {job.id for job in self._jobs}
+
+    def update(self) -> bool:
+        """Show how things stand now, and return whether it takes another shape."""
+        if self.edit is not None:
+            for each in self.edit.placed:
+                self._layers.setdefault((each.job.id, each.variation), each.layer)
+        if not self._alive():
+            self.destroy()
+            return False
+        kind = self._kind()
+        self._status.set_text(self._status_text(kind))
+        self._status.set_visible(bool(self._status.get_text()))
+        self._bar.set_visible(kind == "running")
+        if kind == "running":
+            self._show_progress()
+        drawn = kind, self._results_key(), self._is_there(self._chosen_key())
+        if drawn == self._drawn:
+            return False
+        self._drawn = drawn
+        self._fill_strip()
+        self._fill_buttons(kind)
+        return True
+
+    # What there is
+
+    def _alive(self) -> bool:
+        return any(job.folder.exists() for job in self._jobs)
+
+    def _posts(self) -> list[tuple[Job, int, Post]]:
+        return [
+            (job, number, post)
+            for job in self._jobs
+            if job.folder.exists()
+            for number, post in enumerate(job.state.posts, 1)
+        ]
+
+    def _results(self) -> list[tuple[Job, int, Post]]:
+        return [each for each in self._posts() if each[2].placed]
+
+    def _results_key(self) -> list[tuple[str, int]]:
+        return [(job.id, number) for job, number, _post in self._results()]
+
+    def _chosen_key(self) -> tuple[str, int]:
+        keys = self._results_key()
+        return keys[min(self._chosen, len(keys) - 1)] if keys else ("", 0)
+
+    def _is_there(self, key: tuple[str, int]) -> bool:
+        layer = self._layers.get(key)
+        return layer is not None and layer.is_valid() and self._owner.image.is_valid()
+
+    def _find_layers(self) -> None:
+        """Know the results again that are in the image since earlier."""
+        if not self._owner.image.is_valid():
+            return
+        for key, layer in placing.results_in(self._owner.image).items():
+            if key[0] in self.ids:
+                self._layers.setdefault(key, layer)
+
+    def _kind(self) -> str:
+        if self.running:
+            return "running"
+        if self.edit is not None and not self.edit.ended:
+            return "left"
+        states = {post.state for _job, _number, post in self._posts()}
+        if self._results_key():
+            return "results"
+        if states & {SENT, ACCEPTED} and self.edit is None:
+            age = time.time() - self._jobs[0].request.get("created", 0)
+            return "left" if age < _GIVEN_UP else "unknown"
+        return "failed"
+
+    # In words
+
+    def _status_text(self, kind: str) -> str:
+        if kind == "running":
+            assert self.edit is not None
+            text = self.edit.phase_text()
+            if self.edit.phase() == "waiting" and self.edit.waiting_since:
+                elapsed = time.monotonic() - self.edit.waiting_since
+                text = _("{phase}: {elapsed} of usually {usual}").format(
+                    phase=text, elapsed=_clock(elapsed), usual=_clock(self._usual())
+                )
+            ready = len(self._results_key())
+            total = len(self._posts())
+            if total > 1:
+                text += " " + _("({ready} of {total} ready)").format(ready=ready, total=total)
+            return text
+        if kind == "left":
+            return _(
+                "Nobody waits for it any more, but it was sent and is paid for: the result will "
+                "be kept here."
+            )
+        if kind == "unknown":
+            return _(
+                "It was sent, and no answer came. It may have been made and billed, so it is not "
+                "sent again by itself: look at your account, then decide."
+            )
+        if kind == "failed":
+            assert self._jobs
+            sentences = self.edit.sentences if self.edit is not None else []
+            sentences = sentences or [
+                sentence
+                for job in self._jobs
+                if job.folder.exists()
+                for sentence in job.state.messages
+            ]
+            return " ".join(sentences) or _("It was not sent.")
+        sentences = list(self.edit.sentences) if self.edit is not None else []
+        if self._note:
+            sentences.append(self._note)
+        elif not any(self._is_there(key) for key in self._results_key()):
+            sentences.append(_("Not in this image."))
+        return " ".join(sentences)
+
+    def _usual(self) -> float:
+        assert self.edit is not None
+        tiers = [one.job.request["region"]["resolution"] for one in self.edit.captures]
+        return max(_USUAL.get(tier, 60) for tier in tiers)
+
+    def _show_progress(self) -> None:
+        assert self.edit is not None
+        phase = self.edit.phase()
+        if phase == "uploading":
+            reports = [r for r in self.edit.reports.values() if r.get("phase") == phase]
+            sent, total = (sum(r.get(name, 0) for r in reports) for name in ("sent", "total"))
+            self._bar.set_fraction(0.1 * sent / max(1, total))
+        elif phase == "waiting" and self.edit.waiting_since:
+            share = (time.monotonic() - self.edit.waiting_since) / self._usual()
+            # Never full before it is: the longer it takes, the slower it goes.
+            self._bar.set_fraction(0.1 + 0.85 * share / (share + 0.5))
+        elif phase in ("downloading", "placing"):
+            self._bar.set_fraction(0.97)
+        else:
+            self._bar.set_fraction(0)
+
+    # The strip
+
+    def _fill_strip(self) -> None:
+        for child in self._strip.get_children():
+            child.destroy()
+        results = self._results()
+        first: Gtk.RadioButton | None = None
+        for index, (job, _number, post) in enumerate(results):
+            button = Gtk.RadioButton.new_from_widget(first)
+            first = first or button
+            button.set_mode(False)
+            picture = thumbnails.of_file(job.folder / post.placed, _SIDE)
+            image = Gtk.Image.new_from_icon_name("image-missing", Gtk.IconSize.DIALOG)
+            if picture is not None:
+                image.set_from_pixbuf(picture)
+            button.add(image)
+            name = _("Variation {number}").format(number=index + 1)
+            button.get_accessible().set_name(name)
+            button.set_tooltip_text(
+                _("Show only {variation} in the image").format(variation=name)
+                if len(results) > 1
+                else name
+            )
+            button.set_active(index == self._chosen)
+            button.connect("clicked", self._choose, index)
+            self._strip.pack_start(button, False, False, 0)
+        self._strip.show_all()
+        self._strip.set_visible(bool(results))
+
+    def _choose(self, button: Gtk.RadioButton, index: int) -> None:
+        if not button.get_active():
+            return
+        self._chosen = index
+        self._guarded(self._show_chosen)
+        self.update()
+
+    def _show_chosen(self) -> None:
+        """Show the chosen variation alone; bring it in if it is in the image no more."""
+        key = self._chosen_key()
+        if not self._is_there(key):
+            if any(self._is_there(other) for other in self._results_key()):
+                self._put_back()
+            else:
+                return
+        others = [
+            self._layers[other]
+            for other in self._results_key()
+            if other != key and self._is_there(other)
+        ]
+        if others:
+            placing.show_alone(self._owner.image, self._layers[key], others)
+            Gimp.displays_flush()
+
+    # The buttons
+
+    def _fill_buttons(self, kind: str) -> None:
+        for child in self._buttons.get_children():
+            child.destroy()
+        if kind == "running":
+            self._add(_("_Cancel"), self._cancel, _("What was sent already is paid for and kept"))
+        elif kind == "left":
+            self._add(
+                _("_Discard"), self._discard, _("Stop it for good; what was sent stays paid for")
+            )
+        elif kind == "results":
+            self._add_result_buttons()
+        else:
+            self._add_failure_buttons(kind)
+        self._buttons.show_all()
+
+    def _add_result_buttons(self) -> None:
+        if self._is_there(self._chosen_key()):
+            compare = self._add(_("Com_pare"), None, _("Hold to see the image as it was before"))
+            compare.connect("pressed", self._show_before)
+            compare.connect("released", self._show_after)
+            compare.connect("key-press-event", self._held, self._show_before)
+            compare.connect("key-release-event", self._held, self._show_after)
+            compare.connect("leave-notify-event", lambda button, _event: self._show_after(button))
+            others = [key for key in self._results_key() if key != self._chosen_key()]
+            if any(self._is_there(key) for key in others) and not self._replaced():
+                self._add(_("_Keep"), self._keep, _("Take the other variations out of the image"))
+        else:
+            self._add(_("Put into _Image"), self._put_back, _("As a new layer, in its old place"))
+        self._add(_("_Discard"), self._discard, _("Out of the image, and off the disk"))
+        self._add_more()
+
+    def _add_failure_buttons(self, kind: str) -> None:
+        kinds = {post.kind for _job, _number, post in self._posts()}
+        if self.edit is not None and kind == "failed" and kinds & _FREE:
+            self._add(_("_Try Again"), self._retry, _("Nothing was paid for so far"))
+        if kinds & {"setup", "refused"}:
+            self._add(_("_Settings…"), self._owner.settings)
+        self._add(_("Show the _Job"), self._show_job, _("Its folder, with all that is known"))
+        self._add(_("_Discard"), self._discard)
+        self._add_more()
+
+    def _add_more(self) -> None:
+        more = Gtk.MenuButton()
+        more.add(Gtk.Image.new_from_icon_name("view-more-symbolic", Gtk.IconSize.BUTTON))
+        more.get_accessible().set_name(_("More"))
+        more.set_tooltip_text(_("More"))
+        menu = Gtk.Menu()
+        for label, action in (
+            (_("_Edit Again"), lambda: self._owner.again(self.prompt)),
+            (_("_Reuse the Prompt"), lambda: self._owner.reuse(self.prompt)),
+            (_("Show the _Job"), self._show_job),
+        ):
+            item = Gtk.MenuItem(label=label, use_underline=True)
+            item.connect("activate", lambda _item, action=action: action())
+            menu.append(item)
+        menu.show_all()
+        more.set_popup(menu)
+        self._buttons.pack_end(more, False, False, 0)
+
+    def _add(self, label: str, action: Callable[[], None] | None, hint: str = "") -> Gtk.Button:
+        button = Gtk.Button(label=label, use_underline=True)
+        if hint:
+            button.set_tooltip_text(hint)
+        if action is not None:
+            button.connect("clicked", lambda _button: self._guarded(action))
+        self._buttons.pack_start(button, False, False, 0)
+        return button
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        """Do what the user wants, and tell in the row what stands in its way."""
+        try:
+            action()
+        except EditError as error:
+            self._note = str(error)
+        except Exception as error:
+            self._note = unforeseen(error)
+        if self._alive():
+            self.update()
+
+    # What they do
+
+    def _cancel(self) -> None:
+        assert self.edit is not None
+        self.edit.cancel()
+
+    def _retry(self) -> None:
+        assert self.edit is not None
+        self.edit.start()
+
+    def _discard(self) -> None:
+        results = bool(self._results_key())
+        if results or self._kind() == "left":
+            question = _("Discard “{prompt}”?").format(prompt=capture.shortened(self.prompt))
+            explanation = _("It is paid for. Its results go out of the image and off the disk.")
+            if not agreed(self._owner.dialog, question, _("_Discard"), explanation):
+                return
+        if self._owner.image.is_valid() and not self._replaced():
+            layers = [self._layers[key] for key in self._results_key() if self._is_there(key)]
+            if layers:
+                placing.remove(self._owner.image, layers)
+                Gimp.displays_flush()
+        if self.edit is not None and not self.edit.ended:
+            self.edit.discard()
+        for job in self._jobs:
+            job.discard()
+        self.destroy()
+
+    def _keep(self) -> None:
+        others = [
+            self._layers[key]
+            for key in self._results_key()
+            if key != self._chosen_key() and self._is_there(key)
+        ]
+        placing.keep(self._owner.image, self._layers[self._chosen_key()], others)
+        Gimp.displays_flush()
+
+    def _put_back(self) -> None:
+        key = self._chosen_key()
+        (job,) = [job for job in self._jobs if job.id == key[0]]
+        if not self._owner.image.is_valid():
+            raise EditError(_("The image was closed: open it, and this window from its menu."))
+        (placed,), notes = placing.put_back(job, self._owner.image, key[1])
+        self._layers[key] = placed.layer
+        self._note = " ".join(notes)
+        Gimp.displays_flush()
+
+    def _show_job(self) -> None:
+        folder = next(job.folder for job in self._jobs if job.folder.exists())
+        try:
+            Gio.AppInfo.launch_default_for_uri(Path(folder).as_uri(), None)
+        except GLib.Error:
+            self._note = _("Its folder is {folder}").format(folder=folder)
+
+    def _replaced(self) -> bool:
+        return self.edit is not None and self.edit.request.replace
+
+    def _show_before(self, _button: Gtk.Button) -> None:
+        if self._restore is not None or not self._owner.image.is_valid():
+            return
+        if self._replaced():
+            assert self.edit is not None
+            self._restore = placing.lay_sources_over(self.edit.captures)
+        else:
+            layers = [self._layers[key] for key in self._results_key() if self._is_there(key)]
+            self._restore = placing.hide(self._owner.image, layers)
+        Gimp.displays_flush()
+
+    def _show_after(self, _button: Gtk.Button) -> bool:
+        if self._restore is not None:
+            restore, self._restore = self._restore, None
+            restore()
+            Gimp.displays_flush()
+        return False
+
+    def _held(
+        self, button: Gtk.Button, event: Gdk.EventKey, action: Callable[[Gtk.Button], object]
+    ) -> bool:
+        if event.keyval in (Gdk.KEY_space, Gdk.KEY_Return):
+            action(button)
+            return True
+        return False
+
+
+_FREE = {"setup", "unreachable", "refused", "busy"}
+"""Kinds of failure after which nothing was paid for."""
+
+
+def unfinished(job: Job) -> bool:
+    """Whether a job of an earlier window still has something for the user."""
+    try:
+        state = job.state.name
+    except (OSError, ValueError):
+        return False
+    return not job.imported and state in (RECEIVED, SENT, ACCEPTED)
+
+
+def has_something(job: Job) -> bool:
+    """Whether a job is worth a row: damaged ones and those that never were sent aren't."""
+    try:
+        return job.state.name in (RECEIVED, SENT, ACCEPTED, FAILED) and bool(job.request["prompt"])
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}"

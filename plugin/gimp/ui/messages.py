@@ -1,0 +1,25 @@
+"""Questions over a window."""
+
+from __future__ import annotations
+
+from gi.repository import Gtk
+
+from plugin.gimp.messages import _
+
+
+def agreed(window: Gtk.Window, question: str, action: str, explanation: str = "") -> bool:
+    """Ask before something that the user may not have meant."""
+    asking = Gtk.MessageDialog(
+        transient_for=window,
+        modal=True,
+        message_type=Gtk.MessageType.QUESTION,
+        text=question,
+        secondary_text=explanation or None,
+    )
+    asking.add_button(_("_Cancel"), Gtk.ResponseType.CANCEL)
+    asking.add_button(action, Gtk.ResponseType.OK)
+    asking.set_default_response(Gtk.ResponseType.CANCEL)
+    try:
+        return bool(asking.run() == Gtk.ResponseType.OK)
+    finally:
+        asking.destroy()

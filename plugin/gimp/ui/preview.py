@@ -1,0 +1,202 @@
+"""What will be sent, seen before it is paid for: the region, the selection over it, and figures.
+
+It follows the image by asking: GIMP tells a plug-in nothing of what the user does there.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from gi.repository import GdkPixbuf, Gegl, Gimp, GLib, Gtk, Pango
+
+from plugin import settings
+from plugin.gimp import capture, pixels
+from plugin.gimp.capture import Plan, Request
+from plugin.gimp.messages import EditError, _
+from plugin.gimp.ui import thumbnails
+from plugin.region import Box
+
+_SIDE = 168
+"""Pixels of the thumbnail's longer side."""
+_EVERY = 0.3
+"""Seconds from one look at the image to the next."""
+_PATIENCE = 10
+"""Times as long as a look took pass before the next: GIMP may be busy."""
+_SAMPLES, _SAMPLE_ROWS, _SAMPLE_COLUMNS = 6, 8, 512
+"""Pieces of the region that are compressed to estimate the size of the upload."""
+
+
+class Preview(Gtk.Box):
+    """The thumbnail and the figures beside it.
+
+    `request` gives what the user has chosen right now.
+    """
+
+    def __init__(self, image: Gimp.Image, request: Callable[[], Request]) -> None:
+        super().__init__(spacing=12)
+        Gegl.init(None)
+        self._image = image
+        self._request = request
+        self._prices: dict[str, float] = {}
+        self._seen: object = None
+        self._picture = Gtk.Image()
+        self._picture.set_size_request(_SIDE, _SIDE * 3 // 4)
+        self._picture.get_accessible().set_name(_("What will be sent"))
+        self._figures = Gtk.Label(xalign=0, yalign=0, selectable=False, wrap=True)
+        self._figures.set_max_width_chars(26)
+        self._figures.set_width_chars(20)
+        self._figures.set_line_wrap_mode(Pango.WrapMode.WORD_CHAR)
+        self.pack_start(self._picture, False, False, 0)
+        self.pack_start(self._figures, True, True, 0)
+        self._timer = 0
+        self._look()
+        self.connect("destroy", self._stop)
+
+    def set_prices(self, prices: dict[str, float]) -> None:
+        """Show the price by these, per tier and picture."""
+        self._prices = prices
+        self._seen = None
+
+    def _stop(self, _widget: Gtk.Widget) -> None:
+        GLib.source_remove(self._timer)
+
+    def _look(self) -> bool:
+        began = time.monotonic()
+        try:
+            seen = self._state()
+            if seen != self._seen:
+                self._seen = seen
+                self._show()
+        except (GLib.Error, TypeError, AttributeError):
+            # The image was closed, or a layer is gone between two questions.
+            self._seen = None
+        pause = max(_EVERY, _PATIENCE * (time.monotonic() - began))
+        self._timer = GLib.timeout_add(round(pause * 1000), self._look)
+        return False
+
+    def _state(self) -> object:
+        """All that the preview depends on, cheaply."""
+        image = self._image
+        if not image.is_valid():
+            return None
+        selection = image.get_selection()
+        shape: Any = None
+        if not Gimp.Selection.is_empty(image):
+            size = (min(64, image.get_width()), min(64, image.get_height()))
+            data, *_size = selection.get_sub_thumbnail_data(
+                0, 0, image.get_width(), image.get_height(), *size
+            )
+            shape = hash(data.get_data()), capture.selection_bounds(image)
+        layers = [
+            (layer.get_id(), layer.get_name(), capture.offsets(layer), pixels.extent(layer))
+            for layer in image.get_selected_layers()
+        ]
+        edited = image if self._request().visible else next(iter(image.get_selected_layers()), None)
+        look = hash(edited.get_thumbnail_data(32, 32)[0].get_data()) if edited is not None else 0
+        return self._request(), image.get_width(), image.get_height(), shape, layers, look
+
+    def _show(self) -> None:
+        image, request = self._image, self._request()
+        if not image.is_valid():
+            self._picture.clear()
+            self._figures.set_text(_("The image was closed."))
+            return
+        layers = image.get_selected_layers()
+        if not layers:
+            self._picture.clear()
+            self._figures.set_text(_("Select a layer to edit."))
+            return
+        try:
+            plan = capture.planned(image, layers[0], request)
+        except EditError as error:
+            self._picture.clear()
+            self._figures.set_text(str(error))
+            return
+        picture = self._thumbnail(layers[0], plan, request)
+        self._picture.set_from_pixbuf(picture)
+        count = 1 if request.visible else len(layers)
+        self._figures.set_text("\n".join(self._lines(layers[0], plan, request, count)))
+
+    def _thumbnail(self, layer: Gimp.Layer, plan: Plan, request: Request) -> GdkPixbuf.Pixbuf:
+        box = plan.region.content
+        if request.visible:
+            picture = thumbnails.of_canvas(self._image, box, _SIDE)
+        else:
+            picture = thumbnails.of_box(layer, box, _SIDE)
+        if not plan.masked:
+            return picture
+        return thumbnails.with_selection(
+            picture, self._image.get_selection(), box.moved(*plan.origin)
+        )
+
+    def _lines(self, layer: Gimp.Layer, plan: Plan, request: Request, count: int) -> list[str]:
+        region = plan.region
+        sent = region.upload
+        lines = [
+            _("{width}×{height} pixels of {what}").format(
+                width=region.content.width,
+                height=region.content.height,
+                what=_("the image") if request.visible else f"“{layer.get_name()}”",
+            ),
+            _("Asked for: {ratio} at {tier}, {width}×{height}").format(
+                ratio=region.size.replace("x", "×"),
+                tier=region.resolution,
+                width=region.answer[0],
+                height=region.answer[1],
+            ),
+        ]
+        scale = region.box.width / region.answer[0]
+        if sent[0] < region.box.width:
+            lines.append(
+                _("Goes up at {share:.0%}, so the result will be enlarged").format(
+                    share=sent[0] / region.box.width
+                )
+            )
+        elif scale < 0.98:
+            lines.append(_("Result reduced to {share:.0%}").format(share=scale))
+        lines.append(
+            _("Upload: about {size:.1f} MB").format(
+                size=_upload_bytes(layer, region.content, sent) * count / 1e6
+            )
+        )
+        lines += self._price(region.resolution, count * request.variations)
+        return lines
+
+    def _price(self, tier: str, pictures: int) -> list[str]:
+        try:
+            if settings.base_url() == settings.SANDBOX:
+                return [_("Sandbox: free, but not AI")]
+        except ValueError:
+            return []
+        price = self._prices.get(tier)
+        if price is None:
+            return []
+        if pictures == 1:
+            return [_("Price: {price:.2f}").format(price=price)]
+        return [
+            _("Price: {count} × {price:.2f} = {sum:.2f}").format(
+                count=pictures, price=price, sum=pictures * price
+            )
+        ]
+
+
+def _upload_bytes(layer: Gimp.Layer, box: Box, sent: tuple[int, int]) -> float:
+    """Estimate the size of the PNG by encoding some strips of what will be in it."""
+    box = box.intersection(pixels.extent(layer))
+    if box.empty:
+        return 0
+    buffer = layer.get_buffer()
+    rows, columns = min(box.height, _SAMPLE_ROWS), min(box.width, _SAMPLE_COLUMNS)
+    encoded = 0
+    for number in range(_SAMPLES):
+        x = box.x + (box.width - columns) * (number % 3) // 2
+        y = box.y + (box.height - rows) * number // (_SAMPLES - 1)
+        strip = pixels.rectangle(Box(x, y, columns, rows))
+        data = buffer.get(strip, 1.0, "R'G'B' u8", Gegl.AbyssPolicy.NONE)
+        # As PNG does it: what is compressed are differences to the pixel on the left.
+        filtered = bytes((after - before) & 255 for before, after in zip(data, data[3:]))
+        encoded += len(zlib.compress(filtered, 1))
+    return encoded / (_SAMPLES * rows * columns) * sent[0] * sent[1]

@@ -1,0 +1,134 @@
+"""The list of references: pictures that the service looks at beside the one that it edits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gi.repository import Gimp, Gtk, Pango
+
+from plugin.gimp.messages import _
+from plugin.gimp.ui import thumbnails
+
+_SIDE = 36
+_MENU_SIDE = 24
+
+
+class References(Gtk.Box):
+    """The chosen references, with buttons to add layers of any open image, and files."""
+
+    def __init__(self) -> None:
+        super().__init__(orientation=Gtk.Orientation.VERTICAL, spacing=6)
+        self._chosen: list[tuple[Gimp.Drawable | str, Gtk.Widget]] = []
+        title = Gtk.Label(label=_("References the service may look at:"), xalign=0, wrap=True)
+        self._list = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=3)
+        buttons = Gtk.Box(spacing=6)
+        self._add_layer = Gtk.MenuButton(label=_("Add _Layer"), use_underline=True)
+        self._add_layer.set_popup(Gtk.Menu())
+        self._add_layer.connect("toggled", self._fill_menu)
+        add_file = Gtk.Button(label=_("Add _Files…"), use_underline=True)
+        add_file.connect("clicked", self._choose_files)
+        buttons.pack_start(self._add_layer, False, False, 0)
+        buttons.pack_start(add_file, False, False, 0)
+        for each in (title, self._list, buttons):
+            self.pack_start(each, False, False, 0)
+
+    @property
+    def layers(self) -> list[Gimp.Drawable]:
+        """The chosen layers that are still there."""
+        return [one for one, _row in self._chosen if not isinstance(one, str) and one.is_valid()]
+
+    @property
+    def files(self) -> list[str]:
+        """The paths of the chosen files."""
+        return [one for one, _row in self._chosen if isinstance(one, str)]
+
+    def add(self, reference: Gimp.Drawable | str) -> None:
+        """Put a layer, or the path of a picture file, on the list."""
+        if any(one == reference for one, _row in self._chosen):
+            return
+        if isinstance(reference, str):
+            name, hint = Path(reference).name, reference
+            picture = thumbnails.of_file(reference, _SIDE)
+        else:
+            name = reference.get_name()
+            hint = _("Layer of “{image}”").format(image=reference.get_image().get_name())
+            picture = thumbnails.of_drawable(reference, _SIDE)
+        row = Gtk.Box(spacing=6)
+        icon = Gtk.Image.new_from_icon_name("image-missing", Gtk.IconSize.DND)
+        if picture is not None:
+            icon.set_from_pixbuf(picture)
+        icon.set_size_request(_SIDE, _SIDE)
+        label = Gtk.Label(label=name, xalign=0, ellipsize=Pango.EllipsizeMode.MIDDLE)
+        label.set_tooltip_text(hint)
+        remove = Gtk.Button.new_from_icon_name("list-remove", Gtk.IconSize.BUTTON)
+        remove.set_relief(Gtk.ReliefStyle.NONE)
+        remove.set_tooltip_text(_("Take off the list"))
+        remove.get_accessible().set_name(_("Take “{name}” off the list").format(name=name))
+        remove.connect("clicked", lambda _button: self._remove(row))
+        row.pack_start(icon, False, False, 0)
+        row.pack_start(label, True, True, 0)
+        row.pack_end(remove, False, False, 0)
+        row.show_all()
+        self._list.pack_start(row, False, False, 0)
+        self._chosen.append((reference, row))
+
+    def _remove(self, row: Gtk.Widget) -> None:
+        self._chosen = [each for each in self._chosen if each[1] is not row]
+        row.destroy()
+
+    def _fill_menu(self, button: Gtk.MenuButton) -> None:
+        """Offer the layers of all open images as they are now."""
+        if not button.get_active():
+            return
+        menu = button.get_popup()
+        for item in menu.get_children():
+            item.destroy()
+        for image in Gimp.get_images():
+            item = Gtk.MenuItem(label=image.get_name())
+            submenu = Gtk.Menu()
+            for layer in _all_layers(image.get_layers()):
+                submenu.append(self._menu_item(layer))
+            item.set_submenu(submenu)
+            menu.append(item)
+        menu.show_all()
+
+    def _menu_item(self, layer: Gimp.Layer) -> Gtk.MenuItem:
+        item = Gtk.MenuItem()
+        content = Gtk.Box(spacing=6)
+        picture = Gtk.Image.new_from_pixbuf(thumbnails.of_drawable(layer, _MENU_SIDE))
+        content.pack_start(picture, False, False, 0)
+        content.pack_start(Gtk.Label(label=layer.get_name(), xalign=0), True, True, 0)
+        item.add(content)
+        item.get_accessible().set_name(layer.get_name())
+        item.connect("activate", lambda _item: self.add(layer))
+        return item
+
+    def _choose_files(self, _button: Gtk.Button) -> None:
+        chooser = Gtk.FileChooserDialog(
+            title=_("References"),
+            transient_for=self.get_toplevel(),
+            action=Gtk.FileChooserAction.OPEN,
+            select_multiple=True,
+        )
+        chooser.add_button(_("_Cancel"), Gtk.ResponseType.CANCEL)
+        chooser.add_button(_("_Add"), Gtk.ResponseType.OK)
+        chooser.set_default_response(Gtk.ResponseType.OK)
+        pictures = Gtk.FileFilter()
+        pictures.set_name(_("Pictures"))
+        pictures.add_mime_type("image/*")
+        # GIMP opens its own files as well as any other picture.
+        pictures.add_pattern("*.xcf")
+        chooser.add_filter(pictures)
+        if chooser.run() == Gtk.ResponseType.OK:
+            for path in chooser.get_filenames():
+                self.add(path)
+        chooser.destroy()
+
+
+def _all_layers(layers: list[Gimp.Layer]) -> list[Gimp.Layer]:
+    found = []
+    for layer in layers:
+        found.append(layer)
+        if layer.is_group():
+            found += _all_layers(layer.get_children())
+    return found

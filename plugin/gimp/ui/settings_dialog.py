@@ -1,0 +1,5 @@
+"""Stand-in."""
+
+
+def show(parent: object) -> None:
+    pass

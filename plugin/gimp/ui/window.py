@@ -1,0 +1,492 @@
+"""The window: write, see what will be sent, edit, compare, go on. It stays until it is closed.
+
+It is GIMP's own dialog for a procedure, run again and again: GIMP's Reset and its saved settings
+work as everywhere. What is under way and what came of it are rows below the choices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gi.repository import Gdk, Gimp, GimpUi, GLib, GObject, Gtk, Pango
+
+from plugin import job, settings
+from plugin.gimp import worker_process
+from plugin.gimp.capture import PLACE, Request, shortened
+from plugin.gimp.edit import Edit, check
+from plugin.gimp.messages import EditError, NotReplaceable, _
+from plugin.gimp.procedure import CHOICES
+from plugin.gimp.ui import settings_dialog
+from plugin.gimp.ui.edit_row import EditRow, has_something, unfinished
+from plugin.gimp.ui.messages import agreed
+from plugin.gimp.ui.preview import Preview
+from plugin.gimp.ui.references import References
+
+_ENTER = (Gdk.KEY_Return, Gdk.KEY_KP_Enter, Gdk.KEY_ISO_Enter)
+_UNASKED = 4
+"""More edits than these at once are confirmed: each is paid for."""
+_PROMPTS = 30
+"""Past prompts at hand."""
+_EARLIER = 20
+"""Earlier edits that are listed at once."""
+_TICK = 500
+"""Milliseconds from one look at what is under way to the next."""
+_FRAME = 160
+"""Pixels of a screen's height that panels, title and buttons take."""
+
+
+def run(
+    procedure: Gimp.Procedure,
+    config: Gimp.ProcedureConfig,
+    image: Gimp.Image,
+    request: Callable[[], Request],
+) -> None:
+    """Show the window for `image` until the user closes it; `request` reads `config`."""
+    GimpUi.init(procedure.get_name())
+    Window(procedure, config, image, request).run()
+
+
+class Window:
+    """The window of one image. Each edit that was begun here is a row of it."""
+
+    def __init__(
+        self,
+        procedure: Gimp.Procedure,
+        config: Gimp.ProcedureConfig,
+        image: Gimp.Image,
+        request: Callable[[], Request],
+    ) -> None:
+        self.image = image
+        self._config = config
+        self._config_request = request
+        self._rows: list[EditRow] = []
+        self._progress = False
+        self.dialog = GimpUi.ProcedureDialog.new(procedure, config, _("Edit with AI"))
+        self.dialog.set_ok_label(_("_Edit"))
+        # There is no page of GIMP's manual behind it.
+        self.dialog.get_widget_for_response(Gtk.ResponseType.HELP).hide()
+        close = self.dialog.get_widget_for_response(Gtk.ResponseType.CANCEL)
+        close.set_label(_("_Close"))
+        self._edit_button = self.dialog.get_widget_for_response(Gtk.ResponseType.OK)
+        self._notice = Gtk.Box(orientation=Gtk.Orientation.VERTICAL)
+        self._references = References()
+        self._preview = Preview(image, self._request)
+        self._edits = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=12)
+        self._earlier = Gtk.Expander(label=_("Earlier e_dits"), use_underline=True)
+        self._text = self._prompt_field()
+        self._fill()
+        self.dialog.connect("key-press-event", self._start_by_ctrl_enter)
+        self._restore_references()
+        self._offer_unfinished()
+        self._ask_service()
+
+    def run(self) -> None:
+        """Let the user edit, until the window is closed."""
+        # GIMP focuses the button, which the first space of a prompt would press.
+        self._text.grab_focus()
+        ticks = GLib.timeout_add(_TICK, self._tick)
+        try:
+            while self.dialog.run():
+                self._start()
+                self._text.grab_focus()
+        finally:
+            GLib.source_remove(ticks)
+            self._remember()
+            for row in self._live():
+                if row.running and row.edit is not None:
+                    row.edit.cancel()
+            self._show_progress()
+            self.dialog.destroy()
+
+    # How it looks
+
+    def _fill(self) -> None:
+        content = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=12, border_width=12)
+        for each in (
+            self._prompt_box(),
+            self._preview,
+            self._choices(),
+            self._more(),
+            self._edits,
+            self._earlier,
+        ):
+            content.pack_start(each, False, False, 0)
+        scrolled = Gtk.ScrolledWindow(hscrollbar_policy=Gtk.PolicyType.NEVER)
+        scrolled.set_propagate_natural_height(True)
+        monitor = self.dialog.get_display().get_primary_monitor()
+        monitor = monitor or self.dialog.get_display().get_monitor(0)
+        scrolled.set_max_content_height(max(200, monitor.get_workarea().height - _FRAME))
+        scrolled.add(content)
+        self._scrolled = scrolled
+        self._earlier.connect("notify::expanded", self._list_earlier)
+        area = self.dialog.get_content_area()
+        for each in area.get_children():
+            # GIMP's buttons for saved settings, which are needed too seldom to stand here.
+            if isinstance(each, Gtk.ButtonBox) and each is not self.dialog.get_action_area():
+                area.remove(each)
+                self._seldom.pack_start(each, False, False, 0)
+        area.set_border_width(0)
+        for place, each in enumerate((self._notice, scrolled)):
+            each.show_all()
+            area.pack_start(each, each is scrolled, True, 0)
+            area.reorder_child(each, place)
+
+    def _prompt_field(self) -> Gtk.TextView:
+        """Make the field for the prompt, which says and follows what the argument holds."""
+        text = Gtk.TextView(wrap_mode=Gtk.WrapMode.WORD_CHAR, left_margin=6, right_margin=6)
+        # Tab goes on to the next field: a prompt has no use for it.
+        text.set_accepts_tab(False)
+        text.set_input_hints(Gtk.InputHints.SPELLCHECK | Gtk.InputHints.UPPERCASE_SENTENCES)
+        text.get_accessible().set_name(_("Prompt"))
+        buffer = text.get_buffer()
+        # Both ways: Reset and saved settings change the argument.
+        self._config.bind_property(
+            "prompt",
+            buffer,
+            "text",
+            GObject.BindingFlags.BIDIRECTIONAL | GObject.BindingFlags.SYNC_CREATE,
+        )
+        return text
+
+    def _prompt_box(self) -> Gtk.Widget:
+        box = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=6)
+        label = Gtk.Label(label=_("_Prompt"), use_underline=True, xalign=0)
+        label.set_mnemonic_widget(self._text)
+        self._past = Gtk.MenuButton(label=_("Pas_t Prompts"), use_underline=True)
+        self._past.set_relief(Gtk.ReliefStyle.NONE)
+        self._past.set_popup(Gtk.Menu())
+        self._past.connect("toggled", self._list_prompts)
+        settings_button = Gtk.Button(label=_("Settin_gs…"), use_underline=True)
+        settings_button.set_relief(Gtk.ReliefStyle.NONE)
+        settings_button.connect("clicked", lambda _button: self.settings())
+        head = Gtk.Box(spacing=6)
+        head.pack_start(label, True, True, 0)
+        head.pack_start(self._past, False, False, 0)
+        head.pack_start(settings_button, False, False, 0)
+        frame = Gtk.ScrolledWindow(
+            shadow_type=Gtk.ShadowType.IN, hscrollbar_policy=Gtk.PolicyType.NEVER
+        )
+        frame.set_size_request(380, 72)
+        frame.add(self._text)
+        box.pack_start(head, False, False, 0)
+        box.pack_start(frame, False, False, 0)
+        # After the field, although it stands above: a prompt is what comes first.
+        box.set_focus_chain([frame, self._past, settings_button])
+        return box
+
+    def _choices(self) -> Gtk.Widget:
+        box = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=6)
+        # GIMP 3.2 alone would take radio buttons for the short choices.
+        box.pack_start(self._widget("use-selection"), False, False, 0)
+        box.pack_start(self._widget("output", Gtk.ComboBox.__gtype__), False, False, 0)
+        box.pack_start(self._widget("variations"), False, False, 0)
+        return box
+
+    def _more(self) -> Gtk.Widget:
+        expander = Gtk.Expander(label=_("_More choices"), use_underline=True)
+        box = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=6, margin_top=6)
+        box.pack_start(self._widget("source", Gtk.ComboBox.__gtype__), False, False, 0)
+        box.pack_start(self._widget("resolution", Gtk.ComboBox.__gtype__), False, False, 0)
+        for name in ("size", "context", "blend", "repair"):
+            box.pack_start(self._widget(name), False, False, 0)
+        box.pack_start(self._references, False, False, 0)
+        self._seldom = box
+        expander.add(box)
+        expander.connect("notify::expanded", lambda *_: GLib.idle_add(self._grow))
+        return expander
+
+    def _widget(self, name: str, kind: GObject.GType = GObject.TYPE_NONE) -> Gtk.Widget:
+        """Make the labelled field of an argument."""
+        widget = self.dialog.get_widget(name, kind)
+        label = self._config.find_property(name).nick.replace("_", "")
+        for field in _fields(widget):
+            field.get_accessible().set_name(label)
+        return widget
+
+    # What the user has chosen
+
+    def _request(self) -> Request:
+        return replace(
+            self._config_request(),
+            reference_layers=self._references.layers,
+            reference_files=self._references.files,
+        )
+
+    def _remember(self, edited: str = "") -> None:
+        """Keep what was chosen for the next time, and a prompt that was edited with."""
+        prompts = past_prompts()
+        if edited:
+            prompts = [edited, *(each for each in prompts if each != edited)][:_PROMPTS]
+        # A comfort only: that the disk is full is told when it matters.
+        with contextlib.suppress(OSError):
+            settings.save(
+                prompt=self._config.get_property("prompt") or "",
+                prompts=prompts,
+                reference_files=self._references.files,
+                choices={name: self._config.get_property(name) for name in CHOICES},
+            )
+
+    def _restore_references(self) -> None:
+        saved = settings.load().get("reference_files")
+        for path in saved if isinstance(saved, list) else []:
+            if isinstance(path, str) and Path(path).is_file():
+                self._references.add(path)
+
+    def _list_prompts(self, button: Gtk.MenuButton) -> None:
+        if not button.get_active():
+            return
+        menu = button.get_popup()
+        for item in menu.get_children():
+            item.destroy()
+        for prompt in past_prompts():
+            item = Gtk.MenuItem(label=shortened(prompt))
+            item.set_tooltip_text(prompt)
+            item.connect("activate", lambda _item, prompt=prompt: self.reuse(prompt))
+            menu.append(item)
+        if not menu.get_children():
+            none = Gtk.MenuItem(label=_("None yet"), sensitive=False)
+            menu.append(none)
+        menu.show_all()
+
+    # What rows ask for
+
+    def reuse(self, prompt: str) -> None:
+        """Put this prompt into the field, to be changed."""
+        self._config.set_property("prompt", prompt)
+        self._scrolled.get_vadjustment().set_value(0)
+        self._text.grab_focus()
+
+    def again(self, prompt: str) -> None:
+        """Edit with this prompt at once, as the choices are now."""
+        self.reuse(prompt)
+        self.dialog.response(Gtk.ResponseType.OK)
+
+    def settings(self) -> None:
+        """Open the settings, and begin with what they say afterwards."""
+        settings_dialog.show(self.dialog)
+        self._ask_service()
+
+    # Editing
+
+    def _start_by_ctrl_enter(self, _dialog: Gtk.Dialog, event: Gdk.EventKey) -> bool:
+        if event.keyval in _ENTER and event.state & Gdk.ModifierType.CONTROL_MASK:
+            if self._edit_button.get_sensitive():
+                self.dialog.response(Gtk.ResponseType.OK)
+            return True
+        return False
+
+    def _start(self) -> None:
+        """Begin an edit, or tell in the window why not."""
+        self._clear_notice()
+        request = self._request()
+        drawables = self.image.get_selected_drawables() if self.image.is_valid() else []
+        try:
+            try:
+                layers = check(self.image, drawables, request)
+            except NotReplaceable as error:
+                if not agreed(self.dialog, str(error), _("Put It into a _New Layer")):
+                    return
+                self._config.set_property("output", "new-layer")
+                request = self._request()
+                layers = check(self.image, drawables, request)
+            edits = len(layers) * request.variations
+            if edits > _UNASKED and not agreed(
+                self.dialog,
+                _("Start {count} edits at once?").format(count=edits),
+                _("_Edit"),
+                _("One for each layer and variation, and each is paid for."),
+            ):
+                return
+            edit = Edit(self.image, layers, request, self._changed)
+        except EditError as error:
+            self._tell(str(error))
+            return
+        self._remember(request.prompt)
+        row = EditRow(self, edit.jobs, edit)
+        self._add_row(row)
+        self._show_progress()
+        GLib.idle_add(edit.start)
+
+    def _add_row(self, row: EditRow) -> None:
+        self._rows.append(row)
+        self._edits.pack_start(row, False, False, 0)
+        self._edits.reorder_child(row, 0)
+        # Once it has its place, bring it into view.
+        GLib.timeout_add(100, self._scroll_to, row)
+
+    def _grow(self) -> bool:
+        """Make room for what is new, as far as the screen has it."""
+        width, height = self.dialog.get_size()
+        _least, wanted = self.dialog.get_preferred_height_for_width(width)
+        self.dialog.resize(width, max(height, wanted))
+        return False
+
+    def _scroll_to(self, row: EditRow) -> bool:
+        if row in self._live():
+            self._grow()
+            place = row.get_allocation()
+            adjustment = self._scrolled.get_vadjustment()
+            adjustment.clamp_page(place.y, place.y + place.height)
+        return False
+
+    def _live(self) -> list[EditRow]:
+        """The rows that were not discarded."""
+        shown = self._edits.get_children()
+        self._rows = [row for row in self._rows if row in shown]
+        return self._rows
+
+    def _changed(self) -> None:
+        self._update_rows()
+        Gimp.displays_flush()
+        self._show_progress()
+
+    def _update_rows(self) -> None:
+        for row in self._live():
+            if row.update():
+                # Once it has its place, bring it into view.
+                GLib.timeout_add(100, self._scroll_to, row)
+
+    def _tick(self) -> bool:
+        there = self.image.is_valid()
+        self._edit_button.set_sensitive(there)
+        self._update_rows()
+        self._show_progress()
+        return True
+
+    def _show_progress(self) -> None:
+        """Let the status bar of the image say what the rows say."""
+        running = [row.edit for row in self._live() if row.running and row.edit is not None]
+        if not running:
+            if self._progress:
+                Gimp.progress_end()
+            self._progress = False
+            return
+        text = running[0].phase_text()
+        if len(running) > 1:
+            text = _("{count} edits: {phase}").format(count=len(running), phase=text)
+        if not self._progress:
+            Gimp.progress_init(text)
+            self._progress = True
+        Gimp.progress_set_text(text)
+        Gimp.progress_pulse()
+
+    # What is told in the window
+
+    def _clear_notice(self) -> None:
+        for child in self._notice.get_children():
+            child.destroy()
+
+    def _tell(
+        self,
+        sentence: str,
+        kind: Gtk.MessageType = Gtk.MessageType.ERROR,
+        buttons: tuple[tuple[str, Callable[[], None]], ...] = (),
+    ) -> None:
+        """Show one sentence on top of the window, with the next steps as buttons."""
+        self._clear_notice()
+        bar = Gtk.InfoBar(message_type=kind, show_close_button=not buttons)
+        label = Gtk.Label(label=sentence, wrap=True, xalign=0, max_width_chars=44)
+        label.set_line_wrap_mode(Pango.WrapMode.WORD_CHAR)
+        bar.get_content_area().add(label)
+        for number, (words, _action) in enumerate(buttons):
+            bar.add_button(words, number)
+
+        def answered(_bar: Gtk.InfoBar, response: int) -> None:
+            self._clear_notice()
+            if 0 <= response < len(buttons):
+                buttons[response][1]()
+
+        bar.connect("response", answered)
+        bar.show_all()
+        self._notice.add(bar)
+
+    def _ask_service(self) -> None:
+        """Learn the price, and offer the ways on where there is no key."""
+        try:
+            sandbox = settings.base_url() == settings.SANDBOX
+        except ValueError as error:
+            self._tell(str(error), buttons=((_("_Settings…"), self.settings),))
+            return
+        if not sandbox and not settings.key_place():
+            self._tell(
+                _(
+                    "There is no API key yet. Enter the one that you have from the service, or "
+                    "try the built-in sandbox: it is free, sends nothing, and shows how all "
+                    "works, with simple effects in place of AI."
+                ),
+                Gtk.MessageType.QUESTION,
+                (
+                    (_("Enter the _Key…"), self.settings),
+                    (_("_Try the Sandbox"), self._try_sandbox),
+                ),
+            )
+            return
+        self._clear_notice()
+        if sandbox:
+            self._preview.set_prices({})
+            return
+        worker_process.ask(["service"], self._service_answered)
+
+    def _try_sandbox(self) -> None:
+        try:
+            settings.save(base_url=settings.SANDBOX)
+        except OSError as error:
+            self._tell(str(error))
+            return
+        self._preview.set_prices({})
+        self._text.grab_focus()
+
+    def _service_answered(self, answer: dict[str, Any]) -> None:
+        prices = answer.get("prices")
+        if isinstance(prices, dict):
+            self._preview.set_prices(prices)
+
+    # Earlier edits
+
+    def _offer_unfinished(self) -> None:
+        """Put on top what was paid for in an earlier window and hasn't reached an image."""
+        for each in _jobs()[:_EARLIER]:
+            if unfinished(each):
+                self._rows.append(EditRow(self, [each]))
+                self._edits.pack_start(self._rows[-1], False, False, 0)
+
+    def _list_earlier(self, expander: Gtk.Expander, _property: object) -> None:
+        if not expander.get_expanded() or expander.get_child() is not None:
+            return
+        known = {each for row in self._live() for each in row.ids}
+        box = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=12, margin_top=6)
+        jobs = [each for each in _jobs() if each.id not in known and has_something(each)]
+        for each in jobs[:_EARLIER]:
+            box.pack_start(EditRow(self, [each]), False, False, 0)
+        if not jobs:
+            box.pack_start(Gtk.Label(label=_("None yet"), xalign=0), False, False, 0)
+        box.show_all()
+        expander.add(box)
+
+
+def _fields(widget: Gtk.Widget) -> list[Gtk.Widget]:
+    """The fields in a widget that say what they hold, but not what for."""
+    if isinstance(widget, Gtk.Entry):
+        return [widget]
+    if not isinstance(widget, Gtk.Container):
+        return []
+    return [field for child in widget.get_children() for field in _fields(child)]
+
+
+def past_prompts() -> list[str]:
+    """The prompts that were edited with, the last one first."""
+    saved = settings.load().get("prompts")
+    return [each for each in saved if isinstance(each, str)] if isinstance(saved, list) else []
+
+
+def _jobs() -> list[job.Job]:
+    """The jobs that came from an image, the newest first."""
+    try:
+        jobs = job.all_jobs()
+    except OSError:
+        return []
+    return [each for each in reversed(jobs) if (each.folder / PLACE).exists()]

@@ -11,6 +11,7 @@ gi.require_version("Gegl", "0.4")
 from gi.repository import Gimp  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from plugin import words  # noqa: E402
 from plugin.gimp import procedure  # noqa: E402
 
 
@@ -18,7 +19,8 @@ class Dimilinks(Gimp.PlugIn):
     """The plug-in as GIMP knows it."""
 
     def do_set_i18n(self, name):
-        return False
+        # GIMP complains of a folder that isn't there.
+        return (Path(__file__).resolve().parent / "locale").is_dir(), words.DOMAIN, None
 
     def do_query_procedures(self):
         return [procedure.NAME]

@@ -114,12 +114,11 @@ def _make_locale(root: Path) -> None:
     make = ["localedef", "--no-archive", "-i", language, "-f", charset]
     chroot = ["chroot", str(root), *make, str(locales / partial.name)]
     made = subprocess.run(chroot, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    try:
-        # A run at the same time may have come first.
-        with contextlib.suppress(OSError):
+    # A run at the same time may have come first.
+    with contextlib.suppress(OSError):
+        if made.returncode == 0:
             partial.rename(place)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)
     if not place.is_dir():
         raise Failure(f"The locale {LOCALE} could not be made: {made.stderr.strip()}.")
 

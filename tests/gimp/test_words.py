@@ -49,3 +49,17 @@ def test_both_sides_speak_the_users_language(
             assert sentence in found[name], name
         without = run_inside(gimp, tmp_path, photo_files, "words", DIMILINKS_BASE_URL="")
     assert NO_KEY[language] in without["refused"]
+
+
+def test_the_worker_speaks_as_gimp_does_not_as_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, photo_files: Path
+) -> None:
+    # Without a real locale GIMP speaks English, whereas Python would not mind.
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    monkeypatch.setenv("LANGUAGE", "ja")
+    with PrivateGimp("3.0", shares=[photo_files]) as gimp, Sandbox(keys={"other"}) as service:
+        address = {"DIMILINKS_BASE_URL": service.base_url, "DIMILINKS_API_KEY": "test-key"}
+        found = run_inside(gimp, tmp_path, photo_files, "words", **address)
+    assert found["label"] == "_Edit with AI…"
+    assert "no size" in found["size"]
+    assert "doesn't accept the API key" in found["refused"]

@@ -17,9 +17,6 @@ from plugin.gimp import procedure  # noqa: E402
 class Dimilinks(Gimp.PlugIn):
     """The plug-in as GIMP knows it."""
 
-    def do_set_i18n(self, name):
-        return False
-
     def do_query_procedures(self):
         return [procedure.NAME]
 

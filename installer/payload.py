@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+from . import catalogue
 from .folders import CHECKOUT, Failure, remove
 
 NAME = "dimilinks_gimp"
@@ -87,14 +88,28 @@ def _copy(folder: Path, python: str) -> None:
     if not main.is_file():
         raise Failure(f"{main} is missing: this checkout is not complete.")
     folder.mkdir()
-    skip = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+    skip = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "locale")
     shutil.copytree(CHECKOUT / "plugin", folder / "plugin", ignore=skip)
+    _compile_catalogues(folder / "locale")
     if (CHECKOUT / "LICENSE").is_file():
         shutil.copyfile(CHECKOUT / "LICENSE", folder / "LICENSE")
     (folder / WORKER_PYTHON).write_text(f"{python}\n", encoding="utf-8")
     # A fresh modification time, not the checkout's: GIMP asks a plug-in again only when it changed.
     shutil.copyfile(main, folder / MAIN)
     (folder / MAIN).chmod(0o755)
+
+
+def _compile_catalogues(folder: Path) -> None:
+    """Make `LANGUAGE/LC_MESSAGES/NAME.mo`, where GIMP and the worker look for them."""
+    folder.mkdir()
+    for source in (CHECKOUT / "plugin" / "locale").glob("*.po"):
+        place = folder / source.stem / "LC_MESSAGES"
+        place.mkdir(parents=True)
+        try:
+            compiled = catalogue.compiled(source.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise Failure(f"The catalogue {source} is damaged: {error}.") from error
+        (place / f"{NAME}.mo").write_bytes(compiled)
 
 
 def uninstall(profile: Path) -> bool:

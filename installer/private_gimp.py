@@ -26,6 +26,8 @@ PACKAGES = (
     *("xvfb", "xdotool", "openbox", "dbus-x11", "imagemagick", "at-spi2-core", "gir1.2-atspi-2.0"),
     *("fonts-dejavu-core", "fonts-droid-fallback"),
 )
+LOCALE = "en_US.UTF-8"
+"""GIMP speaks other languages (variable LANGUAGE) only where LANG names a real locale."""
 MISSING = (
     "GIMP 3 is not installed here, and fetching a private one needs {}. "
     "Install GIMP 3.0 or 3.2 (gimp.org, or your system's package gimp) and try again."
@@ -49,6 +51,7 @@ def obtain(series: str | None) -> Iterator[Gimp]:
     while True:
         with locked(lock, shared=True, waiting=f"Waiting for another run that fetches {folder} …"):
             if _complete(folder):
+                _make_locale(folder / "root")
                 yield _describe(wanted, folder)
                 return
         with locked(lock, waiting=f"Waiting for other runs that use {folder} …"):
@@ -98,6 +101,26 @@ def _fetch(series: str, folder: Path) -> None:
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _make_locale(root: Path) -> None:
+    """Have the tree know LOCALE, which Debian leaves to be made; others may be using it."""
+    locales = Path("/usr/lib/locale")
+    place = root / locales.relative_to("/") / LOCALE.replace("UTF-8", "utf8")
+    if place.is_dir():
+        return
+    partial = place.with_name(f"{place.name}.partial-{os.getpid()}")
+    language, charset = LOCALE.split(".")
+    make = ["localedef", "--no-archive", "-i", language, "-f", charset]
+    chroot = ["chroot", str(root), *make, str(locales / partial.name)]
+    made = subprocess.run(chroot, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    # A run at the same time may have come first.
+    with contextlib.suppress(OSError):
+        if made.returncode == 0:
+            partial.rename(place)
+    shutil.rmtree(partial, ignore_errors=True)
+    if not place.is_dir():
+        raise Failure(f"The locale {LOCALE} could not be made: {made.stderr.strip()}.")
 
 
 def _mmdebstrap(suite: str, root: Path) -> None:

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from plugin import settings
+from plugin.words import _
 
 PREPARED = "prepared"
 """Complete and not sent: may be sent."""
@@ -55,13 +56,15 @@ def check_prompt(text: str) -> str:
     """
     prompt = text.strip()
     if not prompt:
-        raise ValueError("The prompt is empty: say what is to change.")
+        raise ValueError(_("The prompt is empty: say what is to change."))
     if len(prompt) > MOST_PROMPT:
-        raise ValueError(f"The prompt is too long: at most {MOST_PROMPT:,} characters.")
+        raise ValueError(
+            _("The prompt is too long: at most {most:,} characters.").format(most=MOST_PROMPT)
+        )
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
-        raise ValueError("The prompt has broken characters: type it anew.") from error
+        raise ValueError(_("The prompt has broken characters: type it anew.")) from error
     return prompt
 
 
@@ -116,7 +119,9 @@ class Job:
         """What was asked. Raises OSError or ValueError if the folder is damaged."""
         request = json.loads((self.folder / "request.json").read_text("utf-8"))
         if not isinstance(request, dict):
-            raise ValueError(f"The job {self.id} is damaged: request.json holds no object.")
+            raise ValueError(
+                _("The job {job} is damaged: request.json holds no object.").format(job=self.id)
+            )
         return request
 
     @property
@@ -128,7 +133,9 @@ class Job:
         except FileNotFoundError:
             return State([Post() for _ in range(self.request["variations"])])
         except (KeyError, TypeError) as error:
-            raise ValueError(f"The job {self.id} is damaged: state.json is malformed.") from error
+            raise ValueError(
+                _("The job {job} is damaged: state.json is malformed.").format(job=self.id)
+            ) from error
 
     def save_state(self, state: State) -> None:
         """Put `state` on the disk before the step that it announces is taken. Raises OSError."""
@@ -168,7 +175,9 @@ def find(job_id: str) -> Job:
     for job in all_jobs():
         if job.id == job_id:
             return job
-    raise ValueError(f"There is no job {job_id}: “python -m plugin jobs” lists them.")
+    raise ValueError(
+        _("There is no job {job}: “python -m plugin jobs” lists them.").format(job=job_id)
+    )
 
 
 @contextlib.contextmanager

@@ -13,6 +13,8 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from plugin.words import _
+
 TIERS = ("1k", "2k", "4k")
 
 _LANDSCAPE = {
@@ -131,7 +133,9 @@ def check_size(size: str) -> str:
     match = _EXACT_SIZE.fullmatch(text)
     if match is None:
         raise ValueError(
-            f"“{size}” is no size: use auto, a ratio ({', '.join(_LANDSCAPE)} or upright), or WxH."
+            _("“{size}” is no size: use auto, a ratio ({ratios} or upright), or WxH.").format(
+                size=size, ratios=", ".join(_LANDSCAPE)
+            )
         )
     width, height = int(match[1]), int(match[2])
     lowest, highest = _EXACT_PIXELS
@@ -142,8 +146,10 @@ def check_size(size: str) -> str:
         or max(width, height) > 3 * min(width, height)
     ):
         raise ValueError(
-            f"The service can't make {width}x{height}: both sides must be multiples of 16, "
-            f"{lowest:,} to {highest:,} pixels in all, at most 3:1."
+            _(
+                "The service can't make {width}x{height}: both sides must be multiples of 16, "
+                "{lowest:,} to {highest:,} pixels in all, at most 3:1."
+            ).format(width=width, height=height, lowest=lowest, highest=highest)
         )
     return f"{width}x{height}"
 
@@ -166,7 +172,7 @@ def plan(
     size = check_size(size)
     wanted = selection.intersection(extent)
     if wanted.empty:
-        raise ValueError("The selection lies outside the picture.")
+        raise ValueError(_("The selection lies outside the picture."))
     if context is None:
         diagonal = math.hypot(wanted.width, wanted.height)
         context = max(CONTEXT_FLOOR, round(CONTEXT_SHARE * diagonal))

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from plugin.words import _
+
 DOCUMENTED_BASE_URL = "https://dimilinks.com/v1"
 SANDBOX = "sandbox"
 ROUTES = ("edits",)
@@ -90,16 +92,20 @@ def base_url() -> str:
     if "@" in parts.netloc:
         # Such an address would show its password in every message.
         raise ValueError(
-            "The service's address must not hold a name or password: take out what stands "
-            "before the @, and set DIMILINKS_API_KEY."
+            _(
+                "The service's address must not hold a name or password: take out what stands "
+                "before the @, and set DIMILINKS_API_KEY."
+            )
         )
     if parts.scheme == "https" and parts.hostname:
         return url
     if parts.scheme == "http" and is_loopback(parts.hostname or ""):
         return url
     raise ValueError(
-        f"The service's address “{url}” won't do: it must begin with https:// "
-        "(plain http only for this very machine), or be the word sandbox."
+        _(
+            "The service's address “{url}” won't do: it must begin with https:// "
+            "(plain http only for this very machine), or be the word sandbox."
+        ).format(url=url)
     )
 
 
@@ -118,7 +124,10 @@ def route() -> str:
     chosen = os.environ.get("DIMILINKS_ROUTE") or load().get("route") or ROUTES[0]
     if chosen not in ROUTES:
         raise ValueError(
-            f"The route “{chosen}” is not known here: set DIMILINKS_ROUTE to {' or '.join(ROUTES)}."
+            _(
+                "The route “{route}” is not known here: set DIMILINKS_ROUTE to one of these: "
+                "{routes}."
+            ).format(route=chosen, routes=", ".join(ROUTES))
         )
     return str(chosen)
 
@@ -135,10 +144,14 @@ def api_key() -> str:
         except FileNotFoundError:
             return ""
         except (OSError, ValueError) as error:
-            raise ValueError(f"The key's file {home() / 'key'} can't be read: {error}.") from error
+            raise ValueError(
+                _("The key's file {path} can't be read: {why}.").format(
+                    path=home() / "key", why=error
+                )
+            ) from error
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ValueError(
-            "The API key has characters that no key has: copy it again, alone on its line."
+            _("The API key has characters that no key has: copy it again, alone on its line.")
         )
     return key
 
@@ -151,8 +164,10 @@ def check_service() -> None:
     route()
     if base_url() != SANDBOX and not api_key():
         raise ValueError(
-            "There is no API key. Set DIMILINKS_API_KEY, or put the key into the file "
-            f"{home() / 'key'}. To try without one, set DIMILINKS_BASE_URL to sandbox."
+            _(
+                "There is no API key. Set DIMILINKS_API_KEY, or put the key into the file "
+                "{path}. To try without one, set DIMILINKS_BASE_URL to sandbox."
+            ).format(path=home() / "key")
         )
 
 

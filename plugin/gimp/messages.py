@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+import gettext
+import re
 import traceback
 
 from gi.repository import GLib
 
-from plugin import settings
+from plugin import settings, words
 
 
 def _(text: str) -> str:
     """Return `text` in the user's language, from the plug-in's own catalogue."""
     return str(GLib.dgettext(None, text))
+
+
+def plural(one: str, many: str, count: int) -> str:
+    """Return the one of the two that fits `count`, in the user's language, yet to be formatted."""
+    return str(GLib.dngettext(None, one, many, count))
+
+
+def language() -> str:
+    """Return the language that `_` speaks, for the worker.
+
+    GIMP finds it in its preferences, the environment or the system, differently on every platform;
+    the head of the catalogue that it found says what came of that.
+    """
+    found = re.search(r"^Language: *(\w+)", GLib.dgettext(None, ""), re.MULTILINE)
+    return found[1] if found else "en"
+
+
+class _Gimps(gettext.NullTranslations):
+    """The catalogue that GIMP found, for the pure modules."""
+
+    def gettext(self, message: str) -> str:
+        return _(message)
+
+    def ngettext(self, msgid1: str, msgid2: str, n: int) -> str:
+        return plural(msgid1, msgid2, n)
+
+
+words.use(_Gimps())
 
 
 def unforeseen(error: Exception) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from gi.repository import Gio, GLib
 
-from plugin.gimp.messages import EditError, _
+from plugin.gimp.messages import EditError, _, language
 from plugin.job import Job
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +57,7 @@ class WorkerProcess:
         for variable in ("PYTHONHOME", "PYTHONPATH"):
             # Bundles of GIMP point them at their own Python, which is not the worker's.
             launcher.unsetenv(variable)
+        launcher.setenv("LANGUAGE", language(), True)
         try:
             self._process = launcher.spawnv(
                 [interpreter(), "-m", "plugin", "work", str(job.folder)]

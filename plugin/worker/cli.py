@@ -13,6 +13,7 @@ from pathlib import Path
 
 from plugin import __version__, job, region, settings
 from plugin.job import ACCEPTED, SENT, Job
+from plugin.words import _
 from plugin.worker import image_file, picture
 from plugin.worker.failure import Failure
 from plugin.worker.run import Run
@@ -108,7 +109,12 @@ def _edit(arguments: argparse.Namespace) -> int:
                 },
             },
         )
-    print(f"Job {prepared.id}: {box.width}×{box.height} pixels go up.", file=sys.stderr)
+    print(
+        _("Job {job}: {width}×{height} pixels go up.").format(
+            job=prepared.id, width=box.width, height=box.height
+        ),
+        file=sys.stderr,
+    )
     return _finish(prepared)
 
 
@@ -128,7 +134,7 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 def _finish(unfinished: Job) -> int:
     """Take a job to its end, and bring its results into files if it came from one."""
-    Run(unfinished, lambda phase: print(f"{phase} …", file=sys.stderr)).finish()
+    Run(unfinished, _show).finish()
     state = unfinished.state
     source = unfinished.request.get("file")
     placed = [post.placed for post in state.posts if post.placed]
@@ -143,11 +149,23 @@ def _finish(unfinished: Job) -> int:
         print(sentence, file=sys.stderr)
     if any(post.state in (SENT, ACCEPTED) and not post.message for post in state.posts):
         print(
-            "It was sent before, and no answer came: it may have been made and billed, so it is "
-            "not sent again. Look at your account, then start a new edit if need be.",
+            _(
+                "It was sent before, and no answer came: it may have been made and billed, so it "
+                "is not sent again. Look at your account, then start a new edit if need be."
+            ),
             file=sys.stderr,
         )
     return 0 if len(placed) == len(state.posts) else 1
+
+
+def _show(phase: str) -> None:
+    words = {
+        "preparing": _("Preparing the picture"),
+        "waiting": _("Waiting for the service"),
+        "downloading": _("Fetching the result"),
+        "placing": _("Fitting the result"),
+    }
+    print(f"{words.get(phase, phase)} …", file=sys.stderr)
 
 
 def _write_results(done: Job, placed: list[str], source: dict[str, str]) -> list[Path]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from plugin.region import Box
+from plugin.words import _
 from plugin.worker.failure import Failure
 from plugin.worker.picture import between_profiles, eight_bits, upright_srgb
 
@@ -26,11 +27,17 @@ def read_image(path: Path) -> Image.Image:
     picture, raw_mode = _open(path)
     deep = picture.mode.startswith(("I", "F")) or ";16" in raw_mode
     if deep or picture.mode in ("CMYK", "LAB", "YCbCr", "HSV"):
-        kind = "more than 8 bits per channel" if deep else f"{picture.mode} colours"
+        kind = (
+            _("more than 8 bits per channel")
+            if deep
+            else _("{mode} colours").format(mode=picture.mode)
+        )
         raise Failure(
             Failure.SETUP,
-            f"{path.name} holds {kind}, which the command line can't keep exactly: edit it in "
-            "GIMP, or convert it to 8-bit RGB first.",
+            _(
+                "{name} holds {kind}, which the command line can't keep exactly: edit it in "
+                "GIMP, or convert it to 8-bit RGB first."
+            ).format(name=path.name, kind=kind),
         )
     picture = ImageOps.exif_transpose(picture)
     if picture.mode not in _KEPT_MODES:
@@ -51,8 +58,14 @@ def read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
     if picture.size != size:
         raise Failure(
             Failure.SETUP,
-            f"The mask {path.name} has {picture.width}×{picture.height} pixels and the picture "
-            f"{size[0]}×{size[1]}: they must be the same.",
+            _(
+                "The mask {name} has {mask} pixels and the picture {picture}: they must be the "
+                "same."
+            ).format(
+                name=path.name,
+                mask=f"{picture.width}×{picture.height}",
+                picture=f"{size[0]}×{size[1]}",
+            ),
         )
     if picture.mode == "P" or "transparency" in picture.info:
         picture = picture.convert("RGBA")
@@ -62,7 +75,8 @@ def read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
         mask = picture.convert("RGB").convert("L")
     if mask.getbbox() is None:
         raise Failure(
-            Failure.SETUP, f"The mask {path.name} is empty: make white what is to change."
+            Failure.SETUP,
+            _("The mask {name} is empty: make white what is to change.").format(name=path.name),
         )
     return mask
 
@@ -129,9 +143,13 @@ def _open(path: Path) -> tuple[Image.Image, str]:
             picture.load()
             return picture, raw_mode
     except UnidentifiedImageError as error:
-        raise Failure(Failure.SETUP, f"{path} is no picture that can be read here.") from error
+        raise Failure(
+            Failure.SETUP, _("{path} is no picture that can be read here.").format(path=path)
+        ) from error
     except (OSError, ValueError, SyntaxError) as error:
-        raise Failure(Failure.SETUP, f"{path} can't be read: {error}.") from error
+        raise Failure(
+            Failure.SETUP, _("{path} can't be read: {why}.").format(path=path, why=error)
+        ) from error
 
 
 def _in_profile(placed: Image.Image, image: Image.Image) -> Image.Image:

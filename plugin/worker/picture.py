@@ -13,6 +13,8 @@ from typing import cast
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from plugin.words import _
+
 FOREIGN_FORMATS = ("PNG", "JPEG", "WEBP")
 FOREIGN_BYTES = 64_000_000
 """Most bytes of one picture that is read from the service."""
@@ -34,21 +36,25 @@ def read_foreign(data: bytes) -> Image.Image:
     first frame is taken. Raises Unreadable.
     """
     if len(data) > FOREIGN_BYTES:
-        raise Unreadable(f"it has more than {FOREIGN_BYTES // 1_000_000} MB")
+        raise Unreadable(_("it has more than {size} MB").format(size=FOREIGN_BYTES // 1_000_000))
     try:
         picture = Image.open(io.BytesIO(data), formats=FOREIGN_FORMATS)
         width, height = picture.size
         if width * height > FOREIGN_PIXELS:
-            raise Unreadable(f"it has {width}×{height} pixels, more than any real answer")
+            raise Unreadable(
+                _("it has {width}×{height} pixels, more than any real answer").format(
+                    width=width, height=height
+                )
+            )
         picture.load()
         return upright_srgb(picture)
     except Unreadable:
         raise
     except UnidentifiedImageError as error:
-        raise Unreadable("it is not a PNG, JPEG or WebP picture") from error
+        raise Unreadable(_("it is not a PNG, JPEG or WebP picture")) from error
     except Exception as error:
         # Pillow's decoders raise nearly everything on damaged data, struct.error to SyntaxError.
-        raise Unreadable(f"it is damaged ({type(error).__name__})") from error
+        raise Unreadable(_("it is damaged ({why})").format(why=type(error).__name__)) from error
 
 
 def upright_srgb(picture: Image.Image) -> Image.Image:
@@ -115,7 +121,7 @@ def read_own(path: Path) -> Image.Image:
         picture = Image.open(path, formats=("PNG",))
         picture.load()
     except (OSError, ValueError, SyntaxError) as error:
-        raise Unreadable(f"{path.name} is missing or damaged") from error
+        raise Unreadable(_("{name} is missing or damaged").format(name=path.name)) from error
     return picture
 
 

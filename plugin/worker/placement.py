@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from plugin.region import RATIO_TOLERANCE
+from plugin.words import _
 from plugin.worker import picture, repair
 from plugin.worker.upload import Upload
 
@@ -34,8 +35,10 @@ def fit(
         shift_y = (answer.height - upload.source_size[1] * scale) / 2
         across = down = scale
         notes.append(
-            f"The service answered with another ratio ({answer.width}×{answer.height}); what was "
-            "too much was cut off."
+            _(
+                "The service answered with another ratio ({width}×{height}); what was too much "
+                "was cut off."
+            ).format(width=answer.width, height=answer.height)
         )
     box = (
         left * across + shift_x,
@@ -45,7 +48,11 @@ def fit(
     )
     scale = size[0] / (box[2] - box[0])
     if scale > 1.02:
-        notes.append(f"The result was enlarged to {scale:.0%} of what the service delivered.")
+        notes.append(
+            _("The result was enlarged to {scale:.0%} of what the service delivered.").format(
+                scale=scale
+            )
+        )
     if repaired:
         moved = _drift(answer, upload, (across, down), (shift_x, shift_y))
         if moved is not None:

@@ -19,6 +19,7 @@ from PIL import Image
 from plugin import settings
 from plugin.job import ACCEPTED, FAILED, PREPARED, RECEIVED, SENT, Job, Post
 from plugin.region import Region
+from plugin.words import _
 from plugin.worker import picture, placement, upload
 from plugin.worker.failure import Failure
 from plugin.worker.service import Service
@@ -67,7 +68,8 @@ class Run:
                 self._finish_owned()
         except filelock.Timeout as error:
             raise Failure(
-                Failure.SETUP, f"The job {self._job.id} is being worked on already."
+                Failure.SETUP,
+                _("The job {job} is being worked on already.").format(job=self._job.id),
             ) from error
 
     def _finish_owned(self) -> None:
@@ -124,8 +126,10 @@ class Run:
                 post,
                 Failure(
                     kind,
-                    f"Something unforeseen went wrong ({error or type(error).__name__}). What the "
-                    f"service delivered is kept in {self._job.folder}.",
+                    _(
+                        "Something unforeseen went wrong ({why}). What the service delivered is "
+                        "kept in {folder}."
+                    ).format(why=str(error) or type(error).__name__, folder=self._job.folder),
                 ),
             )
 
@@ -153,8 +157,10 @@ class Run:
             if shutil.disk_usage(self._job.folder).free < _ROOM:
                 raise Failure(
                     Failure.SETUP,
-                    f"The disk of {self._job.folder} is nearly full, and the result must find "
-                    "room there: free some space, then try again. Nothing was sent.",
+                    _(
+                        "The disk of {folder} is nearly full, and the result must find room "
+                        "there: free some space, then try again. Nothing was sent."
+                    ).format(folder=self._job.folder),
                 )
             post.state = SENT
             try:
@@ -163,8 +169,9 @@ class Run:
                 post.state = PREPARED
                 raise Failure(
                     Failure.SETUP,
-                    f"The job can't be kept in {self._job.folder} ({error.strerror}): nothing "
-                    "was sent.",
+                    _("The job can't be kept in {folder} ({why}): nothing was sent.").format(
+                        folder=self._job.folder, why=error.strerror
+                    ),
                 ) from error
 
     def _place(self, number: int, post: Post, edit: _Edit) -> None:
@@ -174,8 +181,9 @@ class Run:
         except picture.Unreadable as error:
             raise Failure(
                 Failure.ANSWER,
-                f"The service's picture can't be used: {error}. As it came, it is kept in "
-                f"{self._job.folder / post.result}.",
+                _(
+                    "The service's picture can't be used: {why}. As it came, it is kept in {path}."
+                ).format(why=error, path=self._job.folder / post.result),
             ) from error
         placed, notes = edit.place(answer)
         path = self._job.folder / f"placed-{number}.png"
@@ -188,7 +196,9 @@ class Run:
         waiting = post.state == ACCEPTED and post.task
         message = str(failure)
         if waiting:
-            message += f" The service calls it {post.task}."
+            message = _("{sentence} The service calls it {task}.").format(
+                sentence=message, task=post.task
+            )
         state = post.state if held or waiting else FAILED
         self._change(post, state=state, kind=failure.kind, message=message)
 
@@ -217,7 +227,8 @@ class _Edit:
             keep_alpha: bool | None = request.get("keep_alpha")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Failure(
-                Failure.SETUP, f"The job {job.id} is damaged and can't be sent."
+                Failure.SETUP,
+                _("The job {job} is damaged and can't be sent.").format(job=job.id),
             ) from error
         self._source, self._mask = upload.read_source(job.folder)
         # Jobs of version 0.1.0 don't say.

@@ -25,6 +25,7 @@ import urllib3
 from requests.auth import AuthBase
 
 from plugin import __version__, settings
+from plugin.words import _
 from plugin.worker import picture
 from plugin.worker.failure import Failure
 from plugin.worker.upload import Upload
@@ -107,7 +108,7 @@ class Service:
                 with response:
                     body = _read(response, _ANSWER_BYTES)
             except _TooLong as error:
-                raise _unknown("its answer had no end") from error
+                raise _unknown(_("its answer had no end")) from error
             except _NEVER_SENT as error:
                 raise _setup(error) from error
             except requests.RequestException as error:
@@ -116,7 +117,7 @@ class Service:
                 # A bundle of certificates that isn't there is the one that comes unwrapped.
                 if "certificate bundle" in str(error):
                     raise _setup(error) from error
-                raise _unknown("the connection broke") from error
+                raise _unknown(_("the connection broke")) from error
         if response.status_code != 200:
             raise self._refusal(response, body)
         return self._answer(body)
@@ -132,7 +133,7 @@ class Service:
         if not answer.link:
             raise Failure(
                 Failure.ANSWER,
-                "The service answered without a picture; the edit may have been billed.",
+                _("The service answered without a picture; the edit may have been billed."),
             )
         if answer.link.startswith("data:"):
             return _from_data_url(answer.link)
@@ -146,13 +147,11 @@ class Service:
             except _Stumbled as stumble:
                 cause = str(stumble)
                 time.sleep(pause)
-        raise Failure(
-            Failure.ANSWER, f"The edit was made, but its picture could not be fetched: {cause}."
-        )
+        raise _not_fetched(cause)
 
     def _fetch(self, url: str) -> bytes:
         with self._session() as session:
-            for _ in range(_REDIRECTS + 1):
+            for _hop in range(_REDIRECTS + 1):
                 self._check_link(url)
                 try:
                     response = session.get(
@@ -169,7 +168,7 @@ class Service:
                         body = _read(response, picture.FOREIGN_BYTES)
                 except _TooLong as error:
                     raise Failure(
-                        Failure.ANSWER, "The service's picture is larger than any real one."
+                        Failure.ANSWER, _("The service's picture is larger than any real one.")
                     ) from error
                 except requests.RequestException as error:
                     raise _Stumbled(_cause(error)) from error
@@ -178,14 +177,13 @@ class Service:
                 status = response.status_code
                 if status == 200:
                     return body
-                said = f"the service answered {status}{self._said(response, body)}"
+                clause = _answered(status, self._said(response, body))
                 if status == 429 or status >= 500:
-                    raise _Stumbled(said)
-                raise Failure(
-                    Failure.ANSWER,
-                    f"The edit was made, but its picture could not be fetched: {said}.",
-                )
-        raise Failure(Failure.ANSWER, "The link to the picture leads from one place to the next.")
+                    raise _Stumbled(clause)
+                raise _not_fetched(clause)
+        raise Failure(
+            Failure.ANSWER, _("The link to the picture leads from one place to the next.")
+        )
 
     @contextlib.contextmanager
     def _session(self) -> Iterator[requests.Session]:
@@ -201,8 +199,10 @@ class Service:
         if _never_connected(error):
             return Failure(
                 Failure.UNREACHABLE,
-                f"The service at {self._host} can't be reached ({_cause(error)}). Nothing was "
-                "sent: check the network and the service's address, then try again.",
+                _(
+                    "The service at {host} can't be reached ({why}). Nothing was sent: check the "
+                    "network and the service's address, then try again."
+                ).format(host=self._host, why=_cause(error)),
             )
         return _unknown(_cause(error))
 
@@ -211,31 +211,39 @@ class Service:
         said = self._said(response, body)
         code = _error_code(body)
         if status == 401:
-            text = (
-                f"The service doesn't accept the API key{said}. Check DIMILINKS_API_KEY or the "
-                "file “key” in the data folder."
+            text = _(
+                "The service doesn't accept the API key. Check DIMILINKS_API_KEY or the file "
+                "“key” in the data folder."
             )
         elif status == 402 or code == "insufficient_user_quota":
-            text = f"The balance at the service is used up{said}. Top it up, then try again."
+            text = _("The balance at the service is used up. Top it up, then try again.")
         elif status == 403 and code == "model_not_allowed":
-            text = f"This API key may not use the model{said}."
+            text = _("This API key may not use the model.")
         elif status == 413:
-            text = "The upload was too large for the service: choose a smaller resolution."
+            text = _("The upload was too large for the service: choose a smaller resolution.")
+            said = ""
         elif status == 429:
-            return Failure(
-                Failure.BUSY, f"The service is busy{said}. Wait a minute, then try again."
-            )
+            text = _("The service is busy. Wait a minute, then try again.")
+            return Failure(Failure.BUSY, _quoting(text, said))
         elif 300 <= status < 400:
             place = urlsplit(response.headers.get("Location", "")).netloc
             text = (
-                f"The service has moved{f' to {place}' if place else ''}: set its new address "
-                "(DIMILINKS_BASE_URL), then try again."
+                _(
+                    "The service has moved to {place}: set its new address (DIMILINKS_BASE_URL), "
+                    "then try again."
+                ).format(place=place)
+                if place
+                else _(
+                    "The service has moved: set its new address (DIMILINKS_BASE_URL), then try "
+                    "again."
+                )
             )
+            said = ""
         elif 400 <= status < 500 and status != 408:
-            text = f"The service refused the edit ({status}){said}."
+            text = _("The service refused the edit ({status}).").format(status=status)
         else:
-            return _unknown(f"it answered {status}{said}")
-        return Failure(Failure.REFUSED, text)
+            return _unknown(_answered(status, said))
+        return Failure(Failure.REFUSED, _quoting(text, said))
 
     def _answer(self, body: bytes) -> Answer:
         """Read what can be read: above all the task's name, by which the edit is found again."""
@@ -269,7 +277,7 @@ class Service:
             raise _bad_link(place)
 
     def _said(self, response: requests.Response, body: bytes) -> str:
-        """The service's own words as a clause, fit for a window: one line, short, no secrets."""
+        """The service's own words, fit for a window: one line, short, no secrets."""
         message = _error(body).get("message")
         if not isinstance(message, str) and "json" not in response.headers.get("Content-Type", ""):
             text = body[:4000].decode("utf-8", "replace")
@@ -280,8 +288,7 @@ class Service:
         message = " ".join("".join(c if c.isprintable() else " " for c in message).split())
         # Gateways quote the key back, and links with their signatures.
         message = message.replace(self._key, "…") if self._key else message
-        message = re.sub(r"\?\S*=\S*", "?…", message).rstrip(".")
-        return f": “{message[:300]}”" if message else ""
+        return re.sub(r"\?\S*=\S*", "?…", message).rstrip(".")[:300]
 
 
 class _TooLong(Exception):
@@ -311,24 +318,57 @@ def _read(response: requests.Response, limit: int) -> bytes:
 def _bad_link(place: str) -> Failure:
     return Failure(
         Failure.ANSWER,
-        "The service's link to the picture leads to a place where no picture of it can be"
-        f"{f' ({place})' if place else ''}; it was not followed.",
+        _(
+            "The service's link to the picture leads to a place where no picture of it can be "
+            "({place}); it was not followed."
+        ).format(place=place)
+        if place
+        else _(
+            "The service's link to the picture leads to a place where no picture of it can be; "
+            "it was not followed."
+        ),
     )
+
+
+def _not_fetched(clause: str) -> Failure:
+    return Failure(
+        Failure.ANSWER,
+        _("The edit was made, but its picture could not be fetched: {why}.").format(why=clause),
+    )
+
+
+def _answered(status: int, said: str) -> str:
+    """The clause for an answer that is none, with the service's own words if there are any."""
+    if said:
+        return _("the service answered {status}: “{words}”").format(status=status, words=said)
+    return _("the service answered {status}").format(status=status)
+
+
+def _quoting(sentence: str, said: str) -> str:
+    """Add the service's own words, if there are any, to ours."""
+    if not said:
+        return sentence
+    return _("{sentence} The service says: “{words}”.").format(sentence=sentence, words=said)
 
 
 def _setup(error: Exception) -> Failure:
     return Failure(
         Failure.SETUP,
-        f"Nothing could be sent: {error}. Check the service's address and the proxy and "
-        "certificate settings of this machine, then try again.",
+        _(
+            "Nothing could be sent: {why}. Check the service's address and the proxy and "
+            "certificate settings of this machine, then try again."
+        ).format(why=error),
     )
 
 
 def _unknown(clause: str) -> Failure:
     return Failure(
         Failure.OUTCOME_UNKNOWN,
-        f"The edit was sent, but the service gave no usable answer ({clause}). It may have been "
-        "made and billed, so it is not sent again by itself: look at your account, then decide.",
+        _(
+            "The edit was sent, but the service gave no usable answer ({why}). It may have been "
+            "made and billed, so it is not sent again by itself: look at your account, then "
+            "decide."
+        ).format(why=clause),
     )
 
 
@@ -346,24 +386,24 @@ def _never_connected(error: requests.RequestException) -> bool:
 def _cause(error: BaseException) -> str:
     """What went wrong, short and without the URL, which may carry a signature."""
     if isinstance(error, requests.ConnectTimeout):
-        return "no answer to the connection"
+        return _("no answer to the connection")
     if isinstance(error, requests.Timeout):
-        return "no answer in time"
+        return _("no answer in time")
     if isinstance(error, requests.exceptions.SSLError):
-        return "its certificate could not be verified"
+        return _("its certificate could not be verified")
     if isinstance(error, requests.exceptions.ProxyError):
-        return "the proxy did not let it through"
+        return _("the proxy did not let it through")
     text = str(error)
     for sign, words in (
-        ("NameResolution", "its name is not known"),
-        ("refused", "the connection was refused"),
-        ("reset", "the connection was reset"),
-        ("IncompleteRead", "the answer broke off"),
-        ("RemoteDisconnected", "the connection was closed without an answer"),
+        ("NameResolution", _("its name is not known")),
+        ("refused", _("the connection was refused")),
+        ("reset", _("the connection was reset")),
+        ("IncompleteRead", _("the answer broke off")),
+        ("RemoteDisconnected", _("the connection was closed without an answer")),
     ):
         if sign in text:
             return words
-    return "the connection broke"
+    return _("the connection broke")
 
 
 def _error(body: bytes) -> dict[str, Any]:
@@ -379,9 +419,9 @@ def _error_code(body: bytes) -> str:
 
 
 def _from_data_url(link: str) -> bytes:
-    head, _, encoded = link.partition(",")
+    head, _comma, encoded = link.partition(",")
     if not head.endswith(";base64"):
-        raise Failure(Failure.ANSWER, "The service's picture is encoded in an unknown way.")
+        raise Failure(Failure.ANSWER, _("The service's picture is encoded in an unknown way."))
     return _from_base64(encoded)
 
 
@@ -391,7 +431,7 @@ def _from_base64(encoded: str) -> bytes:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise Failure(
-            Failure.ANSWER, "The service's picture arrived damaged (its base64 is not valid)."
+            Failure.ANSWER, _("The service's picture arrived damaged (its base64 is not valid).")
         ) from error
 
 

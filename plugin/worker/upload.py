@@ -17,6 +17,7 @@ from PIL import Image
 
 from plugin.job import MOST_PICTURES
 from plugin.region import Region
+from plugin.words import _
 from plugin.worker import picture
 from plugin.worker.failure import Failure
 
@@ -61,8 +62,10 @@ def build(
         room = MOST_PICTURES - 1 - (mask is not None)
         raise Failure(
             Failure.SETUP,
-            f"The service takes at most {room} references with this edit, not {len(references)}: "
-            "take some off the list.",
+            _(
+                "The service takes at most {room} references with this edit, not {count}: "
+                "take some off the list."
+            ).format(room=room, count=len(references)),
         )
     flat = picture.on_white(source)
     size = region.upload
@@ -85,8 +88,10 @@ def build(
             own, inner = _own_pictures(flat, mask, region, size)
             data = _encoded(own, hard)
             notes = [
-                "The picture was too large for one upload and went up at "
-                f"{size[0]}×{size[1]} pixels."
+                _(
+                    "The picture was too large for one upload and went up at "
+                    "{width}×{height} pixels."
+                ).format(width=size[0], height=size[1])
             ]
     several = bool(references)
     files = [("image[]" if several else "image", "source.png", data[0])]
@@ -147,7 +152,7 @@ def _mask_at_size(
 ) -> Image.Image:
     left, top, right, bottom = inner
     if _highest(mask) == 0:
-        raise Failure(Failure.SETUP, "The selection is empty: select what is to be edited.")
+        raise Failure(Failure.SETUP, _("The selection is empty: select what is to be edited."))
     shown = (right - left, bottom - top)
     small = mask if mask.size == shown else mask.resize(shown, Image.Resampling.BOX)
     if _highest(small) < 128:
@@ -198,7 +203,9 @@ def read_source(folder: Path) -> tuple[Image.Image, Image.Image | None]:
         if (folder / "mask.png").exists():
             mask = picture.read_own(folder / "mask.png").convert("L")
     except picture.Unreadable as error:
-        raise Failure(Failure.SETUP, f"The job can't be sent: {error}.") from error
+        raise Failure(
+            Failure.SETUP, _("The job can't be sent: {why}.").format(why=error)
+        ) from error
     return source if source.mode in ("RGB", "RGBA") else source.convert("RGBA"), mask
 
 
@@ -209,5 +216,8 @@ def read_references(folder: Path, names: Sequence[str]) -> list[Image.Image]:
         try:
             references.append(picture.read_own(folder / name))
         except picture.Unreadable as error:
-            raise Failure(Failure.SETUP, f"Reference {number} can't be read: {error}.") from error
+            raise Failure(
+                Failure.SETUP,
+                _("Reference {number} can't be read: {why}.").format(number=number, why=error),
+            ) from error
     return references

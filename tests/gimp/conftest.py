@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 from collections.abc import Callable, Iterator
@@ -32,23 +33,26 @@ def inside(gimp: PrivateGimp, tmp_path: Path, photo_files: Path) -> Inside:
     DIMILINKS_TEST_PHOTOS; it leaves its findings there as `found.json`.
     """
 
-    def run(script: str, *arguments: str, **environment: str) -> Any:
-        out, err = io.BytesIO(), io.BytesIO()
-        code = gimp.script(
-            SCRIPTS / f"{script}.py",
-            [str(tmp_path), *arguments],
-            env={
-                "DIMILINKS_HOME": str(tmp_path / "home"),
-                "DIMILINKS_BASE_URL": "sandbox",
-                "DIMILINKS_TEST_PHOTOS": str(photo_files),
-                **environment,
-            },
-            shares=[tmp_path],
-            out=out,
-            err=err,
-            timeout=240,
-        )
-        assert code == 0, out.getvalue().decode() + err.getvalue().decode()
-        return json.loads((tmp_path / "found.json").read_text("utf-8"))
+    return functools.partial(run_inside, gimp, tmp_path, photo_files)
 
-    return run
+
+def run_inside(
+    gimp: PrivateGimp, folder: Path, photos: Path, script: str, *arguments: str, **environment: str
+) -> Any:
+    out, err = io.BytesIO(), io.BytesIO()
+    code = gimp.script(
+        SCRIPTS / f"{script}.py",
+        [str(folder), *arguments],
+        env={
+            "DIMILINKS_HOME": str(folder / "home"),
+            "DIMILINKS_BASE_URL": "sandbox",
+            "DIMILINKS_TEST_PHOTOS": str(photos),
+            **environment,
+        },
+        shares=[folder],
+        out=out,
+        err=err,
+        timeout=240,
+    )
+    assert code == 0, out.getvalue().decode() + err.getvalue().decode()
+    return json.loads((folder / "found.json").read_text("utf-8"))

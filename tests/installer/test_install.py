@@ -78,6 +78,8 @@ def test_install_doctor_update_uninstall(user, installer, profile):
     assert os.access(main, os.X_OK)
     assert (plug_in(profile) / "plugin" / "__init__.py").is_file()
     assert not list(profile.rglob("__pycache__"))
+    assert not list(profile.rglob("*.po"))
+    assert (plug_in(profile) / "locale" / "ja" / "LC_MESSAGES" / "dimilinks_gimp.mo").is_file()
     python = (plug_in(profile) / "worker-python.txt").read_text()
     assert python.count("\n") == 1
     assert os.access(python.strip(), os.X_OK)
@@ -251,6 +253,16 @@ def test_an_install_killed_in_the_exchange_is_mended_by_the_next(profile):
 def test_an_incomplete_checkout_is_refused(profile, monkeypatch, tmp_path):
     monkeypatch.setattr(payload, "CHECKOUT", tmp_path)
     with pytest.raises(Failure, match="not complete"):
+        payload.install(profile, "/python")
+    assert not plug_in(profile).exists()
+
+
+def test_a_damaged_catalogue_is_refused(profile, monkeypatch, tmp_path):
+    shutil.copytree(CHECKOUT / "plugin", tmp_path / "plugin")
+    shutil.copyfile(CHECKOUT / payload.MAIN, tmp_path / payload.MAIN)
+    (tmp_path / "plugin" / "locale" / "ja.po").write_text("msgid open")
+    monkeypatch.setattr(payload, "CHECKOUT", tmp_path)
+    with pytest.raises(Failure, match=r"ja\.po is damaged: line 1"):
         payload.install(profile, "/python")
     assert not plug_in(profile).exists()
 

@@ -109,7 +109,8 @@ def test_chinese_prompt(window: Window, image: Image) -> None:
     window.edit_and_close()
 
     new, _old = image.state()["layers"]
-    assert new["name"] == "复古胶片，保留主体 sepia tone, and leave the cli… (sandbox)"
+    title = "复古胶片，保留主体 sepia tone, and leave the cli…"
+    assert new["name"] == f"{title} (sandbox)"
     (made,) = [each for each in job.all_jobs() if each.id not in before]
     assert made.request["prompt"] == prompt
     assert made.state.name == job.RECEIVED
@@ -124,7 +125,7 @@ def test_chinese_prompt(window: Window, image: Image) -> None:
     assert b"new-layer" in saved
     encodings = ("utf-8", "utf-16-le", "unicode-escape")
     assert [name for name in encodings if "client out".encode(name) in saved] == []
-    assert saved.count("复古".encode()) == 1
+    assert saved.count("复古".encode()) == saved.count(title.encode()) > 0
 
 
 def test_repeat(window: Window, image: Image) -> None:

@@ -58,7 +58,7 @@ class EditRow(Gtk.Box):
         self._drawn: object = None
         title = Gtk.Label(label=capture.shortened(self.prompt), xalign=0)
         title.set_ellipsize(Pango.EllipsizeMode.END)
-        title.set_tooltip_text(self.prompt)
+        title.set_tooltip_text(f"{self.prompt}\n{_when(self._jobs[0])}")
         bold = Pango.AttrList()
         bold.insert(Pango.attr_weight_new(Pango.Weight.BOLD))
         title.set_attributes(bold)
@@ -175,8 +175,8 @@ class EditRow(Gtk.Box):
             return text
         if kind == "left":
             return _(
-                "Nobody waits for it any more, but it was sent and is paid for: the result will "
-                "be kept here."
+                "You stopped waiting, but it was sent and is paid for: the result will be kept "
+                "and shown here."
             )
         if kind == "unknown":
             return _(
@@ -458,6 +458,12 @@ def has_something(job: Job) -> bool:
         return job.state.name in (RECEIVED, SENT, ACCEPTED, FAILED) and bool(job.request["prompt"])
     except (OSError, ValueError, KeyError):
         return False
+
+
+def _when(job: Job) -> str:
+    """When a job was asked for, as people here write it."""
+    moment = GLib.DateTime.new_from_unix_local(int(job.request.get("created", 0)))
+    return str(moment.format("%x %H:%M"))
 
 
 def _clock(seconds: float) -> str:

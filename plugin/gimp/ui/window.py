@@ -303,7 +303,8 @@ class Window:
                 return
             edit = Edit(self.image, layers, request, self._changed)
         except EditError as error:
-            self._tell(str(error))
+            if not self._service_missing():
+                self._tell(str(error))
             return
         self._remember(request.prompt)
         row = EditRow(self, edit.jobs, edit)
@@ -389,47 +390,58 @@ class Window:
         """Show one sentence on top of the window, with the next steps as buttons."""
         self._clear_notice()
         bar = Gtk.InfoBar(message_type=kind, show_close_button=not buttons)
-        label = Gtk.Label(label=sentence, wrap=True, xalign=0, max_width_chars=44)
+        bar.connect("response", lambda *_: self._clear_notice())
+        label = Gtk.Label(label=sentence, wrap=True, xalign=0, max_width_chars=40)
         label.set_line_wrap_mode(Pango.WrapMode.WORD_CHAR)
-        bar.get_content_area().add(label)
-        for number, (words, _action) in enumerate(buttons):
-            bar.add_button(words, number)
-
-        def answered(_bar: Gtk.InfoBar, response: int) -> None:
-            self._clear_notice()
-            if 0 <= response < len(buttons):
-                buttons[response][1]()
-
-        bar.connect("response", answered)
+        # Beside the sentence they would make the window wider than it has to be.
+        below = Gtk.Box(spacing=6)
+        for words, action in buttons:
+            button = Gtk.Button(label=words, use_underline=True)
+            button.connect("clicked", self._answered, action)
+            below.pack_start(button, False, False, 0)
+        box = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=6)
+        box.pack_start(label, False, False, 0)
+        if buttons:
+            box.pack_start(below, False, False, 0)
+        bar.get_content_area().add(box)
         bar.show_all()
         self._notice.add(bar)
+        GLib.idle_add(self._grow)
+
+    def _answered(self, _button: Gtk.Button, action: Callable[[], None]) -> None:
+        self._clear_notice()
+        action()
+
+    def _service_missing(self) -> bool:
+        """Whether there is no service to edit with; then the ways on are offered."""
+        try:
+            sandbox = settings.base_url() == settings.SANDBOX
+            key = sandbox or settings.key_place()
+        except ValueError as error:
+            self._tell(str(error), buttons=((_("_Settings…"), self.settings),))
+            return True
+        if key:
+            return False
+        self._tell(
+            _(
+                "There is no API key yet. Enter the one that you have from the service, or "
+                "try the built-in sandbox: it is free, sends nothing, and shows how all "
+                "works, with simple effects in place of AI."
+            ),
+            Gtk.MessageType.QUESTION,
+            (
+                (_("Enter the _Key…"), self.settings),
+                (_("Try the Sand_box"), self._try_sandbox),
+            ),
+        )
+        return True
 
     def _ask_service(self) -> None:
         """Learn the price, and offer the ways on where there is no key."""
-        try:
-            sandbox = settings.base_url() == settings.SANDBOX
-        except ValueError as error:
-            self._tell(str(error), buttons=((_("_Settings…"), self.settings),))
-            return
-        if not sandbox and not settings.key_place():
-            self._tell(
-                _(
-                    "There is no API key yet. Enter the one that you have from the service, or "
-                    "try the built-in sandbox: it is free, sends nothing, and shows how all "
-                    "works, with simple effects in place of AI."
-                ),
-                Gtk.MessageType.QUESTION,
-                (
-                    (_("Enter the _Key…"), self.settings),
-                    (_("_Try the Sandbox"), self._try_sandbox),
-                ),
-            )
-            return
         self._clear_notice()
-        if sandbox:
-            self._preview.set_prices({})
-            return
-        worker_process.ask(["service"], self._service_answered)
+        self._preview.set_prices({})
+        if not self._service_missing() and settings.base_url() != settings.SANDBOX:
+            worker_process.ask(["service"], self._service_answered)
 
     def _try_sandbox(self) -> None:
         try:
@@ -466,6 +478,7 @@ class Window:
             box.pack_start(Gtk.Label(label=_("None yet"), xalign=0), False, False, 0)
         box.show_all()
         expander.add(box)
+        GLib.timeout_add(100, self._grow)
 
 
 def _fields(widget: Gtk.Widget) -> list[Gtk.Widget]:

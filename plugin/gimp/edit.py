@@ -129,6 +129,11 @@ class Edit:
             worker.let_go()
         self._changed()
 
+    def wait_again(self) -> None:
+        """Place after all what still arrives of an edit that was cancelled."""
+        self.detached = False
+        self._changed()
+
     def discard(self) -> None:
         """Stop whatever is under way, and remove the jobs with all that has arrived."""
         self.detached = True

@@ -282,6 +282,10 @@ class EditRow(Gtk.Box):
         if kind == "running":
             self._add(_("_Cancel"), self._cancel, _("What was sent already is paid for and kept"))
         elif kind == "left":
+            if self.edit is not None:
+                self._add(
+                    _("Keep _Waiting"), self._wait, _("Put it into the image when it arrives")
+                )
             self._add(
                 _("_Discard"), self._discard, _("Stop it for good; what was sent stays paid for")
             )
@@ -360,6 +364,10 @@ class EditRow(Gtk.Box):
     def _cancel(self) -> None:
         assert self.edit is not None
         self.edit.cancel()
+
+    def _wait(self) -> None:
+        assert self.edit is not None
+        self.edit.wait_again()
 
     def _retry(self) -> None:
         assert self.edit is not None

@@ -15,7 +15,7 @@ from gi.repository import GdkPixbuf, Gegl, Gimp, GLib, Gtk, Pango
 from plugin import settings
 from plugin.gimp import capture, pixels
 from plugin.gimp.capture import Plan, Request
-from plugin.gimp.messages import EditError, _
+from plugin.gimp.messages import EditError, _, plural
 from plugin.gimp.ui import thumbnails
 from plugin.region import Box
 
@@ -157,6 +157,12 @@ class Preview(Gtk.Box):
             )
         elif scale < 0.98:
             lines.append(_("Result reduced to {share:.0%}").format(share=scale))
+        if count > 1:
+            lines.append(
+                plural("{count} layer", "{count} layers, an edit for each", count).format(
+                    count=count
+                )
+            )
         lines.append(
             _("Upload: about {size:.1f} MB").format(
                 size=_upload_bytes(layer, region.content, sent) * count / 1e6

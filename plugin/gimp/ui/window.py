@@ -18,7 +18,7 @@ from plugin import job, settings
 from plugin.gimp import worker_process
 from plugin.gimp.capture import PLACE, Request, shortened
 from plugin.gimp.edit import Edit, check
-from plugin.gimp.messages import EditError, NotReplaceable, _
+from plugin.gimp.messages import EditError, NotReplaceable, _, plural
 from plugin.gimp.procedure import CHOICES
 from plugin.gimp.ui import settings_dialog
 from plugin.gimp.ui.edit_row import EditRow, has_something, unfinished
@@ -35,6 +35,8 @@ _EARLIER = 20
 """Earlier edits that are listed at once."""
 _TICK = 500
 """Milliseconds from one look at what is under way to the next."""
+_ONSCREEN = 200
+"""Pixels of the window that must be seen where it opens."""
 _FRAME = 160
 """Pixels of a screen's height that panels, title and buttons take."""
 
@@ -88,6 +90,7 @@ class Window:
         """Let the user edit, until the window is closed."""
         # GIMP focuses the button, which the first space of a prompt would press.
         self._text.grab_focus()
+        self._restore_place()
         ticks = GLib.timeout_add(_TICK, self._tick)
         try:
             while self.dialog.run():
@@ -96,6 +99,7 @@ class Window:
         finally:
             GLib.source_remove(ticks)
             self._remember()
+            self._remember_place()
             for row in self._live():
                 if row.running and row.edit is not None:
                     row.edit.cancel()
@@ -230,6 +234,21 @@ class Window:
                 choices={name: self._config.get_property(name) for name in CHOICES},
             )
 
+    def _restore_place(self) -> None:
+        """Open where the user has put the window the last time, if the screen still has that."""
+        place = settings.load().get("window")
+        display = self.dialog.get_display()
+        if not (isinstance(place, list) and [type(each) for each in place] == [int, int]):
+            return
+        area = display.get_monitor_at_point(*place).get_workarea()
+        x, y = place[0] - area.x, place[1] - area.y
+        if 0 <= x < area.width - _ONSCREEN and 0 <= y < area.height - _ONSCREEN:
+            self.dialog.move(*place)
+
+    def _remember_place(self) -> None:
+        with contextlib.suppress(OSError):
+            settings.save(window=list(self.dialog.get_position()))
+
     def _restore_references(self) -> None:
         saved = settings.load().get("reference_files")
         for path in saved if isinstance(saved, list) else []:
@@ -296,7 +315,9 @@ class Window:
             edits = len(layers) * request.variations
             if edits > _UNASKED and not agreed(
                 self.dialog,
-                _("Start {count} edits at once?").format(count=edits),
+                plural("Start {count} edit?", "Start {count} edits at once?", edits).format(
+                    count=edits
+                ),
                 _("_Edit"),
                 _("One for each layer and variation, and each is paid for."),
             ):

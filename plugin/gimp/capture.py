@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gi.repository import Gegl, Gimp, Gio
 
-from plugin import job, region
+from plugin import job, region, settings
 from plugin.gimp import landmarks, pixels
 from plugin.gimp.landmarks import Landmarks
 from plugin.gimp.messages import CallingError, EditError, NotReplaceable, _
@@ -241,7 +241,9 @@ def _capture(
         wanted = there.moved(-dx, -dy)
     context = request.context if request.context >= 0 else None
     try:
-        planned = region.plan(wanted, extent, request.size, request.resolution, context=context)
+        planned = region.plan(
+            wanted, extent, request.size, request.resolution, settings.ceiling(), context
+        )
     except ValueError as error:
         raise CallingError(str(error)) from error
     box = planned.content

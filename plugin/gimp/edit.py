@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from gi.repository import Gegl, Gimp, GLib
 
@@ -127,15 +128,16 @@ def _pulse() -> bool:
     return True
 
 
-def _show_phase(phase: str) -> None:
+def _show_phase(progress: dict[str, Any]) -> None:
     words = {
         "preparing": _("Preparing the picture"),
+        "uploading": _("Sending the picture"),
         "waiting": _("Waiting for the service"),
         "downloading": _("Fetching the result"),
         "placing": _("Fitting the result"),
     }
-    if phase in words:
-        Gimp.progress_set_text(words[phase])
+    if progress["phase"] in words:
+        Gimp.progress_set_text(words[progress["phase"]])
 
 
 def _sentences(captures: list[Capture]) -> list[str]:

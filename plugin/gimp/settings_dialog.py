@@ -28,7 +28,10 @@ _FRAME = 140
 
 
 def show(parent: Gtk.Window | None) -> None:
-    """Show the settings over `parent` (None: over GIMP) until they are closed."""
+    """Show the settings over `parent` (None: over GIMP) until they are closed.
+
+    It has a loop of its own: not for the inside of a button's signal, see `_message`.
+    """
     GimpUi.init("dimilinks-settings")
     _Settings(parent).run()
 

@@ -160,7 +160,9 @@ def _finish(unfinished: Job) -> int:
         phase = (progress.phase, progress.variation)
         if phase not in shown:
             shown.add(phase)
-            print(f"{progress.phase} …", file=sys.stderr)
+            # An upload must not break because nobody listens any more.
+            with contextlib.suppress(OSError):
+                print(f"{progress.phase} …", file=sys.stderr)
 
     Run(unfinished, show).finish()
     state = unfinished.state

@@ -11,17 +11,18 @@ gi.require_version("Gegl", "0.4")
 from gi.repository import Gimp  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from plugin.gimp import procedure  # noqa: E402
+from plugin.gimp import procedure, settings_procedure  # noqa: E402
 
 
 class Dimilinks(Gimp.PlugIn):
     """The plug-in as GIMP knows it."""
 
     def do_query_procedures(self):
-        return [procedure.NAME]
+        return [procedure.NAME, settings_procedure.NAME]
 
     def do_create_procedure(self, name):
-        return procedure.create(self, name)
+        module = settings_procedure if name == settings_procedure.NAME else procedure
+        return module.create(self, name)
 
 
 Gimp.main(Dimilinks.__gtype__, sys.argv)

@@ -25,7 +25,7 @@ from .profiles import Gimp
 from .progress import CommandFailed, run_with_progress
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
-IMPORTS = "import cv2, filelock, multipart, numpy, PIL.Image, requests"
+IMPORTS = "import cv2, filelock, keyring, multipart, numpy, PIL.Image, requests"
 _VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 # Where it lies in a GIMP's folder tree.
 INSIDE = Path("/opt/dimilinks-gimp")
@@ -118,19 +118,47 @@ def requirements_for(version: str, text: str) -> str:
 
     pip judges markers by the interpreter that it runs with, not by the one that it installs for.
     """
-    own = _numbers(version)
     kept = []
     for block in re.split(r"^(?=[a-z])", text, flags=re.MULTILINE):
         head, *hashes = block.splitlines(keepends=True) or [""]
-        marker = re.search(r" ; python_full_version (<|>=|==) '([\d.]+?)(?:\.\*)?'", head)
-        if marker:
-            limit = _numbers(marker.group(2))
-            applies = {"<": own < limit, ">=": own >= limit, "==": own == limit}
-            if not applies[marker.group(1)]:
+        package, separator, marker = head.rstrip("\\\n").partition(" ; ")
+        if separator:
+            if not _applies(marker, version):
                 continue
-            head = head.replace(marker.group(0), "")
+            head = f"{package} \\\n"
         kept.append("".join([head, *hashes]))
     return "".join(kept)
+
+
+def _applies(marker: str, version: str) -> bool:
+    """Whether a marker such as `python_full_version < '3.12' and sys_platform == 'linux'` holds.
+
+    All but the version is this machine's: the target lives on it, with a CPython too. Raises
+    ValueError for what the pinned list has never had.
+    """
+    return any(
+        all(_holds(comparison, version) for comparison in alternative.split(" and "))
+        for alternative in marker.split(" or ")
+    )
+
+
+def _holds(comparison: str, version: str) -> bool:
+    match = re.fullmatch(r"\s*(\w+) (==|!=|<|>=) '([^']*)'\s*", comparison)
+    if match is None:
+        raise ValueError(f"unknown in {REQUIREMENTS.name}: {comparison}")
+    name, sign, value = match.groups()
+    if name == "python_full_version":
+        own, limit = _numbers(version), _numbers(value.removesuffix(".*"))
+        return {"==": own == limit, "!=": own != limit, "<": own < limit, ">=": own >= limit}[sign]
+    machine = {
+        "sys_platform": sys.platform,
+        "platform_machine": platform.machine(),
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+    }
+    if name not in machine or sign not in ("==", "!="):
+        raise ValueError(f"unknown in {REQUIREMENTS.name}: {comparison}")
+    return (machine[name] == value) == (sign == "==")
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -169,7 +197,7 @@ def _ensure(folder: Path, works: Callable[[Path], bool], make: Callable[[Path], 
             return
         for leftover in folder.parent.glob(f"{folder.name}.partial-*"):
             remove(leftover)
-        say(f"Making the worker's environment in {folder}, once (85 MB to fetch) …")
+        say(f"Making the worker's environment in {folder}, once (90 MB to fetch) …")
         partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
         try:
             partial.chmod(0o755)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -45,6 +46,9 @@ FAILED = "failed"
 
 MOST_PICTURES = 9
 """Pictures that the service takes with one edit: source, mask and references together."""
+_DAY = 86400.0
+"""Seconds; whatever was going on longer ago has ended."""
+
 MOST_PROMPT = 32_000
 """Characters of a prompt; what is longer was pasted by mistake."""
 
@@ -156,6 +160,23 @@ class Job:
         """Remove the job and everything in it."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def age(self, now: float) -> float:
+        """Seconds from its making to `now` (seconds since 1970). Raises OSError."""
+        return now - (self.folder / "request.json").stat().st_mtime
+
+    def must_stay(self, now: float) -> bool:
+        """Whether it may be worked on, or holds what was paid for and is nowhere else yet.
+
+        Raises OSError.
+        """
+        if not self.imported and any(self.folder.glob("result-*")):
+            return True
+        try:
+            unfinished = self.state.name in (PREPARED, SENT, ACCEPTED)
+        except ValueError:
+            return False
+        return unfinished and self.age(now) < _DAY
+
 
 def jobs_folder() -> Path:
     """Return the folder of all jobs, made if need be. Raises OSError."""
@@ -178,6 +199,43 @@ def find(job_id: str) -> Job:
     raise ValueError(
         _("There is no job {job}: “python -m plugin jobs” lists them.").format(job=job_id)
     )
+
+
+def total_bytes() -> int:
+    """Return the room that all jobs take on the disk. Raises OSError."""
+    total = 0
+    for file in jobs_folder().rglob("*"):
+        # A worker may be replacing it.
+        with contextlib.suppress(FileNotFoundError):
+            total += file.lstat().st_size
+    return total
+
+
+def prune(days: int, now: float) -> None:
+    """Remove the jobs that are older than `days` (0: none), but for those that must stay.
+
+    `now` is in seconds since 1970. Raises OSError.
+    """
+    if days > 0:
+        _remove(days * _DAY, now)
+
+
+def clear(now: float) -> None:
+    """Remove all jobs but for those that must stay. Raises OSError."""
+    _remove(-math.inf, now)
+
+
+def _remove(age: float, now: float) -> None:
+    for old in all_jobs():
+        # It may be removed by another process at this very moment.
+        with contextlib.suppress(FileNotFoundError):
+            if old.age(now) > age and not old.must_stay(now):
+                old.discard()
+    for unfinished in jobs_folder().glob(".*"):
+        # Its preparation was killed.
+        with contextlib.suppress(FileNotFoundError):
+            if now - unfinished.stat().st_mtime > _DAY:
+                shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @contextlib.contextmanager

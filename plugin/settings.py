@@ -1,6 +1,7 @@
 """Where things lie and what the user chose: the home folder, the service's address, the key.
 
-Environment variables win over the settings file. The key is never among the settings.
+Environment variables win over the settings file. The key is never among the settings, only a note
+that the system's keyring has it: the keyring itself is asked by the worker alone.
 """
 
 from __future__ import annotations
@@ -13,11 +14,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from plugin.region import TIERS
 from plugin.words import _
 
-DOCUMENTED_BASE_URL = "https://dimilinks.com/v1"
+DOCUMENTED_BASE_URLS = ("https://dimilinks.com/v1", "https://api-direct.dimilinks.com/v1")
+"""The first is the default."""
 SANDBOX = "sandbox"
 ROUTES = ("edits",)
+
+ENVIRONMENT, KEYRING, FILE = "environment", "keyring", "file"
+"""Where the key can be."""
+
+MASK_LINE = (
+    "The last picture is a mask for the first one: edit only where it is white (transparent), and "
+    "keep everything exactly as it is where it is black."
+)
+"""What is added to the prompt of an edit with a mask, if the user wants it explained."""
+MOST_KEEP_DAYS = 3650
 
 
 def home() -> Path:
@@ -84,11 +97,22 @@ def base_url() -> str:
 
     Raises ValueError with a sentence for the user: the key must not travel in the clear.
     """
-    chosen = os.environ.get("DIMILINKS_BASE_URL") or load().get("base_url") or DOCUMENTED_BASE_URL
-    url = str(chosen).strip().rstrip("/")
+    chosen = os.environ.get("DIMILINKS_BASE_URL") or load().get("base_url")
+    return check_base_url(str(chosen or DOCUMENTED_BASE_URLS[0]))
+
+
+def check_base_url(text: str) -> str:
+    """Return a typed address as it is used: with /v1, or "sandbox".
+
+    Raises ValueError with a sentence for the user.
+    """
+    url = text.strip().rstrip("/")
     if url == SANDBOX:
         return SANDBOX
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise _no_address(url) from error
     if "@" in parts.netloc:
         # Such an address would show its password in every message.
         raise ValueError(
@@ -101,12 +125,21 @@ def base_url() -> str:
         return url
     if parts.scheme == "http" and is_loopback(parts.hostname or ""):
         return url
-    raise ValueError(
+    raise _no_address(url)
+
+
+def _no_address(url: str) -> ValueError:
+    return ValueError(
         _(
             "The service's address “{url}” won't do: it must begin with https:// "
             "(plain http only for this very machine), or be the word sandbox."
         ).format(url=url)
     )
+
+
+def service_is_set_by_environment() -> bool:
+    """Whether a variable decides on the service's address, so that the setting has no effect."""
+    return bool(os.environ.get("DIMILINKS_BASE_URL"))
 
 
 def is_loopback(host: str) -> bool:
@@ -132,23 +165,69 @@ def route() -> str:
     return str(chosen)
 
 
+def ceiling() -> str:
+    """Return the largest tier that an automatic resolution may take, one of region.TIERS."""
+    chosen = load().get("ceiling")
+    return str(chosen) if chosen in TIERS else TIERS[-1]
+
+
+def explains_mask() -> bool:
+    """Whether MASK_LINE goes with the prompt of an edit with a mask."""
+    return load().get("explain_mask") is True
+
+
+def keep_days() -> int:
+    """Return for how many days edits are kept on the disk; 0 for ever."""
+    chosen = load().get("keep_days")
+    if isinstance(chosen, bool) or not isinstance(chosen, int):
+        return 30
+    return chosen if 0 <= chosen <= MOST_KEEP_DAYS else 30
+
+
+def key_file() -> Path:
+    """Return where the key lies if neither the environment nor the keyring has it. Raises OSError.
+
+    It need not be there.
+    """
+    return home() / "key"
+
+
+def key_place() -> str:
+    """Return where the key is: "environment", "keyring", "file", or "" for nowhere.
+
+    The keyring isn't asked: it may have lost the key meanwhile. Raises OSError.
+    """
+    if os.environ.get("DIMILINKS_API_KEY", "").strip():
+        return ENVIRONMENT
+    if load().get("key_in") == KEYRING:
+        return KEYRING
+    try:
+        return FILE if key_file().stat().st_size else ""
+    except FileNotFoundError:
+        return ""
+
+
 def api_key() -> str:
     """Return the key: from the environment, else from the private file `key`; "" for none.
 
-    Raises ValueError with a sentence for the user if it can't be a key.
+    What the keyring has, key_store in the worker knows. Raises ValueError with a sentence for the
+    user if it can't be a key.
     """
     key = os.environ.get("DIMILINKS_API_KEY", "").strip()
     if not key:
         try:
-            key = (home() / "key").read_text("utf-8").strip()
+            key = key_file().read_text("utf-8").strip()
         except FileNotFoundError:
             return ""
         except (OSError, ValueError) as error:
             raise ValueError(
-                _("The key's file {path} can't be read: {why}.").format(
-                    path=home() / "key", why=error
-                )
+                _("The key's file {path} can't be read: {why}.").format(path=key_file(), why=error)
             ) from error
+    return check_key(key)
+
+
+def check_key(key: str) -> str:
+    """Return `key` if it can be one. Raises ValueError with a sentence for the user."""
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ValueError(
             _("The API key has characters that no key has: copy it again, alone on its line.")
@@ -162,14 +241,13 @@ def check_service() -> None:
     Raises ValueError with a sentence for the user.
     """
     route()
-    if base_url() != SANDBOX and not api_key():
+    if base_url() == SANDBOX or key_place() == KEYRING:
+        return
+    if not api_key():
         raise ValueError(
             _(
-                "There is no API key. Set DIMILINKS_API_KEY, or put the key into the file "
-                "{path}. To try without one, set DIMILINKS_BASE_URL to sandbox."
-            ).format(path=home() / "key")
+                "There is no API key. Enter it in Filters ▸ Dimilinks ▸ Settings…, set "
+                "DIMILINKS_API_KEY, or put it into the file {path}. To try without one, choose "
+                "the service “sandbox” (in the settings, or by DIMILINKS_BASE_URL)."
+            ).format(path=key_file())
         )
-
-
-def key_place() -> str:
-    return "file" if api_key() else ""

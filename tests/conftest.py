@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import keyring.core
 import pytest
 import skimage
 from PIL import Image
@@ -24,9 +25,11 @@ def english() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """DIMILINKS_HOME, empty; and no other variable of the user's."""
+    """DIMILINKS_HOME, empty; and no other variable of the user's, nor the user's keyring."""
     for name in ("DIMILINKS_API_KEY", "DIMILINKS_BASE_URL", "DIMILINKS_ROUTE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
+    monkeypatch.setattr(keyring.core, "_keyring_backend", None)
     folder = tmp_path / "home"
     monkeypatch.setenv("DIMILINKS_HOME", str(folder))
     return folder

@@ -267,7 +267,9 @@ def planned(image: Gimp.Image, layer: Gimp.Layer, request: Request) -> Plan:
         wanted = there.moved(-dx, -dy)
     context = request.context if request.context >= 0 else None
     try:
-        sent = region.plan(wanted, extent, request.size, request.resolution, context=context)
+        sent = region.plan(
+            wanted, extent, request.size, request.resolution, settings.ceiling(), context
+        )
     except ValueError as error:
         raise CallingError(str(error)) from error
     return Plan(sent, wanted, (dx, dy), masked)

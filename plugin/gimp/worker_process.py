@@ -1,4 +1,4 @@
-"""Starting the worker for a job and listening to it, without ever blocking GIMP.
+"""Starting the worker, for a job or a question, and listening to it, without ever blocking GIMP.
 
 Our end of its standard input is its lifeline: when this process ends, however it ends, the worker
 sees end of file.
@@ -36,12 +36,81 @@ def interpreter() -> str:
     return path
 
 
+def _launcher(flags: Gio.SubprocessFlags) -> Gio.SubprocessLauncher:
+    launcher = Gio.SubprocessLauncher.new(flags)
+    launcher.set_cwd(str(_ROOT))
+    for variable in ("PYTHONHOME", "PYTHONPATH"):
+        # Bundles of GIMP point them at their own Python, which is not the worker's.
+        launcher.unsetenv(variable)
+    launcher.setenv("LANGUAGE", language(), True)
+    return launcher
+
+
+def _start(launcher: Gio.SubprocessLauncher, words: list[str]) -> Gio.Subprocess:
+    """Start a command of the worker. Raises EditError."""
+    try:
+        return launcher.spawnv([interpreter(), "-m", "plugin", *words])
+    except GLib.Error as error:
+        raise EditError(
+            _("The part of Dimilinks that talks to the service can't start: {why}").format(
+                why=error.message
+            )
+        ) from error
+
+
+def ask(words: list[str], on_answer: Callable[[dict[str, Any]], None], stdin: str = "") -> None:
+    """Run a command of the worker that answers with an object of JSON, and hand that on later.
+
+    `stdin` is what it reads: the place for what must not stand on a command line. Where there is
+    no answer, it is {"message": a sentence for the user}.
+    """
+    # Both ends agree on UTF-8, whatever the language's encoding is.
+    launcher = _launcher(
+        Gio.SubprocessFlags.STDIN_PIPE
+        | Gio.SubprocessFlags.STDOUT_PIPE
+        | Gio.SubprocessFlags.STDERR_PIPE
+    )
+    launcher.setenv("PYTHONUTF8", "1", True)
+
+    def answered(process: Gio.Subprocess, result: Gio.AsyncResult) -> None:
+        try:
+            _ok, out, err = process.communicate_utf8_finish(result)
+        except GLib.Error as error:
+            out, err = "", error.message
+        on_answer(_answer(out or "", (err or "").strip()))
+
+    try:
+        process = _start(launcher, words)
+    except EditError as error:
+        GLib.idle_add(_tell_once, on_answer, {"message": str(error)})
+        return
+    process.communicate_utf8_async(stdin, None, answered)
+
+
+def _tell_once(on_answer: Callable[[dict[str, Any]], None], answer: dict[str, Any]) -> bool:
+    on_answer(answer)
+    return False
+
+
+def _answer(out: str, err: str) -> dict[str, Any]:
+    """Read the last line of `out`; a library's own words may stand before it."""
+    with contextlib.suppress(ValueError, IndexError):
+        answer = json.loads(out.splitlines()[-1])
+        if isinstance(answer, dict):
+            return answer
+    # The commands end with one sentence when something is wrong, and with more if we are.
+    sentence = err if err and "\n" not in err else ""
+    return {
+        "message": sentence or _("The part of Dimilinks that talks to the service gave no answer.")
+    }
+
+
 class WorkerProcess:
     """A worker at work on one job.
 
-    `on_phase` is handed the worker's reports as they come: the name of the `phase`, the number of
-    the `variation`, and of an upload the bytes `sent` and their `total`. `on_end` is called once,
-    when the worker is gone and `job.state` is final.
+    `on_phase` is told how it gets on, again and again: {"phase": …} with, where they apply,
+    "variation" (from 1), "sent" and "total" (bytes). `on_end` is called once, when the worker is
+    gone and `job.state` is final.
     """
 
     def __init__(
@@ -49,25 +118,9 @@ class WorkerProcess:
     ) -> None:
         self._on_phase = on_phase
         self._on_end = on_end
-        launcher = Gio.SubprocessLauncher.new(
-            Gio.SubprocessFlags.STDIN_PIPE | Gio.SubprocessFlags.STDOUT_PIPE
-        )
-        launcher.set_cwd(str(_ROOT))
+        launcher = _launcher(Gio.SubprocessFlags.STDIN_PIPE | Gio.SubprocessFlags.STDOUT_PIPE)
         launcher.set_stderr_file_path(str(job.folder / "worker.log"))
-        for variable in ("PYTHONHOME", "PYTHONPATH"):
-            # Bundles of GIMP point them at their own Python, which is not the worker's.
-            launcher.unsetenv(variable)
-        launcher.setenv("LANGUAGE", language(), True)
-        try:
-            self._process = launcher.spawnv(
-                [interpreter(), "-m", "plugin", "work", str(job.folder)]
-            )
-        except GLib.Error as error:
-            raise EditError(
-                _("The part of Dimilinks that talks to the service can't start: {why}").format(
-                    why=error.message
-                )
-            ) from error
+        self._process = _start(launcher, ["work", str(job.folder)])
         self._lines = Gio.DataInputStream.new(self._process.get_stdout_pipe())
         self._listen()
 
@@ -94,14 +147,12 @@ class WorkerProcess:
             self._process.wait_async(None, self._ended)
             return
         # A library's own words on standard output are not for us.
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            self._on_phase(dict(json.loads(line)))
+        with contextlib.suppress(ValueError):
+            progress = json.loads(line)
+            if isinstance(progress, dict) and "phase" in progress:
+                self._on_phase(progress)
         self._listen()
 
     def _ended(self, process: Gio.Subprocess, result: Gio.AsyncResult) -> None:
         process.wait_finish(result)
         self._on_end()
-
-
-def ask(words: list[str], on_answer: Callable[[dict[str, Any]], None], stdin: str = "") -> None:
-    on_answer({})

@@ -1,8 +1,13 @@
-"""The commands: `edit`, `jobs` and `resume` for people, `work` for the plug-in."""
+"""The commands: `edit`, `jobs`, `resume`, `key` for people; `work`, `service` for the plug-in.
+
+What the plug-in reads is JSON, an object per line.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import getpass
 import json
 import os
 import sys
@@ -14,9 +19,16 @@ from pathlib import Path
 from plugin import __version__, job, region, settings
 from plugin.job import ACCEPTED, SENT, Job
 from plugin.words import _
-from plugin.worker import image_file, picture
+from plugin.worker import image_file, key_store, picture
 from plugin.worker.failure import Failure
-from plugin.worker.run import Run
+from plugin.worker.run import Progress, Run
+from plugin.worker.service import Service
+
+_MODEL = "gpt-image-2"
+_MOST_KEY = 1000
+"""Characters of a key; what is longer was pasted by mistake."""
+
+_telling = threading.Lock()
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -63,6 +75,16 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("id", metavar="ID")
     resume.set_defaults(command=_resume)
 
+    key = commands.add_parser(
+        "key", help="keep the API key, read from standard input, or forget it"
+    )
+    key.add_argument("action", choices=("store", "forget"))
+    key.set_defaults(command=_key)
+
+    service = commands.add_parser("service", help="where the key is and what edits cost, as JSON")
+    service.add_argument("--test", action="store_true", help="find out whether edits would work")
+    service.set_defaults(command=_service)
+
     work = commands.add_parser("work", help="what the plug-in starts: progress as JSON lines")
     work.add_argument("folder", type=Path)
     work.set_defaults(command=_work)
@@ -72,13 +94,17 @@ def _parser() -> argparse.ArgumentParser:
 def _edit(arguments: argparse.Namespace) -> int:
     prompt = job.check_prompt(arguments.prompt)
     settings.check_service()
+    with contextlib.suppress(OSError):
+        job.prune(settings.keep_days(), time.time())
     image = image_file.read_image(arguments.image)
     whole = region.Box(0, 0, *image.size)
     mask = selection = None
     if arguments.mask:
         mask = image_file.read_mask(arguments.mask, image.size)
         selection = image_file.bounds(mask)
-    planned = region.plan(selection or whole, whole, arguments.size, arguments.resolution)
+    planned = region.plan(
+        selection or whole, whole, arguments.size, arguments.resolution, settings.ceiling()
+    )
     references = [image_file.read_reference(path) for path in arguments.reference]
     out = (arguments.out or arguments.image.parent).absolute()
     box = planned.content
@@ -94,7 +120,7 @@ def _edit(arguments: argparse.Namespace) -> int:
             folder,
             {
                 "prompt": prompt,
-                "model": "gpt-image-2",
+                "model": _MODEL,
                 "region": planned.to_json(),
                 "variations": arguments.variations,
                 "references": names,
@@ -134,7 +160,17 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 def _finish(unfinished: Job) -> int:
     """Take a job to its end, and bring its results into files if it came from one."""
-    Run(unfinished, _show).finish()
+    shown: set[tuple[str, int]] = set()
+
+    def show(progress: Progress) -> None:
+        phase = (progress.phase, progress.variation)
+        if phase not in shown:
+            shown.add(phase)
+            # An upload must not break because nobody listens any more.
+            with contextlib.suppress(OSError):
+                _show(progress.phase)
+
+    Run(unfinished, show).finish()
     state = unfinished.state
     source = unfinished.request.get("file")
     placed = [post.placed for post in state.posts if post.placed]
@@ -161,6 +197,7 @@ def _finish(unfinished: Job) -> int:
 def _show(phase: str) -> None:
     words = {
         "preparing": _("Preparing the picture"),
+        "uploading": _("Sending the picture"),
         "waiting": _("Waiting for the service"),
         "downloading": _("Fetching the result"),
         "placing": _("Fitting the result"),
@@ -202,10 +239,55 @@ def _work(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _tell(phase: str) -> None:
+def _tell(progress: Progress) -> None:
     try:
-        print(json.dumps({"phase": phase}), flush=True)
+        with _telling:
+            print(json.dumps(progress.to_json()), flush=True)
     except OSError:
         # Nobody listens any more, but the answer still has to be fetched; what is left in the
         # buffer would fail once more at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _key(arguments: argparse.Namespace) -> int:
+    if arguments.action == "store":
+        place = key_store.store(_typed_key())
+    else:
+        key_store.forget()
+        place = settings.key_place()
+    print(json.dumps({"key_in": place}))
+    return 0
+
+
+def _typed_key() -> str:
+    """Read one line, unseen where somebody types it. Raises ValueError with a sentence."""
+    if sys.stdin.isatty():
+        key = getpass.getpass("API key: ")
+    else:
+        # As bytes: whatever can't be decoded is no key either.
+        key = sys.stdin.buffer.readline(_MOST_KEY + 2).decode("ascii", "replace")
+    if len(key.strip()) > _MOST_KEY:
+        raise ValueError(_("That is too long for an API key: copy it again, alone on its line."))
+    return key
+
+
+def _service(arguments: argparse.Namespace) -> int:
+    answer: dict[str, object] = {"key_in": settings.key_place(), "prices": {}, "sandbox": False}
+    works, message = False, ""
+    try:
+        url = settings.base_url()
+        if url == settings.SANDBOX:
+            answer["sandbox"] = works = True
+            message = _("The embedded sandbox is always there. It needs no key and costs nothing.")
+        else:
+            answer["prices"] = Service(url, "").prices(_MODEL)
+            if arguments.test:
+                settings.check_service()
+                Service(url, key_store.read()).check()
+                works, message = True, _("The service can be reached and accepts the API key.")
+    except (Failure, ValueError) as error:
+        message = str(error)
+    if arguments.test:
+        answer.update(works=works, message=message)
+    print(json.dumps(answer))
+    return 0

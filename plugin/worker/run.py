@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import filelock
 from PIL import Image
@@ -20,12 +21,36 @@ from plugin import settings
 from plugin.job import ACCEPTED, FAILED, PREPARED, RECEIVED, SENT, Job, Post
 from plugin.region import Region
 from plugin.words import _
-from plugin.worker import picture, placement, upload
+from plugin.worker import key_store, picture, placement, upload
 from plugin.worker.failure import Failure
 from plugin.worker.service import Service
 
-Report = Callable[[str], None]
-"""Is told each phase of a variation as it begins: preparing, waiting, downloading, placing."""
+
+@dataclass(frozen=True)
+class Progress:
+    """What begins now: preparing, uploading, waiting, downloading, placing.
+
+    `variation` counts from 1; preparing is for all, and has none. Uploading comes again and again,
+    with the bytes that went up.
+    """
+
+    phase: str
+    variation: int = 0
+    sent: int = 0
+    total: int = 0
+
+    def to_json(self) -> dict[str, str | int]:
+        """The object that goes to the plug-in, without what doesn't apply."""
+        fields: dict[str, str | int] = {"phase": self.phase}
+        if self.variation:
+            fields["variation"] = self.variation
+        if self.total:
+            fields.update(sent=self.sent, total=self.total)
+        return fields
+
+
+Report = Callable[[Progress], None]
+"""Is told how an edit gets on, from several threads."""
 
 _SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp"}
 
@@ -82,7 +107,7 @@ class Run:
         if not arrived and not unsent:
             return
         try:
-            self._report("preparing")
+            self._report(Progress("preparing"))
             edit = _Edit(self._job)
         except Failure as failure:
             for _number, post in arrived + unsent:
@@ -134,15 +159,19 @@ class Run:
             )
 
     def _receive(self, number: int, post: Post, edit: _Edit, service: Service) -> None:
+        def on_sent(sent: int, total: int) -> None:
+            self._report(Progress("uploading", number, sent, total))
+            if sent == total:
+                self._report(Progress("waiting", number))
+
         self._announce(post)
-        self._report("waiting")
         answer = service.edit(
-            edit.prompt, edit.model, edit.region.size, edit.region.resolution, edit.upload
+            edit.prompt, edit.model, edit.region.size, edit.region.resolution, edit.upload, on_sent
         )
         # The result itself is worth more than the note that it is coming.
         with contextlib.suppress(OSError):
             self._change(post, state=ACCEPTED, task=answer.task)
-        self._report("downloading")
+        self._report(Progress("downloading", number))
         data = service.picture(answer)
         suffix = next((s for magic, s in _SUFFIXES.items() if data.startswith(magic)), ".bin")
         result = self._job.folder / f"result-{number}{suffix}"
@@ -175,7 +204,7 @@ class Run:
                 ) from error
 
     def _place(self, number: int, post: Post, edit: _Edit) -> None:
-        self._report("placing")
+        self._report(Progress("placing", number))
         try:
             answer = picture.read_foreign((self._job.folder / post.result).read_bytes())
         except picture.Unreadable as error:
@@ -235,6 +264,8 @@ class _Edit:
         self._keep_alpha = self._mask is None if keep_alpha is None else keep_alpha
         references = upload.read_references(job.folder, names)
         self.upload = upload.build(self.region, self._source, self._mask, references)
+        if self._mask is not None and settings.explains_mask():
+            self.prompt += f"\n\n{settings.MASK_LINE}"
         if blend > 0 and self._mask is not None:
             factor = placement.blend_factor(self._mask, blend)
             picture.write_own(factor, job.folder / "blend.png")
@@ -263,7 +294,7 @@ def _service() -> Iterator[Service]:
     try:
         settings.check_service()
         url = settings.base_url()
-        key = settings.api_key()
+        key = settings.SANDBOX if url == settings.SANDBOX else key_store.read()
     except (ValueError, OSError) as error:
         raise Failure(Failure.SETUP, str(error)) from error
     if url != settings.SANDBOX:
@@ -273,4 +304,4 @@ def _service() -> Iterator[Service]:
     from plugin.worker.sandbox import Sandbox
 
     with Sandbox() as sandbox:
-        yield Service(sandbox.base_url, settings.SANDBOX)
+        yield Service(sandbox.base_url, key)

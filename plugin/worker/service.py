@@ -1,5 +1,7 @@
 """Talking to the service over HTTP: one edit sent, its answer read, its picture fetched.
 
+Beside it what costs nothing: whether the key is accepted, and the prices.
+
 The key goes to the configured host alone. A POST is never sent again from here, and its
 redirects are not followed; what came back wrong ends in a Failure that says what it means for
 the user's money.
@@ -12,10 +14,12 @@ import binascii
 import contextlib
 import ipaddress
 import json
+import math
+import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -25,6 +29,7 @@ import urllib3
 from requests.auth import AuthBase
 
 from plugin import __version__, settings
+from plugin.region import TIERS
 from plugin.words import _
 from plugin.worker import picture
 from plugin.worker.failure import Failure
@@ -33,6 +38,11 @@ from plugin.worker.upload import Upload
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 600.0
 """Long enough for the slowest edits seen (some 280 s) behind the most patient proxies."""
+_QUESTION_SECONDS = 20.0
+"""For what costs nothing, and is asked while somebody waits for it."""
+_QUESTION_BYTES = 4_000_000
+_REPORT_SECONDS = 0.2
+"""Between two reports of an upload."""
 _ANSWER_BYTES = 4 * picture.FOREIGN_BYTES // 3 + 1_000_000
 """An answer may carry its picture inside, a third larger in base64."""
 _REDIRECTS = 3
@@ -87,19 +97,30 @@ class Service:
         self._host = urlsplit(base_url).netloc
         self._key = key
 
-    def edit(self, prompt: str, model: str, size: str, resolution: str, upload: Upload) -> Answer:
+    def edit(
+        self,
+        prompt: str,
+        model: str,
+        size: str,
+        resolution: str,
+        upload: Upload,
+        on_sent: Callable[[int, int], None] = lambda sent, total: None,
+    ) -> Answer:
         """Send one edit and wait for its answer.
 
-        Raises Failure; its kind is OUTCOME_UNKNOWN whenever the edit may have been made.
+        `on_sent` is told some times a second how many bytes of how many went up; both are equal
+        once, at the end. Raises Failure; its kind is OUTCOME_UNKNOWN whenever the edit may have
+        been made.
         """
         fields = {"prompt": prompt, "model": model, "size": size, "resolution": resolution}
         files = [(name, (file, data, "image/png")) for name, file, data in upload.files]
+        form, content_type = urllib3.encode_multipart_formdata([*fields.items(), *files])
         with self._session() as session:
             try:
                 response = session.post(
                     f"{self._base_url}/images/edits",
-                    data=fields,
-                    files=files,
+                    data=_Body(form, on_sent),
+                    headers={"Content-Type": content_type},
                     auth=_Bearer(self._key),
                     timeout=(CONNECT_SECONDS, READ_SECONDS),
                     allow_redirects=False,
@@ -148,6 +169,76 @@ class Service:
                 cause = str(stumble)
                 time.sleep(pause)
         raise _not_fetched(cause)
+
+    def check(self) -> None:
+        """Ask for the models: that needs the key and costs nothing.
+
+        Raises Failure that says why an edit would fail; nothing was sent then.
+        """
+        try:
+            response, body = self._ask(f"{self._base_url}/models", _Bearer(self._key))
+        except _Stumbled as stumble:
+            raise Failure(
+                Failure.UNREACHABLE,
+                _(
+                    "The service at {host} can't be reached ({why}): check the network and the "
+                    "service's address."
+                ).format(host=self._host, why=stumble),
+            ) from stumble
+        status = response.status_code
+        if status == 200 and _json(body) is not None:
+            return
+        if status in (401, 402, 403, 429) or 300 <= status < 400:
+            raise self._refusal(response, body)
+        if status in (200, 404, 405):
+            raise Failure(
+                Failure.SETUP,
+                _(
+                    "Something answers at {host}, but not this service ({status}): check the "
+                    "address, which mostly ends with /v1."
+                ).format(host=self._host, status=status),
+            )
+        raise Failure(
+            Failure.BUSY,
+            _quoting(
+                _("The service at {host} is out of order ({status}). Try again later.").format(
+                    host=self._host, status=status
+                ),
+                self._said(response, body),
+            ),
+        )
+
+    def prices(self, model: str) -> dict[str, float]:
+        """Return what one picture costs at each tier, as far as the service tells."""
+        parts = urlsplit(self._base_url)
+        try:
+            response, body = self._ask(f"{parts.scheme}://{parts.netloc}/api/pricing", _Anonymous())
+        except _Stumbled:
+            return {}
+        return _prices(_json(body), model) if response.status_code == 200 else {}
+
+    def _ask(self, url: str, auth: AuthBase) -> tuple[requests.Response, bytes]:
+        """GET something small, once. Raises _Stumbled."""
+        with self._session() as session:
+            try:
+                response = session.get(
+                    url,
+                    auth=auth,
+                    timeout=(CONNECT_SECONDS, _QUESTION_SECONDS),
+                    allow_redirects=False,
+                    stream=True,
+                )
+                with response:
+                    return response, _read(response, _QUESTION_BYTES, _QUESTION_SECONDS)
+            except _TooLong as error:
+                raise _Stumbled(_("its answer had no end")) from error
+            except _NEVER_SENT as error:
+                raise _Stumbled(_("there can be no such address or proxy")) from error
+            except requests.RequestException as error:
+                raise _Stumbled(_cause(error)) from error
+            except OSError as error:
+                # A bundle of certificates that isn't there is the one that comes unwrapped.
+                raise _Stumbled(_("its certificate could not be verified")) from error
 
     def _fetch(self, url: str) -> bytes:
         with self._session() as session:
@@ -211,10 +302,7 @@ class Service:
         said = self._said(response, body)
         code = _error_code(body)
         if status == 401:
-            text = _(
-                "The service doesn't accept the API key. Check DIMILINKS_API_KEY or the file "
-                "“key” in the data folder."
-            )
+            text = _("The service doesn't accept the API key. {remedy}").format(remedy=_remedy())
         elif status == 402 or code == "insufficient_user_quota":
             text = _("The balance at the service is used up. Top it up, then try again.")
         elif status == 403 and code == "model_not_allowed":
@@ -229,13 +317,13 @@ class Service:
             place = urlsplit(response.headers.get("Location", "")).netloc
             text = (
                 _(
-                    "The service has moved to {place}: set its new address (DIMILINKS_BASE_URL), "
-                    "then try again."
+                    "The service has moved to {place}: set its new address in Filters ▸ Dimilinks "
+                    "▸ Settings… (or DIMILINKS_BASE_URL), then try again."
                 ).format(place=place)
                 if place
                 else _(
-                    "The service has moved: set its new address (DIMILINKS_BASE_URL), then try "
-                    "again."
+                    "The service has moved: set its new address in Filters ▸ Dimilinks ▸ "
+                    "Settings… (or DIMILINKS_BASE_URL), then try again."
                 )
             )
             said = ""
@@ -299,12 +387,40 @@ class _Stumbled(Exception):
     """A link could not be fetched this time; the message is a clause that says why."""
 
 
-def _read(response: requests.Response, limit: int) -> bytes:
+class _Body:
+    """A form that tells how much of it has gone: each piece is asked for when the last one left.
+
+    For requests it is a stream of known length: that takes `__iter__`, `__len__` and `read`.
+    """
+
+    def __init__(self, data: bytes, on_sent: Callable[[int, int], None]) -> None:
+        self._data = memoryview(data)
+        self._on_sent = on_sent
+        self._sent = 0
+        self._told = -math.inf
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(lambda: self.read(65536), b"")
+
+    def read(self, size: int) -> bytes:
+        now = time.monotonic()
+        if self._sent == len(self._data) or now - self._told >= _REPORT_SECONDS:
+            self._told = now
+            self._on_sent(self._sent, len(self._data))
+        piece = self._data[self._sent : self._sent + size].tobytes()
+        self._sent += len(piece)
+        return piece
+
+
+def _read(response: requests.Response, limit: int, seconds: float = READ_SECONDS) -> bytes:
     """Read the body, no further than `limit` bytes whatever its header says, nor for ever.
 
     Raises _TooLong and requests.RequestException.
     """
-    end = time.monotonic() + READ_SECONDS
+    end = time.monotonic() + seconds
     chunks = bytearray()
     for chunk in response.iter_content(65536):
         chunks += chunk
@@ -313,6 +429,44 @@ def _read(response: requests.Response, limit: int) -> bytes:
         if time.monotonic() > end:
             raise requests.ReadTimeout
     return bytes(chunks)
+
+
+def _remedy() -> str:
+    """Where the key that was refused is changed."""
+    if os.environ.get("DIMILINKS_API_KEY"):
+        return _("Check DIMILINKS_API_KEY, which is set in the environment.")
+    return _(
+        "Enter it anew in Filters ▸ Dimilinks ▸ Settings…, or by “python -m plugin key store”."
+    )
+
+
+def _prices(answer: Any, model: str) -> dict[str, float]:
+    """Read a list of prices as far as it can be read: {"1k": 0.08, …}."""
+    found: dict[str, float] = {}
+    for entry in _entries(answer, "data"):
+        if entry.get("model_name") != model:
+            continue
+        for option in _entries(entry, "resolution_options"):
+            tier, price = option.get("resolution"), option.get("model_price")
+            if tier not in TIERS or isinstance(price, bool) or not isinstance(price, (int, float)):
+                continue
+            with contextlib.suppress(OverflowError):
+                if math.isfinite(price) and price >= 0:
+                    found[tier] = float(price)
+    return found
+
+
+def _entries(holder: Any, name: str) -> list[dict[str, Any]]:
+    listed = holder.get(name) if isinstance(holder, dict) else None
+    return [e for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
+
+
+def _json(body: bytes) -> Any:
+    """What the JSON says; None if it is none."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _bad_link(place: str) -> Failure:

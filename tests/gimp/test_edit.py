@@ -179,6 +179,11 @@ def _plain_error(inside: Inside, **environment: str) -> str:
     return str(message)
 
 
+def test_the_settings_are_for_people(inside: Inside) -> None:
+    status, message = inside("settings")
+    assert status == CALLING_ERROR and "DIMILINKS_API_KEY" in message
+
+
 def test_no_key_and_no_address(inside: Inside) -> None:
     message = _plain_error(inside, DIMILINKS_BASE_URL="")
     assert "no API key" in message and "sandbox" in message

@@ -34,6 +34,7 @@ NEUTRAL = {
     "DIMILINKS_ROUTE": "",
     "LANGUAGE": "",
     "LC_ALL": "C.UTF-8",
+    "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
 }
 
 T = TypeVar("T")
@@ -89,12 +90,16 @@ class Remote:
 
 
 class Window:
-    """GIMP on a desktop of its own. `home` is its DIMILINKS_HOME, `folder` is shared with it."""
+    """GIMP on a desktop of its own.
+
+    `home` is its DIMILINKS_HOME, `profile` its GIMP profile, `folder` is shared with it.
+    """
 
     def __init__(self, gimp: PrivateGimp, folder: Path) -> None:
         self.folder = folder
         self.home = folder / "home"
         self.home.mkdir()
+        self.profile = gimp.profile
         self._log = (folder / "log").open("wb")
         program = gimp.gimp.console.replace("gimp-console", "gimp")
         session = ["dbus-run-session", "--", "python3", str(INSIDE / "session.py")]

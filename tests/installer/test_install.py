@@ -39,7 +39,7 @@ def test_python_prints_an_interpreter_with_the_packages(user, installer):
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 1
     python = done.stdout.strip()
-    code = "import requests, PIL.Image, numpy, cv2, multipart; print('fine')"
+    code = "import requests, PIL.Image, numpy, cv2, keyring, multipart; print('fine')"
     answer = subprocess.run([python, "-c", code], capture_output=True, text=True)
     assert answer.stdout == "fine\n"
 
@@ -274,4 +274,43 @@ def test_every_python_gets_one_version_of_each_package(version):
     assert len(names) == len(set(names))
     inputs = environment.REQUIREMENTS.with_suffix(".in").read_text().split()
     assert set(inputs) <= set(names)
+    assert ("secretstorage" in names, "pywin32-ctypes" in names) == (True, False)
     assert not [line for line in lines if " ; " in line]
+
+
+LIST = """\
+one==1 ; python_full_version < '3.12' and sys_platform == 'linux' \\
+    --hash=sha256:1
+two==2 ; python_full_version == '3.12.*' or sys_platform != 'linux' \\
+    --hash=sha256:2
+    # via
+    #   one
+three==3 \\
+    --hash=sha256:3
+four==4 ; implementation_name != 'PyPy' and platform_python_implementation == 'PyPy' \\
+    --hash=sha256:4
+"""
+
+
+@pytest.mark.parametrize(
+    ("version", "system", "names"),
+    [
+        ("3.11", "linux", ["one==1", "three==3"]),
+        ("3.12", "linux", ["two==2", "three==3"]),
+        ("3.13", "linux", ["three==3"]),
+        ("3.11", "win32", ["two==2", "three==3"]),
+    ],
+)
+def test_requirements_are_those_of_the_target(version, system, names, monkeypatch):
+    monkeypatch.setattr(sys, "platform", system)
+    lines = environment.requirements_for(version, LIST).splitlines()
+    assert [line.removesuffix(" \\") for line in lines if line[0].isalpha()] == names
+    assert all(line.endswith(" \\") for line in lines if line[0].isalpha())
+
+
+@pytest.mark.parametrize(
+    "marker", ["os_name == 'nt'", "(sys_platform == 'linux')", "sys_platform < 'l'"]
+)
+def test_a_marker_that_is_not_understood_is_not_guessed_at(marker):
+    with pytest.raises(ValueError, match="unknown"):
+        environment.requirements_for("3.11", f"one==1 ; {marker} \\\n    --hash=sha256:1\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -33,6 +34,86 @@ def test_an_interrupted_preparation_leaves_nothing(home: Path) -> None:
         (folder / "source.png").write_bytes(b"half")
         raise OSError("disk full")
     assert list((home / "jobs").iterdir()) == []
+
+
+NOW = 2e9
+
+
+def _aged(days: float, *states: str, imported: bool = False) -> Job:
+    """A job of that age whose variations are in these states."""
+    made = _publish(variations=len(states))
+    posts = [Post(s, result=f"result-{n}.png" * (s == RECEIVED)) for n, s in enumerate(states, 1)]
+    made.save_state(State(posts))
+    for post in posts:
+        if post.result:
+            (made.folder / post.result).write_bytes(b"paid for")
+    if imported:
+        made.mark_imported()
+    time = NOW - days * 86400
+    os.utime(made.folder / "request.json", (time, time))
+    return made
+
+
+def test_old_jobs_go_unless_something_would_be_lost() -> None:
+    kept = [
+        _aged(5, RECEIVED, imported=True),
+        _aged(0.5, SENT),
+        _aged(0.5, ACCEPTED, FAILED),
+        _aged(40, RECEIVED),
+        _aged(40, SENT, RECEIVED),
+    ]
+    gone = [
+        _aged(31, RECEIVED, RECEIVED, imported=True),
+        _aged(31, FAILED),
+        _aged(31, SENT),
+        _aged(31, PREPARED),
+    ]
+    job.prune(0, NOW)
+    assert len(job.all_jobs()) == len(kept) + len(gone)
+    job.prune(30, NOW)
+    assert {each.id for each in job.all_jobs()} == {each.id for each in kept}
+
+
+def test_clearing_takes_young_jobs_too_unless_something_would_be_lost() -> None:
+    kept = [
+        _aged(0.5, PREPARED),
+        _aged(0.5, SENT),
+        _aged(0.1, RECEIVED),
+        _aged(9, FAILED, RECEIVED),
+    ]
+    for states in ([FAILED], [RECEIVED, FAILED]):
+        _aged(0, *states, imported=True)
+    for days in (2, 40):
+        _aged(days, SENT)
+    job.clear(NOW)
+    assert {each.id for each in job.all_jobs()} == {each.id for each in kept}
+
+
+def test_a_damaged_job_goes_by_its_age_but_its_result_stays() -> None:
+    empty, full = _aged(31, SENT), _aged(31, RECEIVED)
+    for each in (empty, full):
+        (each.folder / "state.json").write_text("{")
+    job.prune(30, NOW)
+    assert [each.id for each in job.all_jobs()] == [full.id]
+
+
+def test_what_a_killed_preparation_left_goes_after_a_day(home: Path) -> None:
+    left = home / "jobs" / ".20260101-000000-abc"
+    left.mkdir(parents=True)
+    (left / "source.png").write_bytes(b"half")
+    made = left.stat().st_mtime
+    job.prune(30, made + 3600)
+    assert left.exists()
+    job.prune(30, made + 90_000)
+    assert not left.exists()
+
+
+def test_the_room_of_jobs_is_known() -> None:
+    assert job.total_bytes() == 0
+    made = _publish()
+    before = job.total_bytes()
+    (made.folder / "result-1.png").write_bytes(bytes(1000))
+    assert job.total_bytes() == before + 1000 > 1000
 
 
 def test_a_state_is_read_back_and_replaced_whole() -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plugin import job
+from plugin import job, settings
 from plugin.worker import cli, image_file, picture, run, service, upload
 from plugin.worker.failure import Failure
 from plugin.worker.sandbox import Sandbox
@@ -585,9 +585,109 @@ def test_the_plug_ins_worker_tells_its_phases(
     prepared = _prepared(photo, monkeypatch)
     with _work(prepared) as worker:
         lines = [json.loads(line) for line in worker.stdout or ()]
-    assert [line["phase"] for line in lines] == ["preparing", "waiting", "downloading", "placing"]
+    steps = [line for line in lines if line["phase"] != "uploading"]
+    assert steps == [
+        {"phase": "preparing"},
+        *({"phase": phase, "variation": 1} for phase in ("waiting", "downloading", "placing")),
+    ]
+    first, *_, last = uploading = [line for line in lines if line["phase"] == "uploading"]
+    total = int(sandbox.edits[0].headers["Content-Length"])
+    assert first == {"phase": "uploading", "variation": 1, "sent": 0, "total": total}
+    assert last == {**first, "sent": total}
+    assert lines == [lines[0], *uploading, *steps[1:]]
     assert prepared.state.name == job.RECEIVED
     assert (prepared.folder / "placed-1.png").exists()
+
+
+def test_an_upload_over_a_slow_line_tells_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, coffee: Image.Image
+) -> None:
+    """A server that takes in a little at a time, then answers."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    length = 0
+
+    def serve() -> None:
+        nonlocal length
+        connection, _ = listener.accept()
+        with connection:
+            data = b""
+            while b"\r\n\r\n" not in data:
+                data += connection.recv(4096)
+            head, _, body = data.partition(b"\r\n\r\n")
+            (field,) = [h for h in head.split(b"\r\n") if h.startswith(b"Content-Length")]
+            length, got = int(field.split(b":")[1]), len(body)
+            while got < length:
+                got += len(connection.recv(1 << 18))
+                time.sleep(0.01)
+            connection.sendall(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    monkeypatch.setattr(service, "_REPORT_SECONDS", 0.02)
+    told: list[tuple[int, int]] = []
+    data = os.urandom(8_000_000)
+    sent = upload.Upload([("image", "source.png", data)], coffee, None, (0, 0, *coffee.size))
+    slow = service.Service(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", "k")
+    with pytest.raises(Failure, match="doesn't accept the API key"):
+        slow.edit("x", "gpt-image-2", "3:2", "1k", sent, lambda *bytes: told.append(bytes))
+    thread.join(30)
+    listener.close()
+    assert len(told) > 5 and told == sorted(told)
+    assert told[0] == (0, length) and told[-1] == (length, length) and length > len(data)
+    assert told.count((length, length)) == 1
+
+
+def test_a_connection_that_breaks_in_the_upload_leaves_an_unknown_outcome(
+    photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    connections = 0
+
+    def serve() -> None:
+        nonlocal connections
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            connections += 1
+            with connection:
+                connection.recv(1000)
+
+    threading.Thread(target=serve, daemon=True).start()
+    monkeypatch.setenv("DIMILINKS_API_KEY", "k")
+    monkeypatch.setenv("DIMILINKS_BASE_URL", f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
+    done = _run("edit", photo, "--prompt", "x")
+    listener.close()
+    assert done.returncode == 1 and "may have been made and billed" in done.stderr
+    assert connections == 1
+
+
+def test_the_mask_is_explained_if_the_user_wants_it(
+    sandbox: Sandbox, photo: Path, mask: Path
+) -> None:
+    settings.save(explain_mask=True)
+    assert _run("edit", photo, "--prompt", "sepia").returncode == 0
+    assert _run("edit", photo, "--prompt", "sepia", "--mask", mask).returncode == 0
+    whole, masked = (edit.fields["prompt"] for edit in sandbox.edits)
+    assert whole == "sepia" and masked == f"sepia\n\n{settings.MASK_LINE}"
+    assert {each.request["prompt"] for each in job.all_jobs()} == {"sepia"}
+
+
+def test_the_ceiling_and_the_days_of_the_settings_count(
+    sandbox: Sandbox, photo: Path, coffee: Image.Image
+) -> None:
+    coffee.resize((2400, 1600)).save(photo)
+    settings.save(ceiling="2k", keep_days=3)
+    assert _run("edit", photo, "--prompt", "echo").returncode == 0
+    assert sandbox.edits[0].fields["resolution"] == "2k"
+    (old,) = job.all_jobs()
+    long_ago = time.time() - 4 * 86400
+    os.utime(old.folder / "request.json", (long_ago, long_ago))
+    assert _run("edit", photo, "--prompt", "echo", "--resolution", "1k").returncode == 0
+    (new,) = job.all_jobs()
+    assert new.id != old.id and sandbox.edits[1].fields["resolution"] == "1k"
 
 
 def test_when_gimp_is_gone_before_sending_nothing_is_sent(

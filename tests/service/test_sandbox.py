@@ -305,6 +305,20 @@ def test_a_key_is_needed_and_must_be_a_known_one() -> None:
         assert len(sandbox.edits) == 1
 
 
+def test_models_need_the_key_and_prices_do_not() -> None:
+    with Sandbox(keys={"sk-test"}, prices={"1k": 0.5}) as sandbox:
+        models = f"{sandbox.base_url}/models"
+        assert_error(requests.get(models, timeout=9), 401, "missing_api_key")
+        client = OpenAI(api_key="sk-test", base_url=sandbox.base_url, max_retries=0)
+        assert [known.id for known in client.models.list()] == ["gpt-image-2"]
+        client.close()
+        (entry,) = requests.get(f"{sandbox.origin}/api/pricing", timeout=9).json()["data"]
+        assert entry["model_name"] == "gpt-image-2"
+        assert entry["resolution_options"] == [{"resolution": "1k", "model_price": 0.5, "max_n": 1}]
+        sandbox.pages["/v1/models"] = (200, {}, b"busy")
+        assert requests.get(models, timeout=9).text == "busy"
+
+
 def test_the_balance_runs_out_and_refused_edits_cost_nothing() -> None:
     with Sandbox(balance=1) as sandbox:
         assert post(sandbox, [CAT]).status_code == 400

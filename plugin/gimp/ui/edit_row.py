@@ -333,7 +333,7 @@ class EditRow(Gtk.Box):
             (_("Show the _Job"), self._show_job),
         ):
             item = Gtk.MenuItem(label=label, use_underline=True)
-            item.connect("activate", lambda _item, action=action: action())
+            item.connect("activate", lambda _item, action=action: GLib.idle_add(action))
             menu.append(item)
         menu.show_all()
         more.set_popup(menu)
@@ -344,7 +344,8 @@ class EditRow(Gtk.Box):
         if hint:
             button.set_tooltip_text(hint)
         if action is not None:
-            button.connect("clicked", lambda _button: self._guarded(action))
+            # Not inside the signal: a question over the window would keep screen readers waiting.
+            button.connect("clicked", lambda _button: GLib.idle_add(self._guarded, action))
         self._buttons.pack_start(button, False, False, 0)
         return button
 

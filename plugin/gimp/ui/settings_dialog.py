@@ -1,5 +1,467 @@
-"""Stand-in."""
+"""The window of the settings. What is changed applies at once; the worker does what takes time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from gi.repository import Gdk, GimpUi, GLib, Gtk, Pango
+
+from plugin import job, settings
+from plugin.gimp import worker_process
+from plugin.gimp.messages import _
+from plugin.region import TIERS
+
+_BORDER = 12
+_GAP = 6
+_TEXT_WIDTH = 52
+"""Characters in a line of explanation."""
+_WIDTH = 560
+_FRAME = 140
+"""Pixels of a screen's height that the window's title, buttons and borders take."""
 
 
-def show(parent: object) -> None:
-    pass
+def show(parent: Gtk.Window | None) -> None:
+    """Show the settings over `parent` (None: over GIMP) until they are closed.
+
+    It has a loop of its own: not for the inside of a button's signal, see `_message`.
+    """
+    GimpUi.init("dimilinks-settings")
+    _Settings(parent).run()
+
+
+class _Settings:
+    """The window and its fields."""
+
+    def __init__(self, parent: Gtk.Window | None) -> None:
+        self._window = GimpUi.Dialog(
+            title=_("Dimilinks Settings"), role="dimilinks-settings", modal=True
+        )
+        self._window.add_button(_("_Close"), Gtk.ResponseType.CLOSE)
+        self._window.set_default_response(Gtk.ResponseType.CLOSE)
+        if parent:
+            self._window.set_transient_for(parent)
+        else:
+            GimpUi.window_set_transient(self._window)
+        self._window.set_default_size(_WIDTH, -1)
+        self._working = 0
+        self._closed = False
+        page = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=_BORDER, border_width=_BORDER)
+        for frame in (self._key(), self._service(), self._edits(), self._kept()):
+            page.pack_start(frame, False, False, 0)
+        self._window.get_content_area().pack_start(_scrolled(page), True, True, 0)
+        page.show_all()
+        self._spinner.hide()
+        self._show_key("")
+        if _key_place():
+            # A field shows its placeholder, which says where the key is, while it has no focus.
+            self._window.get_widget_for_response(Gtk.ResponseType.CLOSE).grab_focus()
+        self._show_address()
+        self._show_room()
+
+    def run(self) -> None:
+        try:
+            # A page of the manual, or whatever else is asked for, doesn't close it.
+            while self._window.run() not in (
+                Gtk.ResponseType.CLOSE,
+                Gtk.ResponseType.CANCEL,
+                Gtk.ResponseType.DELETE_EVENT,
+            ):
+                pass
+            self._keep_address()
+            self._closed = True
+            self._window.hide()
+            # The end of this process would take a key along that is not kept yet.
+            while self._working:
+                GLib.MainContext.default().iteration(True)
+        finally:
+            self._window.destroy()
+
+    # The key
+
+    def _key(self) -> Gtk.Widget:
+        grid = _grid()
+        self._key_entry = Gtk.Entry(
+            visibility=False, input_purpose=Gtk.InputPurpose.PASSWORD, hexpand=True
+        )
+        self._save_button = Gtk.Button(label=_("_Save"), use_underline=True)
+        self._forget_button = Gtk.Button(label=_("For_get"), use_underline=True)
+        self._key_note = _note()
+        label = _add(grid, 0, _("API _key"), self._key_entry)
+        self._labels = Gtk.SizeGroup(mode=Gtk.SizeGroupMode.HORIZONTAL)
+        self._labels.add_widget(label)
+        grid.attach(self._save_button, 2, 0, 1, 1)
+        grid.attach(self._forget_button, 3, 0, 1, 1)
+        grid.attach(self._key_note, 1, 1, 3, 1)
+        self._key_entry.connect("changed", lambda _entry: self._show_key_buttons())
+        self._key_entry.connect("activate", lambda _entry: self._save_key())
+        self._save_button.connect("clicked", lambda _button: self._save_key())
+        self._forget_button.connect("clicked", lambda _button: self._forget_key())
+        return _frame(_("Key"), grid)
+
+    def _show_key(self, note: str) -> None:
+        """Show where the key is; `note` is what there is to say about it."""
+        places = {
+            settings.ENVIRONMENT: _("Set by DIMILINKS_API_KEY"),
+            settings.KEYRING: _("Kept in the system's keyring"),
+            settings.FILE: _("Kept in a private file"),
+        }
+        self._key_entry.set_placeholder_text(places.get(_key_place(), _("None yet")))
+        _say(self._key_note, note)
+        self._show_key_buttons()
+
+    def _show_key_buttons(self) -> None:
+        ours = not self._working and _key_place() != settings.ENVIRONMENT
+        self._key_entry.set_sensitive(ours)
+        self._save_button.set_sensitive(ours and bool(self._key_entry.get_text().strip()))
+        self._forget_button.set_sensitive(ours and _key_place() != "")
+
+    def _save_key(self, afterwards: Callable[[], None] = lambda: None) -> None:
+        try:
+            key = settings.check_key(self._key_entry.get_text().strip())
+        except ValueError as error:
+            _say(self._key_note, str(error))
+            return
+        if not key:
+            return
+
+        def answered(answer: dict[str, Any]) -> None:
+            if "key_in" not in answer:
+                self._show_key(_sentence(answer))
+                return
+            self._key_entry.set_text("")
+            places = {
+                settings.KEYRING: _("The key is now in the system's keyring."),
+                settings.FILE: _(
+                    "There is no keyring that works, so the key is now in a private file, readable "
+                    "by you only: {path}"
+                ).format(path=_key_file()),
+            }
+            self._show_key(places.get(answer["key_in"], ""))
+            afterwards()
+
+        self._ask(["key", "store"], answered, f"{key}\n")
+        self._show_key(_("Saving the key …"))
+
+    def _forget_key(self) -> None:
+        def answered(answer: dict[str, Any]) -> None:
+            gone = "key_in" in answer
+            self._show_key(_("The key is forgotten.") if gone else _sentence(answer))
+
+        self._ask(["key", "forget"], answered)
+        self._show_key(_("Forgetting the key …"))
+
+    # The service
+
+    def _service(self) -> Gtk.Widget:
+        grid = _grid()
+        self._address = Gtk.ComboBoxText.new_with_entry()
+        for address in (*settings.DOCUMENTED_BASE_URLS, settings.SANDBOX):
+            self._address.append_text(address)
+        self._address.set_hexpand(True)
+        self._address_note = _note()
+        entry = self._address.get_child()
+        entry.set_width_chars(36)
+        self._labels.add_widget(_add(grid, 0, _("_Address"), self._address))
+        _name(entry, _("Address"))
+        grid.attach(self._address_note, 1, 1, 1, 1)
+        self._test_button = Gtk.Button(label=_("_Test Connection"), use_underline=True)
+        self._spinner = Gtk.Spinner(valign=Gtk.Align.CENTER)
+        self._test_note = _note()
+        row = Gtk.Box(spacing=_GAP)
+        row.pack_start(self._test_button, False, False, 0)
+        row.pack_start(self._spinner, False, False, 0)
+        row.pack_start(self._test_note, True, True, 0)
+        grid.attach(row, 0, 2, 2, 1)
+        self._test_button.set_valign(Gtk.Align.START)
+        by_environment = settings.service_is_set_by_environment()
+        self._address.set_sensitive(not by_environment)
+        if not by_environment:
+            self._address.connect("changed", self._address_changed)
+            entry.connect("activate", lambda _entry: self._keep_address())
+            entry.connect("focus-out-event", self._address_left)
+        self._test_button.connect("clicked", lambda _button: self._test())
+        return _frame(_("Service"), grid)
+
+    def _show_address(self) -> None:
+        by_environment = settings.service_is_set_by_environment()
+        try:
+            address, note = settings.base_url(), ""
+        except ValueError as error:
+            # What the settings hold can be mended here.
+            address = "" if by_environment else str(settings.load().get("base_url"))
+            note = str(error)
+        self._address.get_child().set_text(address)
+        if by_environment:
+            note = note or _("Set by DIMILINKS_BASE_URL.")
+        self._say_of_address(note, address)
+
+    def _address_changed(self, combo: Gtk.ComboBoxText) -> None:
+        _say(self._test_note, "")
+        address = combo.get_active_text() or ""
+        try:
+            note, address = "", settings.check_base_url(address)
+        except ValueError as error:
+            note = str(error)
+        self._say_of_address(note, address)
+        # Chosen from the list; what is typed is kept when it is complete.
+        if combo.get_active() >= 0:
+            self._keep_address()
+
+    def _say_of_address(self, note: str, address: str) -> None:
+        if not note and address == settings.SANDBOX:
+            note = _(
+                "Edits are made on this machine, by classical means: to try things out, without a "
+                "key and at no cost."
+            )
+        _say(self._address_note, note)
+
+    def _address_left(self, _entry: Gtk.Entry, _event: Gdk.Event) -> bool:
+        self._keep_address()
+        return False
+
+    def _keep_address(self) -> bool:
+        """Put the address into the settings if it is good, and return whether it is."""
+        if settings.service_is_set_by_environment():
+            return True
+        try:
+            address = settings.check_base_url(self._address.get_active_text() or "")
+        except ValueError:
+            # It is said below the field.
+            return False
+        kept = settings.load().get("base_url") or settings.DOCUMENTED_BASE_URLS[0]
+        return address == kept or self._save(base_url=address)
+
+    def _test(self) -> None:
+        """Try whether edits would work, with what the fields say now."""
+        _say(self._test_note, "")
+        if not self._keep_address():
+            return
+        if self._key_entry.get_text().strip():
+            self._save_key(self._begin_test)
+        else:
+            self._begin_test()
+
+    def _begin_test(self) -> None:
+        def answered(answer: dict[str, Any]) -> None:
+            self._spinner.stop()
+            self._spinner.hide()
+            self._test_button.set_sensitive(True)
+            _say(self._test_note, _sentence(answer))
+
+        self._test_button.set_sensitive(False)
+        self._spinner.show()
+        self._spinner.start()
+        worker_process.ask(["service", "--test"], self._unless_closed(answered))
+
+    # What edits do
+
+    def _edits(self) -> Gtk.Widget:
+        grid = _grid()
+        ceiling = Gtk.ComboBoxText(halign=Gtk.Align.START)
+        for tier in TIERS:
+            ceiling.append(tier, tier)
+        ceiling.set_active_id(settings.ceiling())
+        _add(grid, 0, _("_Largest automatic resolution"), ceiling)
+        explain = Gtk.CheckButton(
+            label=_("E_xplain the mask to the service"),
+            use_underline=True,
+            active=settings.explains_mask(),
+        )
+        grid.attach(explain, 0, 1, 2, 1)
+        line = _note()
+        _say(line, _("Adds to the prompt: “{line}”").format(line=settings.MASK_LINE))
+        line.set_margin_start(2 * _BORDER)
+        grid.attach(line, 0, 2, 2, 1)
+        explain.get_accessible().set_description(line.get_text())
+        ceiling.connect("changed", lambda box: self._save(ceiling=box.get_active_id()))
+        explain.connect("toggled", lambda check: self._save(explain_mask=check.get_active()))
+        return _frame(_("Edits"), grid)
+
+    # What is kept
+
+    def _kept(self) -> Gtk.Widget:
+        grid = _grid()
+        days = Gtk.SpinButton.new_with_range(0, settings.MOST_KEEP_DAYS, 1)
+        days.set_value(settings.keep_days())
+        days.set_halign(Gtk.Align.START)
+        _add(grid, 0, _("Kee_p edits for (days; 0: for ever)"), days)
+        self._room = _note()
+        clear = Gtk.Button(label=_("Clea_r Now…"), use_underline=True)
+        row = Gtk.Box(spacing=_GAP)
+        row.pack_start(clear, False, False, 0)
+        row.pack_start(self._room, True, True, 0)
+        grid.attach(row, 0, 1, 2, 1)
+        days.connect("value-changed", lambda spin: self._save(keep_days=spin.get_value_as_int()))
+        clear.connect("clicked", lambda _button: self._clear())
+        return _frame(_("Kept on This Disk"), grid)
+
+    def _show_room(self) -> None:
+        try:
+            taken = GLib.format_size(job.total_bytes())
+        except OSError as error:
+            _say(self._room, _disk(error))
+        else:
+            _say(self._room, _("The edits and their pictures take {size} now.").format(size=taken))
+
+    def _clear(self) -> None:
+        def answered(asking: Gtk.MessageDialog, response: int) -> None:
+            asking.destroy()
+            if response != Gtk.ResponseType.OK:
+                return
+            try:
+                job.clear(time.time())
+            except OSError as error:
+                self._tell(_disk(error))
+            self._show_room()
+
+        asking = _message(
+            self._window,
+            Gtk.MessageType.QUESTION,
+            _("Remove the kept edits now?"),
+            _(
+                "Their prompts, the pictures that were sent and those that came back are deleted. "
+                "Your images stay as they are. What is under way is kept, and so is every result "
+                "that was paid for and is not in an image yet."
+            ),
+        )
+        asking.add_button(_("_Cancel"), Gtk.ResponseType.CANCEL)
+        asking.add_button(_("_Remove"), Gtk.ResponseType.OK)
+        asking.set_default_response(Gtk.ResponseType.CANCEL)
+        asking.connect("response", answered)
+        asking.show()
+
+    # All of them
+
+    def _save(self, **changes: Any) -> bool:
+        try:
+            settings.save(**changes)
+        except OSError as error:
+            self._tell(_disk(error))
+            return False
+        return True
+
+    def _ask(
+        self, words: list[str], on_answer: Callable[[dict[str, Any]], None], stdin: str = ""
+    ) -> None:
+        """Have the worker change something: it is waited for even when the window is closed."""
+        self._working += 1
+
+        def answered(answer: dict[str, Any]) -> None:
+            self._working -= 1
+            self._unless_closed(on_answer)(answer)
+
+        worker_process.ask(words, answered, stdin)
+
+    def _unless_closed(
+        self, on_answer: Callable[[dict[str, Any]], None]
+    ) -> Callable[[dict[str, Any]], None]:
+        def answered(answer: dict[str, Any]) -> None:
+            if not self._closed:
+                on_answer(answer)
+
+        return answered
+
+    def _tell(self, sentence: str) -> None:
+        telling = _message(self._window, Gtk.MessageType.ERROR, sentence, "")
+        telling.add_button(_("_OK"), Gtk.ResponseType.OK)
+        telling.connect("response", lambda message, _response: message.destroy())
+        telling.show()
+
+
+def _key_place() -> str:
+    try:
+        return settings.key_place()
+    except OSError:
+        return ""
+
+
+def _key_file() -> str:
+    try:
+        return str(settings.key_file())
+    except OSError:
+        return ""
+
+
+def _sentence(answer: dict[str, Any]) -> str:
+    return str(answer.get("message", ""))
+
+
+def _disk(error: OSError) -> str:
+    return _("The settings and edits can't be kept on the disk ({why}): {path}").format(
+        why=error.strerror or error, path=error.filename or ""
+    )
+
+
+def _scrolled(page: Gtk.Widget) -> Gtk.Widget:
+    """Give `page` the height that it wants, as far as the screen has it."""
+    frame = Gtk.ScrolledWindow(
+        hscrollbar_policy=Gtk.PolicyType.NEVER, propagate_natural_height=True
+    )
+    frame.add(page)
+    # What gets the focus is scrolled to.
+    page.set_focus_vadjustment(frame.get_vadjustment())
+    display = Gdk.Display.get_default()
+    monitor = display.get_primary_monitor() or display.get_monitor(0)
+    if monitor:
+        frame.set_max_content_height(max(100, monitor.get_workarea().height - _FRAME))
+    frame.show()
+    return frame
+
+
+def _frame(title: str, content: Gtk.Widget) -> Gtk.Widget:
+    frame = GimpUi.Frame.new(title)
+    frame.add(content)
+    return frame
+
+
+def _grid() -> Gtk.Grid:
+    return Gtk.Grid(column_spacing=_GAP, row_spacing=_GAP)
+
+
+def _add(grid: Gtk.Grid, row: int, text: str, field: Gtk.Widget) -> Gtk.Label:
+    """Put a field into a row, and its label before it, which is returned."""
+    label = Gtk.Label(label=text, use_underline=True, xalign=0, mnemonic_widget=field)
+    _name(field, text.replace("_", ""))
+    grid.attach(label, 0, row, 1, 1)
+    grid.attach(field, 1, row, 1, 1)
+    return label
+
+
+def _name(field: Gtk.Widget, name: str) -> None:
+    field.get_accessible().set_name(name)
+
+
+def _note() -> Gtk.Label:
+    """A place for a sentence, which takes no room while there is none."""
+    return Gtk.Label(
+        xalign=0,
+        wrap=True,
+        wrap_mode=Pango.WrapMode.WORD_CHAR,
+        max_width_chars=_TEXT_WIDTH,
+        selectable=True,
+        can_focus=False,
+        no_show_all=True,
+    )
+
+
+def _say(note: Gtk.Label, sentence: str) -> None:
+    note.set_text(sentence)
+    note.set_visible(bool(sentence))
+
+
+def _message(
+    window: Gtk.Window, kind: Gtk.MessageType, text: str, explanation: str
+) -> Gtk.MessageDialog:
+    """Make a message that is answered by its signal.
+
+    A loop of its own inside another signal would keep screen readers waiting, and out of it.
+    """
+    return Gtk.MessageDialog(
+        transient_for=window,
+        modal=True,
+        message_type=kind,
+        text=text,
+        secondary_text=explanation or None,
+    )

@@ -7,6 +7,7 @@ work as everywhere. What is under way and what came of it are rows below the cho
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,9 @@ class Window:
         self._fill()
         self.dialog.connect("key-press-event", self._start_by_ctrl_enter)
         self._restore_references()
+        # Room on the disk is a comfort, too.
+        with contextlib.suppress(OSError):
+            job.prune(settings.keep_days(), time.time())
         self._offer_unfinished()
         self._ask_service()
 
@@ -166,7 +170,7 @@ class Window:
         self._past.connect("toggled", self._list_prompts)
         settings_button = Gtk.Button(label=_("Settin_gs…"), use_underline=True)
         settings_button.set_relief(Gtk.ReliefStyle.NONE)
-        settings_button.connect("clicked", lambda _button: self.settings())
+        settings_button.connect("clicked", lambda _button: GLib.idle_add(self.settings))
         head = Gtk.Box(spacing=6)
         head.pack_start(label, True, True, 0)
         head.pack_start(self._past, False, False, 0)
@@ -431,7 +435,8 @@ class Window:
 
     def _answered(self, _button: Gtk.Button, action: Callable[[], None]) -> None:
         self._clear_notice()
-        action()
+        # Not inside the signal: a dialog of its own would keep screen readers waiting.
+        GLib.idle_add(action)
 
     def _service_missing(self) -> bool:
         """Whether there is no service to edit with; then the ways on are offered."""

@@ -1,4 +1,4 @@
-"""The sandbox's HTTP: `POST /v1/images/edits` and the signed links of its answers.
+"""The sandbox's HTTP: `POST /v1/images/edits`, the signed links of its answers, models, prices.
 
 It takes the service's word literally, also where a client would like it laxer: the proxy's limits,
 files dropped as duplicates, links that expire. Everything is held in memory.
@@ -48,6 +48,7 @@ MOST_REQUEST_BYTES = 32_000_000
 MOST_PARTS = 64
 KEPT_RESULTS = 8
 KEPT_RECORDS = 64
+PRICES = {"1k": 0.08, "2k": 0.15, "4k": 0.30}
 
 LinkForm = Literal["relative", "absolute", "data", "b64_json"]
 Answer = tuple[int, Mapping[str, str], bytes | dict[str, Any]]
@@ -97,7 +98,9 @@ class Sandbox:
     `thinking`: seconds before an answer. `link_life`: seconds that links are good for.
     `link_form`: how results are handed over. `answers`: replies as (status, headers, body), given
     to the next POSTs in place of an edit, whatever they hold; a body that is a dict goes as JSON,
-    and None in place of a reply cuts the connection. It may be added to at any time.
+    and None in place of a reply cuts the connection. It may be added to at any time. `prices`: what
+    an edit costs at each tier. `pages`: replies to GETs, by path, in place of its own; it too may
+    be changed at any time.
     """
 
     def __init__(
@@ -109,6 +112,8 @@ class Sandbox:
         link_life: float = 24 * 3600,
         link_form: LinkForm = "relative",
         answers: Iterable[Answer | None] = (),
+        prices: Mapping[str, float] = PRICES,
+        pages: Mapping[str, Answer | None] | None = None,
     ) -> None:
         self.keys = keys
         self.balance = balance
@@ -116,6 +121,8 @@ class Sandbox:
         self.link_life = link_life
         self.link_form = link_form
         self.answers: deque[Answer | None] = deque(answers)
+        self.prices = prices
+        self.pages: dict[str, Answer | None] = dict(pages or {})
         self.posts = 0
         """POSTs that arrived whole, accepted or not."""
         self.edits: list[Edit] = []
@@ -185,6 +192,14 @@ class Sandbox:
             raise Refusal(401, "missing_api_key", "No API key: send Authorization: Bearer <key>.")
         if self.keys is not None and key not in self.keys:
             raise Refusal(401, "invalid_api_key", "The API key is not valid.")
+
+    def pricing(self) -> dict[str, Any]:
+        """The public list of prices: the JSON object of its reply."""
+        options = [
+            {"resolution": tier, "model_price": price, "max_n": 1 if tier == "1k" else 4}
+            for tier, price in self.prices.items()
+        ]
+        return {"success": True, "data": [{"model_name": MODEL, "resolution_options": options}]}
 
     def make(self, content_type: str, body: bytes, headers: Message) -> dict[str, Any]:
         """Answer an edit: the JSON object of its reply. Raises Refusal."""
@@ -462,10 +477,23 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = 64 * 1024
 
     def do_GET(self) -> None:
-        """Serve a result."""
-        self.server.sandbox.record(Served(self.path, self.headers))
+        """Serve a result, the models or the prices, or what is prepared for this path."""
+        sandbox = self.server.sandbox
+        sandbox.record(Served(self.path, self.headers))
+        path = urlsplit(self.path).path
+        if path in sandbox.pages:
+            self._reply_prepared(sandbox.pages[path])
+            return
+        if path == "/api/pricing":
+            self._reply_json(HTTPStatus.OK, sandbox.pricing())
+            return
         try:
-            data, kind = self.server.sandbox.result(self.path)
+            if path == "/v1/models":
+                sandbox.authorize(self.headers)
+                models = [{"id": MODEL, "object": "model", "created": 0, "owned_by": "sandbox"}]
+                self._reply_json(HTTPStatus.OK, {"object": "list", "data": models})
+                return
+            data, kind = sandbox.result(self.path)
         except Refusal as refusal:
             self._reply_json(refusal.status, refusal.body)
         else:

@@ -1,0 +1,167 @@
+"""The window of the settings: what is typed and chosen there lands where it belongs, at once."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gui_window import Window, until
+
+from plugin import job, settings
+from plugin.job import RECEIVED, Job, Post, State
+from plugin.worker.sandbox import Sandbox
+
+pytestmark = pytest.mark.gimp
+
+APP = "dimilinks-settings"
+TITLE = "Dimilinks Settings"
+KEY = "sk-planted-key"
+
+
+@pytest.fixture
+def opened(window: Window) -> Iterator[Window]:
+    """The window of the settings, without any image; its settings and jobs are gone afterwards."""
+    _open(window)
+    yield window
+    if window.plug_in():
+        window.desk.key(name="Escape")
+    window.wait_for_plug_in()
+    (window.home / "settings.json").unlink()
+    (window.home / "key").unlink(missing_ok=True)
+    for left in job.all_jobs():
+        left.discard()
+
+
+def test_a_key_lands_in_a_private_file_and_nowhere_else(opened: Window) -> None:
+    # The first field has the keyboard as long as there is no key.
+    assert opened.focus(APP) == ("password text", "API key")
+    opened.desk.write(text=KEY)
+    opened.desk.key(name="alt+s")
+    message = until(lambda: opened.shows("now in a private file", APP), "where the key went")
+    file = opened.home / "key"
+    assert str(file) in message
+    assert file.read_text().strip() == KEY and stat.S_IMODE(file.stat().st_mode) == 0o600
+    _close(opened)
+    _open(opened)
+    assert opened.focus(APP) == ("button", "Close")
+    assert _press(opened, "button", "Forget")
+    until(lambda: opened.shows("is forgotten", APP), "the key's end")
+    _close(opened)
+    assert _files_with(KEY.encode(), opened.folder, opened.profile) == []
+
+
+def test_what_can_be_no_key_is_said_at_once(opened: Window) -> None:
+    opened.desk.write(text="two words")
+    opened.desk.key(name="Return")
+    until(lambda: opened.shows("characters that no key has", APP), "the reason")
+    assert not (opened.home / "key").exists()
+
+
+def test_the_connection_is_tested_with_what_was_typed(opened: Window) -> None:
+    with Sandbox(keys={"right-key"}) as service:
+        _type(opened, "alt+a", service.base_url)
+        _type(opened, "alt+k", "wrong-key")
+        assert _press(opened, "button", "Test Connection")
+        until(lambda: opened.shows("doesn't accept the API key", APP), "the refusal")
+        assert settings.load()["base_url"] == service.base_url
+        _type(opened, "alt+k", "right-key")
+        assert _press(opened, "button", "Test Connection")
+        until(lambda: opened.shows("accepts the API key.", APP), "the good news")
+        assert service.served[-1].headers["Authorization"] == "Bearer right-key"
+        assert service.posts == 0
+    # It is gone now, and the window can be used while that is found out.
+    assert _press(opened, "button", "Test Connection")
+    until(lambda: opened.shows("can't be reached", APP), "the bad news")
+
+
+def test_an_address_that_can_not_be_is_never_kept(opened: Window) -> None:
+    _type(opened, "alt+a", "http://service.example/v1")
+    until(lambda: opened.shows("must begin with https://", APP), "the reason")
+    opened.desk.key(name="Tab")
+    _close(opened)
+    assert settings.load()["base_url"] == settings.SANDBOX
+    _open(opened)
+    _type(opened, "alt+a", "https://service.example/v1")
+    _close(opened)
+    assert settings.load()["base_url"] == "https://service.example/v1"
+
+
+def test_choices_apply_at_once(opened: Window) -> None:
+    for address in (*settings.DOCUMENTED_BASE_URLS, settings.SANDBOX):
+        assert _press(opened, "menu item", address)
+        until(lambda chosen=address: settings.base_url() == chosen, address)
+    until(lambda: opened.shows("by classical means", APP), "what the sandbox is")
+    assert _press(opened, "button", "Test Connection")
+    until(lambda: opened.shows("always there", APP), "the sandbox's answer")
+    assert _press(opened, "menu item", "2k")
+    until(lambda: settings.ceiling() == "2k", "the ceiling")
+    assert opened.shows(settings.MASK_LINE, APP)
+    assert _press(opened, "check box", "Explain the mask to the service")
+    until(settings.explains_mask, "the mask's line")
+    _type(opened, "alt+p", "0\t")
+    until(lambda: settings.keep_days() == 0, "the days")
+
+
+def test_clearing_keeps_what_was_paid_for(window: Window) -> None:
+    gone, kept = _job(imported=True), _job(imported=False)
+    _open(window)
+    until(lambda: window.shows("take 2.", APP), "the room that they take")
+    assert _press(window, "button", "Clear Now…")
+    until(lambda: window.shows("paid for", APP), "the question")
+    window.desk.key(name="Escape")
+    until(lambda: not window.shows("paid for", APP), "the window")
+    assert len(job.all_jobs()) == 2
+    assert _press(window, "button", "Clear Now…")
+    until(lambda: window.shows("paid for", APP), "the question")
+    assert _press(window, "button", "Remove")
+    until(lambda: window.shows("take 1.", APP), "the room that is left")
+    assert [each.id for each in job.all_jobs()] == [kept.id] and not gone.folder.exists()
+    _close(window)
+    kept.discard()
+
+
+def _job(imported: bool) -> Job:
+    """A job with a result of a megabyte, a day old."""
+    with job.prepare() as folder:
+        made = job.publish(folder, {"prompt": "x", "variations": 1})
+    made.save_state(State([Post(RECEIVED, result="result-1.png")]))
+    (made.folder / "result-1.png").write_bytes(bytes(1_000_000))
+    if imported:
+        made.mark_imported()
+    then = time.time() - 90_000
+    os.utime(made.folder / "request.json", (then, then))
+    return made
+
+
+def _open(window: Window) -> None:
+    until(
+        lambda: window.desk.press(app="gimp", role="menu item", name="Settings…"),
+        "the menu's item",
+    )
+    until(lambda: window.desk.active_window() == TITLE, "the settings in front")
+    until(lambda: window.focus(APP)[0], "a focus in the settings")
+
+
+def _close(window: Window) -> None:
+    window.desk.key(name="Escape")
+    window.wait_for_plug_in()
+
+
+def _press(window: Window, role: str, name: str) -> bool:
+    return window.desk.press(app=APP, role=role, name=name)
+
+
+def _type(window: Window, mnemonic: str, text: str) -> None:
+    """Go to a field by its key, and type over what is there."""
+    window.desk.key(name=mnemonic)
+    window.desk.key(name="ctrl+a")
+    window.desk.write(text=text)
+
+
+def _files_with(secret: bytes, *folders: Path) -> list[Path]:
+    files = (file for folder in folders for file in folder.rglob("*") if file.is_file())
+    return [file for file in files if secret in file.read_bytes()]

@@ -274,7 +274,11 @@ TESTS: list[tuple[Any, bool, str]] = [
     ((403, {}, {"error": {"message": "blocked"}}), False, "refused"),
     ((429, {}, b""), False, "busy"),
     ((307, {"Location": "https://new.example/v1/models"}, b""), False, "moved to new.example"),
-    ((500, {}, {"error": {"message": "boom"}}), False, "out of order (500). Try again later. The service says: “boom”"),
+    (
+        (500, {}, {"error": {"message": "boom"}}),
+        False,
+        "out of order (500). Try again later. The service says: “boom”",
+    ),
     ((503, {}, b"<html><title>Down</title></html>"), False, "“Down”"),
     (None, False, "can't be reached"),
 ]

@@ -1,8 +1,8 @@
-"""Questions over a window."""
+"""What comes up over a window: questions and menus."""
 
 from __future__ import annotations
 
-from gi.repository import Gtk
+from gi.repository import Gdk, Gtk
 
 from plugin.gimp.messages import _
 
@@ -23,3 +23,13 @@ def agreed(window: Gtk.Window, question: str, action: str, explanation: str = ""
         return bool(asking.run() == Gtk.ResponseType.OK)
     finally:
         asking.destroy()
+
+
+def pop_up(menu: Gtk.Menu, button: Gtk.Button) -> None:
+    """Show a menu that was made just now below the button that asked for it."""
+    menu.show_all()
+    menu.attach_to_widget(button)
+    menu.connect("selection-done", lambda _menu: menu.destroy())
+    menu.popup_at_widget(
+        button, Gdk.Gravity.SOUTH_WEST, Gdk.Gravity.NORTH_WEST, Gtk.get_current_event()
+    )

@@ -73,8 +73,9 @@ class Preview(Gtk.Box):
         except (GLib.Error, TypeError, AttributeError):
             # The image was closed, or a layer is gone between two questions.
             self._seen = None
-        pause = max(_EVERY, _PATIENCE * (time.monotonic() - began))
-        self._timer = GLib.timeout_add(round(pause * 1000), self._look)
+        finally:
+            pause = max(_EVERY, _PATIENCE * (time.monotonic() - began))
+            self._timer = GLib.timeout_add(round(pause * 1000), self._look)
         return False
 
     def _state(self) -> object:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gi.repository import Gimp, Gtk, Pango
+from gi.repository import Gimp, GLib, Gtk, Pango
 
 from plugin.gimp.messages import _
 from plugin.gimp.ui import thumbnails
+from plugin.gimp.ui.messages import pop_up
 
 _SIDE = 36
 _MENU_SIDE = 24
@@ -22,12 +23,12 @@ class References(Gtk.Box):
         title = Gtk.Label(label=_("References the service may look at:"), xalign=0, wrap=True)
         self._list = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=3)
         buttons = Gtk.Box(spacing=6)
-        self._add_layer = Gtk.MenuButton(label=_("Add _Layer"), use_underline=True)
-        self._add_layer.set_popup(Gtk.Menu())
-        self._add_layer.connect("toggled", self._fill_menu)
+        add_layer = Gtk.Button(label=_("Add _Layer"), use_underline=True)
+        add_layer.connect("clicked", self._offer_layers)
         add_file = Gtk.Button(label=_("Add _Files…"), use_underline=True)
-        add_file.connect("clicked", self._choose_files)
-        buttons.pack_start(self._add_layer, False, False, 0)
+        # Not inside the signal: a dialog of its own would keep screen readers waiting.
+        add_file.connect("clicked", lambda _button: GLib.idle_add(self._choose_files))
+        buttons.pack_start(add_layer, False, False, 0)
         buttons.pack_start(add_file, False, False, 0)
         for each in (title, self._list, buttons):
             self.pack_start(each, False, False, 0)
@@ -76,13 +77,9 @@ class References(Gtk.Box):
         self._chosen = [each for each in self._chosen if each[1] is not row]
         row.destroy()
 
-    def _fill_menu(self, button: Gtk.MenuButton) -> None:
+    def _offer_layers(self, button: Gtk.Button) -> None:
         """Offer the layers of all open images as they are now."""
-        if not button.get_active():
-            return
-        menu = button.get_popup()
-        for item in menu.get_children():
-            item.destroy()
+        menu = Gtk.Menu()
         for image in Gimp.get_images():
             item = Gtk.MenuItem(label=image.get_name())
             submenu = Gtk.Menu()
@@ -90,7 +87,7 @@ class References(Gtk.Box):
                 submenu.append(self._menu_item(layer))
             item.set_submenu(submenu)
             menu.append(item)
-        menu.show_all()
+        pop_up(menu, button)
 
     def _menu_item(self, layer: Gimp.Layer) -> Gtk.MenuItem:
         item = Gtk.MenuItem()
@@ -103,7 +100,7 @@ class References(Gtk.Box):
         item.connect("activate", lambda _item: self.add(layer))
         return item
 
-    def _choose_files(self, _button: Gtk.Button) -> None:
+    def _choose_files(self) -> None:
         chooser = Gtk.FileChooserDialog(
             title=_("References"),
             transient_for=self.get_toplevel(),

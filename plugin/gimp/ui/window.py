@@ -23,7 +23,7 @@ from plugin.gimp.messages import EditError, NotReplaceable, _, plural
 from plugin.gimp.procedure import CHOICES
 from plugin.gimp.ui import settings_dialog
 from plugin.gimp.ui.edit_row import EditRow, has_something, unfinished
-from plugin.gimp.ui.messages import agreed
+from plugin.gimp.ui.messages import agreed, pop_up
 from plugin.gimp.ui.preview import Preview
 from plugin.gimp.ui.references import References
 
@@ -36,6 +36,8 @@ _EARLIER = 20
 """Earlier edits that are listed at once."""
 _TICK = 500
 """Milliseconds from one look at what is under way to the next."""
+_LAST_WORD = 3
+"""Seconds that a worker which has sent nothing may take to end."""
 _ONSCREEN = 200
 """Pixels of the window that must be seen where it opens."""
 _FRAME = 160
@@ -104,11 +106,19 @@ class Window:
             GLib.source_remove(ticks)
             self._remember()
             self._remember_place()
-            for row in self._live():
-                if row.running and row.edit is not None:
-                    row.edit.cancel()
+            self._let_go()
             self._show_progress()
             self.dialog.destroy()
+
+    def _let_go(self) -> None:
+        """Wait for nothing any more; what was not sent yet is not to be sent, nor left behind."""
+        edits = [row.edit for row in self._live() if row.edit is not None and not row.edit.ended]
+        for edit in edits:
+            edit.cancel()
+        end = time.monotonic() + _LAST_WORD
+        while time.monotonic() < end and any(not (edit.ended or edit.sent) for edit in edits):
+            GLib.MainContext.default().iteration(False)
+            time.sleep(0.01)
 
     # How it looks
 
@@ -164,16 +174,15 @@ class Window:
         box = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=6)
         label = Gtk.Label(label=_("_Prompt"), use_underline=True, xalign=0)
         label.set_mnemonic_widget(self._text)
-        self._past = Gtk.MenuButton(label=_("Pas_t Prompts"), use_underline=True)
-        self._past.set_relief(Gtk.ReliefStyle.NONE)
-        self._past.set_popup(Gtk.Menu())
-        self._past.connect("toggled", self._list_prompts)
+        past = Gtk.Button(label=_("Pas_t Prompts"), use_underline=True)
+        past.set_relief(Gtk.ReliefStyle.NONE)
+        past.connect("clicked", self._list_prompts)
         settings_button = Gtk.Button(label=_("Settin_gs…"), use_underline=True)
         settings_button.set_relief(Gtk.ReliefStyle.NONE)
         settings_button.connect("clicked", lambda _button: GLib.idle_add(self.settings))
         head = Gtk.Box(spacing=6)
         head.pack_start(label, True, True, 0)
-        head.pack_start(self._past, False, False, 0)
+        head.pack_start(past, False, False, 0)
         head.pack_start(settings_button, False, False, 0)
         frame = Gtk.ScrolledWindow(
             shadow_type=Gtk.ShadowType.IN, hscrollbar_policy=Gtk.PolicyType.NEVER
@@ -183,7 +192,7 @@ class Window:
         box.pack_start(head, False, False, 0)
         box.pack_start(frame, False, False, 0)
         # After the field, although it stands above: a prompt is what comes first.
-        box.set_focus_chain([frame, self._past, settings_button])
+        box.set_focus_chain([frame, past, settings_button])
         return box
 
     def _choices(self) -> Gtk.Widget:
@@ -259,12 +268,8 @@ class Window:
             if isinstance(path, str) and Path(path).is_file():
                 self._references.add(path)
 
-    def _list_prompts(self, button: Gtk.MenuButton) -> None:
-        if not button.get_active():
-            return
-        menu = button.get_popup()
-        for item in menu.get_children():
-            item.destroy()
+    def _list_prompts(self, button: Gtk.Button) -> None:
+        menu = Gtk.Menu()
         for prompt in past_prompts():
             item = Gtk.MenuItem(label=shortened(prompt))
             item.set_tooltip_text(prompt)
@@ -273,7 +278,7 @@ class Window:
         if not menu.get_children():
             none = Gtk.MenuItem(label=_("None yet"), sensitive=False)
             menu.append(none)
-        menu.show_all()
+        pop_up(menu, button)
 
     # What rows ask for
 

@@ -73,6 +73,7 @@ class EditRow(Gtk.Box):
             self.pack_start(each, False, False, 0)
             each.set_no_show_all(each is self._bar)
         self.get_accessible().set_name(capture.shortened(self.prompt))
+        self.connect("destroy", self._show_after)
         self._find_layers()
         self.update()
         self.show_all()
@@ -105,6 +106,9 @@ class EditRow(Gtk.Box):
         if drawn == self._drawn:
             return False
         self._drawn = drawn
+        if self.edit is None and kind == "results":
+            # Another window may have brought them in.
+            self._find_layers()
         self._fill_strip()
         self._fill_buttons(kind)
         return True
@@ -173,6 +177,8 @@ class EditRow(Gtk.Box):
             if total > 1:
                 text += " " + _("({ready} of {total} ready)").format(ready=ready, total=total)
             return text
+        if kind == "left" and self.edit is None:
+            return _("It was sent and is under way: the result will be kept and shown here.")
         if kind == "left":
             return _(
                 "You stopped waiting, but it was sent and is paid for: the result will be kept "
@@ -277,6 +283,8 @@ class EditRow(Gtk.Box):
     # The buttons
 
     def _fill_buttons(self, kind: str) -> None:
+        # The button that was held to compare may not come again.
+        self._show_after()
         for child in self._buttons.get_children():
             child.destroy()
         if kind == "running":
@@ -302,7 +310,7 @@ class EditRow(Gtk.Box):
             compare.connect("released", self._show_after)
             compare.connect("key-press-event", self._held, self._show_before)
             compare.connect("key-release-event", self._held, self._show_after)
-            compare.connect("leave-notify-event", lambda button, _event: self._show_after(button))
+            compare.connect("leave-notify-event", self._show_after)
             others = [key for key in self._results_key() if key != self._chosen_key()]
             if any(self._is_there(key) for key in others) and not self._replaced():
                 self._add(_("_Keep"), self._keep, _("Take the other variations out of the image"))
@@ -378,7 +386,12 @@ class EditRow(Gtk.Box):
         results = bool(self._results_key())
         if results or self._kind() == "left":
             question = _("Discard “{prompt}”?").format(prompt=capture.shortened(self.prompt))
-            explanation = _("It is paid for. Its results go out of the image and off the disk.")
+            if self._replaced():
+                explanation = _(
+                    "It is paid for. The layer stays as it is; the results go off the disk."
+                )
+            else:
+                explanation = _("It is paid for. Its results go out of the image and off the disk.")
             if not agreed(self._owner.dialog, question, _("_Discard"), explanation):
                 return
         if self._owner.image.is_valid() and not self._replaced():
@@ -432,7 +445,7 @@ class EditRow(Gtk.Box):
             self._restore = placing.hide(self._owner.image, layers)
         Gimp.displays_flush()
 
-    def _show_after(self, _button: Gtk.Button) -> bool:
+    def _show_after(self, *_signal: object) -> bool:
         if self._restore is not None:
             restore, self._restore = self._restore, None
             restore()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from gui_window import PLUG_IN, Image, Window, until
 
-from plugin import job
+from plugin import job, settings
+from plugin.worker.sandbox import Sandbox
 
 pytestmark = pytest.mark.gimp
 
@@ -100,6 +101,17 @@ def test_a_reason_not_to_begin_leaves_the_window_open(window: Window, photograph
     until(lambda: window.shows("anchor it", PLUG_IN), "the reason")
     assert window.shown_prompt() == "sepia"
     window.close_dialog()
+
+
+def test_the_price_is_seen_before_it_is_paid(window: Window, image: Image) -> None:
+    with Sandbox(keys={"test-key"}) as service:
+        settings.save(base_url=service.base_url, choices={"variations": 2})
+        settings.write_private(window.home / "key", "test-key")
+        window.open_dialog()
+        until(lambda: window.shows("2 × 0.08 = 0.16", PLUG_IN), "the price of two")
+        assert window.shows("5:4 at 1k, 960×768", PLUG_IN)
+        assert service.posts == 0
+        window.close_dialog()
 
 
 def test_chinese_prompt(window: Window, image: Image) -> None:

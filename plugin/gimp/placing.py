@@ -8,13 +8,13 @@ in deep images.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gi.repository import Gegl, Gimp
 
-from plugin.gimp import landmarks, pixels
+from plugin.gimp import landmarks, pixels, results
 from plugin.gimp.capture import (
     Capture,
     check_replaceable,
@@ -24,16 +24,10 @@ from plugin.gimp.capture import (
     selection_bounds,
 )
 from plugin.gimp.messages import EditError, _
+from plugin.gimp.undo import one_step, without_undo
 from plugin.job import Job
 from plugin.region import Box
 
-_LAYER_TYPES = {
-    Gimp.ImageBaseType.RGB: Gimp.ImageType.RGBA_IMAGE,
-    Gimp.ImageBaseType.GRAY: Gimp.ImageType.GRAYA_IMAGE,
-    Gimp.ImageBaseType.INDEXED: Gimp.ImageType.INDEXEDA_IMAGE,
-}
-_NOTE = "dimilinks-result"
-"""The parasite of a result's layer: which job and variation."""
 _EIGHT_BITS = (
     Gimp.Precision.U8_LINEAR,
     Gimp.Precision.U8_NON_LINEAR,
@@ -100,7 +94,7 @@ def _put(ready: list[tuple[Capture, Box]], variation: int = 0) -> list[Placed]:
     """Bring in all variations, or only that one."""
     image = ready[0][0].image
     layers = []
-    with _one_step(image):
+    with one_step(image):
         for capture, box in ready:
             if capture.request.replace:
                 _replace(capture, box)
@@ -204,34 +198,6 @@ def _pictures(capture: Capture) -> Generator[Gimp.Drawable, None, None]:
         yield drawable
 
 
-@contextlib.contextmanager
-def _one_step(image: Gimp.Image) -> Iterator[None]:
-    """Make one undo step of what is done, and leave the user's choice of layers as it was."""
-    with _chosen_kept(image):
-        image.undo_group_start()
-        try:
-            yield
-        finally:
-            image.undo_group_end()
-
-
-@contextlib.contextmanager
-def _chosen_kept(image: Gimp.Image) -> Iterator[None]:
-    """Leave the user's choice of layers, or else of channels or paths, as it was."""
-    chosen = (
-        (image.set_selected_layers, image.get_selected_layers()),
-        (image.set_selected_channels, image.get_selected_channels()),
-        (image.set_selected_paths, image.get_selected_paths()),
-    )
-    try:
-        yield
-    finally:
-        for choose, items in chosen:
-            if left := [item for item in items if item.is_valid()]:
-                choose(left)
-                break
-
-
 def _placed(capture: Capture) -> list[tuple[int, str]]:
     """The variations that were fitted, by number, and their pictures' names."""
     posts = enumerate(capture.job.state.posts, 1)
@@ -257,7 +223,7 @@ def _new_layers(capture: Capture, box: Box, only: int) -> list[Placed]:
         group = Gimp.GroupLayer.new(image, _layer_name(capture))
         # The variations show just as they would without it.
         group.set_mode(Gimp.LayerMode.PASS_THROUGH)
-        _note(group, capture.job, 0)
+        results.mark(group, capture.job, 0)
         image.insert_layer(group, parent, position)
         parent, position = group, 0
     layers = []
@@ -268,12 +234,12 @@ def _new_layers(capture: Capture, box: Box, only: int) -> list[Placed]:
             _layer_name(capture, variation if several else 0),
             box.width,
             box.height,
-            _LAYER_TYPES[image.get_base_type()],
+            results.layer_type(image),
             opacity,
             mode,
         )
         layer.set_offsets(at.x, at.y)
-        _note(layer, capture.job, variation)
+        results.mark(layer, capture.job, variation)
         # Of several to choose from, the first is shown.
         layer.set_visible(not grouped or count == 0)
         pixels.load_png(capture.job.folder / picture_name, layer.get_buffer())
@@ -284,113 +250,6 @@ def _new_layers(capture: Capture, box: Box, only: int) -> list[Placed]:
         layer.update(0, 0, box.width, box.height)
         layers.append(Placed(capture.job, variation, layer))
     return layers
-
-
-def _note(layer: Gimp.Layer, job: Job, variation: int) -> None:
-    """Mark a layer, so that a window knows it again, even in an image that was opened anew."""
-    data = f"{job.id} {variation}".encode()
-    layer.attach_parasite(Gimp.Parasite.new(_NOTE, Gimp.PARASITE_PERSISTENT, data))
-
-
-def _is_ours(group: Gimp.Layer | None) -> bool:
-    """Whether it is a group that was made for variations."""
-    return group is not None and group.get_parasite(_NOTE) is not None
-
-
-def results_in(image: Gimp.Image) -> dict[tuple[str, int], Gimp.Layer]:
-    """Return the layers of `image` that are results, by their job's id and variation."""
-    found: dict[tuple[str, int], Gimp.Layer] = {}
-    waiting = list(image.get_layers())
-    while waiting:
-        layer = waiting.pop()
-        note = layer.get_parasite(_NOTE)
-        if layer.is_group():
-            waiting += layer.get_children()
-        elif note is not None:
-            job, _space, number = bytes(note.get_data()).decode("ascii", "replace").partition(" ")
-            if number.isdecimal():
-                found[job, int(number)] = layer
-    return found
-
-
-def show_alone(image: Gimp.Image, shown: Gimp.Layer, others: list[Gimp.Layer]) -> None:
-    """Show one variation and hide the others, in one undo step."""
-    with _one_step(image):
-        for layer in others:
-            layer.set_visible(False)
-        shown.set_visible(True)
-
-
-def keep(image: Gimp.Image, kept: Gimp.Layer, others: list[Gimp.Layer]) -> None:
-    """Leave one variation alone in the place of their group, in one undo step."""
-    with _one_step(image):
-        group = kept.get_parent()
-        remove(image, others)
-        kept.set_visible(True)
-        if _is_ours(group) and len(group.get_children()) == 1:
-            image.reorder_item(kept, group.get_parent(), image.get_item_position(group))
-            image.remove_layer(group)
-
-
-def remove(image: Gimp.Image, layers: list[Gimp.Layer]) -> None:
-    """Remove layers, and their group with the last of them, in one undo step."""
-    with _one_step(image):
-        for layer in layers:
-            group = layer.get_parent()
-            image.remove_layer(layer)
-            if _is_ours(group) and not group.get_children():
-                image.remove_layer(group)
-
-
-def hide(image: Gimp.Image, layers: list[Gimp.Layer]) -> Callable[[], None]:
-    """Hide layers for a moment, not for the undo history; return what shows them again."""
-    shown = [layer for layer in layers if layer.get_visible()]
-
-    def set_all(visible: bool) -> None:
-        with _without_undo(image):
-            for layer in shown:
-                if layer.is_valid():
-                    layer.set_visible(visible)
-
-    set_all(False)
-    return lambda: set_all(True)
-
-
-def lay_sources_over(captures: list[Capture]) -> Callable[[], None]:
-    """Show for a moment, not for the undo history, what replaced layers were before.
-
-    Returns what takes it away again.
-    """
-    image = captures[0].image
-    laid: list[Gimp.Layer] = []
-
-    def take_away() -> None:
-        with _without_undo(image), _chosen_kept(image):
-            for layer in laid:
-                if layer.is_valid():
-                    image.remove_layer(layer)
-
-    with _without_undo(image), _chosen_kept(image):
-        for capture in captures:
-            if not capture.layer.is_valid():
-                continue
-            box = capture.box.moved(*offsets(capture.layer))
-            layer = Gimp.Layer.new(
-                image,
-                _("Before"),
-                box.width,
-                box.height,
-                _LAYER_TYPES[image.get_base_type()],
-                capture.layer.get_opacity(),
-                capture.layer.get_mode(),
-            )
-            layer.set_offsets(box.x, box.y)
-            pixels.load_png(capture.job.folder / "source.png", layer.get_buffer())
-            above = image.get_item_position(capture.layer)
-            image.insert_layer(layer, capture.layer.get_parent(), above)
-            layer.update(0, 0, box.width, box.height)
-            laid.append(layer)
-    return take_away
 
 
 def _layer_name(capture: Capture, variation: int = 0) -> str:
@@ -494,7 +353,7 @@ def _selecting(capture: Capture, box: Box) -> Iterator[None]:
     if _is_selected(capture, box):
         yield
         return
-    with _without_undo(image), _plain_context():
+    with without_undo(image), _plain_context():
         users = None if Gimp.Selection.is_empty(image) else Gimp.Selection.save(image)
         Gimp.Selection.none(image)
         if capture.selection is not None:
@@ -502,20 +361,11 @@ def _selecting(capture: Capture, box: Box) -> Iterator[None]:
     try:
         yield
     finally:
-        with _without_undo(image), _plain_context():
+        with without_undo(image), _plain_context():
             Gimp.Selection.none(image)
             if users is not None:
                 image.select_item(Gimp.ChannelOps.REPLACE, users)
                 image.remove_channel(users)
-
-
-@contextlib.contextmanager
-def _without_undo(image: Gimp.Image) -> Iterator[None]:
-    image.undo_freeze()
-    try:
-        yield
-    finally:
-        image.undo_thaw()
 
 
 @contextlib.contextmanager

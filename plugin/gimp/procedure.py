@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from typing import Any
 
 from gi.repository import Gimp, GLib, GObject
 
-from plugin import settings
+from plugin.gimp import choices
 from plugin.gimp.capture import Request
 from plugin.gimp.messages import CallingError, EditError, _, unforeseen
 from plugin.region import TIERS
 
 NAME = "dimilinks-edit"
-CHOICES = (
-    *("size", "resolution", "output", "source", "use-selection", "variations"),
-    *("blend", "context", "repair"),
-)
-"""The arguments that are remembered from one window to the next, beside the prompt."""
 
 _STORED = GObject.ParamFlags.READWRITE
 # GIMP keeps the last values of an image's procedures in a parasite that is saved with the XCF:
@@ -152,7 +146,7 @@ def _run(
     from plugin.gimp.edit import edit
 
     if run_mode != Gimp.RunMode.NONINTERACTIVE:
-        _recall(config)
+        choices.recall(config)
     try:
         if run_mode == Gimp.RunMode.INTERACTIVE:
             from plugin.gimp.ui import window
@@ -173,19 +167,6 @@ def _run(
     elif sentences:
         Gimp.message("\n".join(sentences))
     return _success(procedure, layers)
-
-
-def _recall(config: Gimp.ProcedureConfig) -> None:
-    """Take over what was chosen in the last window: GIMP learns it only when that is closed."""
-    saved = settings.load()
-    choices = saved.get("choices")
-    for name, value in (choices if isinstance(choices, dict) else {}).items():
-        # What another version has saved may not be a choice any more.
-        with contextlib.suppress(TypeError, ValueError):
-            if name in CHOICES:
-                config.set_property(name, value)
-    if not config.get_property("prompt"):
-        config.set_property("prompt", saved.get("prompt", ""))
 
 
 def _request(config: Gimp.ProcedureConfig, titled: bool = False) -> Request:

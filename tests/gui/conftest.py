@@ -37,7 +37,9 @@ def window(session: Window, monkeypatch) -> Iterator[Window]:
     for variable in ("DIMILINKS_BASE_URL", "DIMILINKS_API_KEY", "DIMILINKS_ROUTE"):
         monkeypatch.delenv(variable, raising=False)
     # By the settings file, not by a variable: a test may choose another service while GIMP runs.
-    settings.save(base_url=settings.SANDBOX, prompt="", choices={}, reference_files=[])
+    settings.save(
+        base_url=settings.SANDBOX, prompt="", choices={"variations": 1}, reference_files=[]
+    )
     yield session
     images = session.gimp.images()
     session.clear()

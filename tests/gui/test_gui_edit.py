@@ -103,6 +103,16 @@ def test_a_reason_not_to_begin_leaves_the_window_open(window: Window, photograph
     window.close_dialog()
 
 
+def test_a_layer_is_replaced_by_one_result_however_many_are_chosen(
+    window: Window, image: Image
+) -> None:
+    settings.save(choices={"variations": 3})
+    window.prompt("sepia", result="Replace")
+    window.edit_and_close()
+    assert len(image.state()["layers"]) == 1
+    assert len(job.all_jobs()[-1].state.posts) == 1
+
+
 def test_the_price_is_seen_before_it_is_paid(window: Window, image: Image) -> None:
     with Sandbox(keys={"test-key"}) as service:
         settings.save(base_url=service.base_url, choices={"variations": 2})

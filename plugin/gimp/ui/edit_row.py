@@ -12,7 +12,7 @@ from typing import Protocol
 
 from gi.repository import Gdk, Gimp, Gio, GLib, Gtk, Pango
 
-from plugin.gimp import capture, placing
+from plugin.gimp import capture, placing, results
 from plugin.gimp.edit import Edit
 from plugin.gimp.messages import EditError, _, unforeseen
 from plugin.gimp.ui import thumbnails
@@ -144,7 +144,7 @@ class EditRow(Gtk.Box):
         """Know the results again that are in the image since earlier."""
         if not self._owner.image.is_valid():
             return
-        for key, layer in placing.results_in(self._owner.image).items():
+        for key, layer in results.in_image(self._owner.image).items():
             if key[0] in self.ids:
                 self._layers.setdefault(key, layer)
 
@@ -232,9 +232,9 @@ class EditRow(Gtk.Box):
     def _fill_strip(self) -> None:
         for child in self._strip.get_children():
             child.destroy()
-        results = self._results()
+        shown = self._results()
         first: Gtk.RadioButton | None = None
-        for index, (job, _number, post) in enumerate(results):
+        for index, (job, _number, post) in enumerate(shown):
             button = Gtk.RadioButton.new_from_widget(first)
             first = first or button
             button.set_mode(False)
@@ -247,14 +247,14 @@ class EditRow(Gtk.Box):
             button.get_accessible().set_name(name)
             button.set_tooltip_text(
                 _("Show only {variation} in the image").format(variation=name)
-                if len(results) > 1
+                if len(shown) > 1
                 else name
             )
             button.set_active(index == self._chosen)
             button.connect("clicked", self._choose, index)
             self._strip.pack_start(button, False, False, 0)
         self._strip.show_all()
-        self._strip.set_visible(bool(results))
+        self._strip.set_visible(bool(shown))
 
     def _choose(self, button: Gtk.RadioButton, index: int) -> None:
         if not button.get_active():
@@ -277,7 +277,7 @@ class EditRow(Gtk.Box):
             if other != key and self._is_there(other)
         ]
         if others:
-            placing.show_alone(self._owner.image, self._layers[key], others)
+            results.show_alone(self._owner.image, self._layers[key], others)
             Gimp.displays_flush()
 
     # The buttons
@@ -383,8 +383,7 @@ class EditRow(Gtk.Box):
         self.edit.start()
 
     def _discard(self) -> None:
-        results = bool(self._results_key())
-        if results or self._kind() == "left":
+        if self._results_key() or self._kind() == "left":
             question = _("Discard “{prompt}”?").format(prompt=capture.shortened(self.prompt))
             if self._replaced():
                 explanation = _(
@@ -397,7 +396,7 @@ class EditRow(Gtk.Box):
         if self._owner.image.is_valid() and not self._replaced():
             layers = [self._layers[key] for key in self._results_key() if self._is_there(key)]
             if layers:
-                placing.remove(self._owner.image, layers)
+                results.remove(self._owner.image, layers)
                 Gimp.displays_flush()
         if self.edit is not None and not self.edit.ended:
             self.edit.discard()
@@ -411,7 +410,7 @@ class EditRow(Gtk.Box):
             for key in self._results_key()
             if key != self._chosen_key() and self._is_there(key)
         ]
-        placing.keep(self._owner.image, self._layers[self._chosen_key()], others)
+        results.keep(self._owner.image, self._layers[self._chosen_key()], others)
         Gimp.displays_flush()
 
     def _put_back(self) -> None:
@@ -439,10 +438,10 @@ class EditRow(Gtk.Box):
             return
         if self._replaced():
             assert self.edit is not None
-            self._restore = placing.lay_sources_over(self.edit.captures)
+            self._restore = results.lay_sources_over(self.edit.captures)
         else:
             layers = [self._layers[key] for key in self._results_key() if self._is_there(key)]
-            self._restore = placing.hide(self._owner.image, layers)
+            self._restore = results.hide(self._owner.image, layers)
         Gimp.displays_flush()
 
     def _show_after(self, *_signal: object) -> bool:

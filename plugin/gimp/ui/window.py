@@ -16,11 +16,10 @@ from typing import Any
 from gi.repository import Gdk, Gimp, GimpUi, GLib, GObject, Gtk, Pango
 
 from plugin import job, settings
-from plugin.gimp import worker_process
+from plugin.gimp import choices, worker_process
 from plugin.gimp.capture import PLACE, Request, shortened
 from plugin.gimp.edit import Edit, check
 from plugin.gimp.messages import EditError, NotReplaceable, _, plural
-from plugin.gimp.procedure import CHOICES
 from plugin.gimp.ui import settings_dialog
 from plugin.gimp.ui.edit_row import EditRow, has_something, unfinished
 from plugin.gimp.ui.messages import agreed, pop_up
@@ -30,8 +29,6 @@ from plugin.gimp.ui.references import References
 _ENTER = (Gdk.KEY_Return, Gdk.KEY_KP_Enter, Gdk.KEY_ISO_Enter)
 _UNASKED = 4
 """More edits than these at once are confirmed: each is paid for."""
-_PROMPTS = 30
-"""Past prompts at hand."""
 _EARLIER = 20
 """Earlier edits that are listed at once."""
 _TICK = 500
@@ -200,7 +197,14 @@ class Window:
         # GIMP 3.2 alone would take radio buttons for the short choices.
         box.pack_start(self._widget("use-selection"), False, False, 0)
         box.pack_start(self._widget("output", Gtk.ComboBox.__gtype__), False, False, 0)
-        box.pack_start(self._widget("variations"), False, False, 0)
+        variations = self._widget("variations")
+        box.pack_start(variations, False, False, 0)
+
+        def output_changed(*_signal: object) -> None:
+            variations.set_sensitive(self._config.get_property("output") != "replace")
+
+        self._config.connect("notify::output", output_changed)
+        output_changed()
         return box
 
     def _more(self) -> Gtk.Widget:
@@ -227,25 +231,17 @@ class Window:
     # What the user has chosen
 
     def _request(self) -> Request:
+        request = self._config_request()
         return replace(
-            self._config_request(),
+            request,
+            # A layer can be replaced by one result only.
+            variations=1 if request.replace else request.variations,
             reference_layers=self._references.layers,
             reference_files=self._references.files,
         )
 
     def _remember(self, edited: str = "") -> None:
-        """Keep what was chosen for the next time, and a prompt that was edited with."""
-        prompts = past_prompts()
-        if edited:
-            prompts = [edited, *(each for each in prompts if each != edited)][:_PROMPTS]
-        # A comfort only: that the disk is full is told when it matters.
-        with contextlib.suppress(OSError):
-            settings.save(
-                prompt=self._config.get_property("prompt") or "",
-                prompts=prompts,
-                reference_files=self._references.files,
-                choices={name: self._config.get_property(name) for name in CHOICES},
-            )
+        choices.remember(self._config, self._references.files, edited)
 
     def _restore_place(self) -> None:
         """Open where the user has put the window the last time, if the screen still has that."""
@@ -263,14 +259,13 @@ class Window:
             settings.save(window=list(self.dialog.get_position()))
 
     def _restore_references(self) -> None:
-        saved = settings.load().get("reference_files")
-        for path in saved if isinstance(saved, list) else []:
-            if isinstance(path, str) and Path(path).is_file():
+        for path in choices.reference_files():
+            if Path(path).is_file():
                 self._references.add(path)
 
     def _list_prompts(self, button: Gtk.Button) -> None:
         menu = Gtk.Menu()
-        for prompt in past_prompts():
+        for prompt in choices.past_prompts():
             item = Gtk.MenuItem(label=shortened(prompt))
             item.set_tooltip_text(prompt)
             item.connect("activate", lambda _item, prompt=prompt: self.reuse(prompt))
@@ -519,12 +514,6 @@ def _fields(widget: Gtk.Widget) -> list[Gtk.Widget]:
     if not isinstance(widget, Gtk.Container):
         return []
     return [field for child in widget.get_children() for field in _fields(child)]
-
-
-def past_prompts() -> list[str]:
-    """The prompts that were edited with, the last one first."""
-    saved = settings.load().get("prompts")
-    return [each for each in saved if isinstance(each, str)] if isinstance(saved, list) else []
 
 
 def _jobs() -> list[job.Job]:

@@ -1,0 +1,65 @@
+"""What was chosen, from one window to the next.
+
+GIMP remembers a procedure's arguments as well, but only once its window is closed, and it writes
+them into the image, where neither prompts nor paths belong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+from gi.repository import Gimp
+
+from plugin import settings
+
+_REMEMBERED = (
+    *("size", "resolution", "output", "source", "use-selection", "variations"),
+    *("blend", "context", "repair"),
+)
+"""The procedure's arguments that come again, beside the prompt."""
+_PROMPTS = 30
+
+
+def recall(config: Gimp.ProcedureConfig) -> None:
+    """Give the arguments the values of the last window, and the last prompt if there is none."""
+    saved = settings.load()
+    choices = saved.get("choices")
+    for name, value in (choices if isinstance(choices, dict) else {}).items():
+        # What another version has saved may not be a choice any more.
+        with contextlib.suppress(TypeError, ValueError):
+            if name in _REMEMBERED:
+                config.set_property(name, value)
+    prompt = saved.get("prompt")
+    if not config.get_property("prompt") and isinstance(prompt, str):
+        config.set_property("prompt", prompt)
+
+
+def remember(config: Gimp.ProcedureConfig, files: Sequence[str], edited: str = "") -> None:
+    """Keep the arguments, the reference files, and the prompt if it was edited with."""
+    prompts = past_prompts()
+    if edited:
+        prompts = [edited, *(each for each in prompts if each != edited)][:_PROMPTS]
+    # A comfort only: that the disk is full is told when it matters.
+    with contextlib.suppress(OSError):
+        settings.save(
+            prompt=config.get_property("prompt") or "",
+            prompts=prompts,
+            reference_files=list(files),
+            choices={name: config.get_property(name) for name in _REMEMBERED},
+        )
+
+
+def past_prompts() -> list[str]:
+    """Return the prompts that were edited with, the last one first."""
+    return _texts("prompts")
+
+
+def reference_files() -> list[str]:
+    """Return the paths of the last reference files."""
+    return _texts("reference_files")
+
+
+def _texts(name: str) -> list[str]:
+    saved = settings.load().get(name)
+    return [each for each in saved if isinstance(each, str)] if isinstance(saved, list) else []

@@ -1,0 +1,133 @@
+"""Results that are in the image: known again, chosen among, compared with what was before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gi.repository import Gimp
+
+from plugin.gimp import pixels
+from plugin.gimp.capture import Capture, offsets
+from plugin.gimp.messages import _
+from plugin.gimp.undo import chosen_kept, one_step, without_undo
+from plugin.job import Job
+
+_NOTE = "dimilinks-result"
+"""The parasite of a result's layer: which job and variation."""
+_LAYER_TYPES = {
+    Gimp.ImageBaseType.RGB: Gimp.ImageType.RGBA_IMAGE,
+    Gimp.ImageBaseType.GRAY: Gimp.ImageType.GRAYA_IMAGE,
+    Gimp.ImageBaseType.INDEXED: Gimp.ImageType.INDEXEDA_IMAGE,
+}
+
+
+def layer_type(image: Gimp.Image) -> Gimp.ImageType:
+    """Return the type of a result's layer in `image`: always with alpha."""
+    return _LAYER_TYPES[image.get_base_type()]
+
+
+def mark(layer: Gimp.Layer, job: Job, variation: int) -> None:
+    """Mark a layer, so that a window knows it again, even in an image that was opened anew."""
+    data = f"{job.id} {variation}".encode()
+    layer.attach_parasite(Gimp.Parasite.new(_NOTE, Gimp.PARASITE_PERSISTENT, data))
+
+
+def _is_ours(group: Gimp.Layer | None) -> bool:
+    """Whether it is a group that was made for variations."""
+    return group is not None and group.get_parasite(_NOTE) is not None
+
+
+def in_image(image: Gimp.Image) -> dict[tuple[str, int], Gimp.Layer]:
+    """Return the layers of `image` that are results, by their job's id and variation."""
+    found: dict[tuple[str, int], Gimp.Layer] = {}
+    waiting = list(image.get_layers())
+    while waiting:
+        layer = waiting.pop()
+        note = layer.get_parasite(_NOTE)
+        if layer.is_group():
+            waiting += layer.get_children()
+        elif note is not None:
+            job, _space, number = bytes(note.get_data()).decode("ascii", "replace").partition(" ")
+            if number.isdecimal():
+                found[job, int(number)] = layer
+    return found
+
+
+def show_alone(image: Gimp.Image, shown: Gimp.Layer, others: list[Gimp.Layer]) -> None:
+    """Show one variation and hide the others, in one undo step."""
+    with one_step(image):
+        for layer in others:
+            layer.set_visible(False)
+        shown.set_visible(True)
+
+
+def keep(image: Gimp.Image, kept: Gimp.Layer, others: list[Gimp.Layer]) -> None:
+    """Leave one variation alone in the place of their group, in one undo step."""
+    with one_step(image):
+        group = kept.get_parent()
+        remove(image, others)
+        kept.set_visible(True)
+        if _is_ours(group) and len(group.get_children()) == 1:
+            image.reorder_item(kept, group.get_parent(), image.get_item_position(group))
+            image.remove_layer(group)
+
+
+def remove(image: Gimp.Image, layers: list[Gimp.Layer]) -> None:
+    """Remove layers, and their group with the last of them, in one undo step."""
+    with one_step(image):
+        for layer in layers:
+            group = layer.get_parent()
+            image.remove_layer(layer)
+            if _is_ours(group) and not group.get_children():
+                image.remove_layer(group)
+
+
+def hide(image: Gimp.Image, layers: list[Gimp.Layer]) -> Callable[[], None]:
+    """Hide layers for a moment, not for the undo history; return what shows them again."""
+    shown = [layer for layer in layers if layer.get_visible()]
+
+    def set_all(visible: bool) -> None:
+        with without_undo(image):
+            for layer in shown:
+                if layer.is_valid():
+                    layer.set_visible(visible)
+
+    set_all(False)
+    return lambda: set_all(True)
+
+
+def lay_sources_over(captures: list[Capture]) -> Callable[[], None]:
+    """Show for a moment, not for the undo history, what replaced layers were before.
+
+    Returns what takes it away again.
+    """
+    image = captures[0].image
+    laid: list[Gimp.Layer] = []
+
+    def take_away() -> None:
+        with without_undo(image), chosen_kept(image):
+            for layer in laid:
+                if layer.is_valid():
+                    image.remove_layer(layer)
+
+    with without_undo(image), chosen_kept(image):
+        for capture in captures:
+            if not capture.layer.is_valid():
+                continue
+            box = capture.box.moved(*offsets(capture.layer))
+            layer = Gimp.Layer.new(
+                image,
+                _("Before"),
+                box.width,
+                box.height,
+                layer_type(image),
+                capture.layer.get_opacity(),
+                capture.layer.get_mode(),
+            )
+            layer.set_offsets(box.x, box.y)
+            pixels.load_png(capture.job.folder / "source.png", layer.get_buffer())
+            above = image.get_item_position(capture.layer)
+            image.insert_layer(layer, capture.layer.get_parent(), above)
+            layer.update(0, 0, box.width, box.height)
+            laid.append(layer)
+    return take_away

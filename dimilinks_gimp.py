@@ -18,7 +18,7 @@ class Dimilinks(Gimp.PlugIn):
     """The plug-in as GIMP knows it."""
 
     def do_query_procedures(self):
-        return [procedure.NAME, settings_procedure.NAME]
+        return [procedure.NAME, procedure.RECOVER, settings_procedure.NAME]
 
     def do_create_procedure(self, name):
         module = settings_procedure if name == settings_procedure.NAME else procedure

@@ -1,4 +1,7 @@
-"""The procedure `dimilinks-edit`: its arguments, and how its three run modes begin."""
+"""The procedure `dimilinks-edit`: its arguments, and how its three run modes begin.
+
+`dimilinks-recover` opens the same window at the edits of earlier ones.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from plugin.gimp.messages import CallingError, EditError, _, unforeseen
 from plugin.region import TIERS
 
 NAME = "dimilinks-edit"
+RECOVER = "dimilinks-recover"
 
 _STORED = GObject.ParamFlags.READWRITE
 # GIMP keeps the last values of an image's procedures in a parasite that is saved with the XCF:
@@ -29,17 +33,25 @@ def create(plug_in: Gimp.PlugIn, name: str) -> Gimp.Procedure:
     procedure.set_sensitivity_mask(
         Gimp.ProcedureSensitivityMask.DRAWABLE | Gimp.ProcedureSensitivityMask.DRAWABLES
     )
-    procedure.set_menu_label(_("_Edit with AI…"))
+    if name == RECOVER:
+        procedure.set_menu_label(_("_Recover Results…"))
+        procedure.set_documentation(
+            _("Bring results of earlier edits into the image"),
+            _("Lists the edits that are kept on this disk, with all that the service delivered."),
+            name,
+        )
+    else:
+        procedure.set_menu_label(_("_Edit with AI…"))
+        procedure.set_documentation(
+            _("Edit what is selected by describing the change"),
+            _(
+                "Sends the selected part of the layer, with a little of what surrounds it, to an "
+                "image-edit service and puts the result into a new layer or into the layer "
+                "itself. Nothing outside the selection changes."
+            ),
+            name,
+        )
     procedure.add_menu_path("<Image>/Filters/Dimilinks")
-    procedure.set_documentation(
-        _("Edit what is selected by describing the change"),
-        _(
-            "Sends the selected part of the layer, with a little of what surrounds it, to an "
-            "image-edit service and puts the result into a new layer or into the layer itself. "
-            "Nothing outside the selection changes."
-        ),
-        name,
-    )
     procedure.set_attribution("Dimilinks", "Dimilinks", "2026")
     _add_arguments(procedure)
     return procedure
@@ -145,13 +157,20 @@ def _run(
     # Loaded here: the start of GIMP, which only asks for the procedure, needn't wait for it.
     from plugin.gimp.edit import edit
 
+    recover = procedure.get_name() == RECOVER
+    if recover and run_mode == Gimp.RunMode.NONINTERACTIVE:
+        message = _(
+            "Recovering is done in a window: open it with Filters ▸ Dimilinks ▸ Recover Results…. "
+            "Scripts have “python -m plugin jobs” and “resume” instead."
+        )
+        return _error(procedure, Gimp.PDBStatusType.CALLING_ERROR, CallingError(message))
     if run_mode != Gimp.RunMode.NONINTERACTIVE:
         choices.recall(config)
     try:
-        if run_mode == Gimp.RunMode.INTERACTIVE:
+        if recover or run_mode == Gimp.RunMode.INTERACTIVE:
             from plugin.gimp.ui import window
 
-            window.run(procedure, config, image, lambda: _request(config, titled=True))
+            window.run(procedure, config, image, lambda: _request(config, titled=True), recover)
             return procedure.new_return_values(Gimp.PDBStatusType.SUCCESS, None)
         titled = run_mode == Gimp.RunMode.WITH_LAST_VALS
         layers, sentences = edit(image, drawables, _request(config, titled))

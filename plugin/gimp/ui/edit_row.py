@@ -71,7 +71,8 @@ class EditRow(Gtk.Box):
         self._buttons = Gtk.Box(spacing=6)
         for each in (title, self._status, self._bar, self._strip, self._buttons):
             self.pack_start(each, False, False, 0)
-            each.set_no_show_all(each is self._bar)
+            # These two come and go; what is empty would leave a gap.
+            each.set_no_show_all(each in (self._status, self._bar))
         self.get_accessible().set_name(capture.shortened(self.prompt))
         self.connect("destroy", self._show_after)
         self._find_layers()

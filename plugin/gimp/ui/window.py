@@ -46,10 +46,14 @@ def run(
     config: Gimp.ProcedureConfig,
     image: Gimp.Image,
     request: Callable[[], Request],
+    earlier: bool,
 ) -> None:
-    """Show the window for `image` until the user closes it; `request` reads `config`."""
+    """Show the window for `image` until the user closes it; `request` reads `config`.
+
+    `earlier`: at the edits of earlier windows.
+    """
     GimpUi.init(procedure.get_name())
-    Window(procedure, config, image, request).run()
+    Window(procedure, config, image, request).run(earlier)
 
 
 class Window:
@@ -89,8 +93,10 @@ class Window:
         self._offer_unfinished()
         self._ask_service()
 
-    def run(self) -> None:
+    def run(self, earlier: bool) -> None:
         """Let the user edit, until the window is closed."""
+        if earlier:
+            GLib.timeout_add(_TICK, self._show_earlier)
         # GIMP focuses the button, which the first space of a prompt would press.
         self._text.grab_focus()
         self._restore_place()
@@ -351,10 +357,10 @@ class Window:
         self.dialog.resize(width, max(height, wanted))
         return False
 
-    def _scroll_to(self, row: EditRow) -> bool:
-        if row in self._live():
+    def _scroll_to(self, thing: Gtk.Widget) -> bool:
+        if thing.get_mapped():
             self._grow()
-            place = row.get_allocation()
+            place = thing.get_allocation()
             adjustment = self._scrolled.get_vadjustment()
             adjustment.clamp_page(place.y, place.y + place.height)
         return False
@@ -491,6 +497,11 @@ class Window:
             if unfinished(each):
                 self._rows.append(EditRow(self, [each]))
                 self._edits.pack_start(self._rows[-1], False, False, 0)
+
+    def _show_earlier(self) -> bool:
+        self._earlier.set_expanded(True)
+        GLib.timeout_add(_TICK, self._scroll_to, self._earlier)
+        return False
 
     def _list_earlier(self, expander: Gtk.Expander, _property: object) -> None:
         if not expander.get_expanded() or expander.get_child() is not None:

@@ -195,7 +195,7 @@ class Service:
                 Failure.SETUP,
                 _(
                     "Something answers at {host}, but not this service ({status}): check the "
-                    "address, which mostly ends with /v1."
+                    "address, which usually ends with /v1."
                 ).format(host=self._host, status=status),
             )
         raise Failure(

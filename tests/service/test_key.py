@@ -268,7 +268,7 @@ TESTS: list[tuple[Any, bool, str]] = [
     ((200, {}, {"data": []}), True, "accepts the API key"),
     ((200, {}, b"[]"), True, "accepts the API key"),
     ((200, {}, b"<html>Welcome</html>"), False, "not this service"),
-    ((404, {}, b""), False, "mostly ends with /v1"),
+    ((404, {}, b""), False, "usually ends with /v1"),
     ((401, {}, {"error": {"message": f"No such key {KEY}"}}), False, "DIMILINKS_API_KEY"),
     ((402, {}, {"error": {"message": "empty"}}), False, "balance"),
     ((403, {}, {"error": {"message": "blocked"}}), False, "refused"),

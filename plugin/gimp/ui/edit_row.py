@@ -170,7 +170,7 @@ class EditRow(Gtk.Box):
             text = self.edit.phase_text()
             if self.edit.phase() == "waiting" and self.edit.waiting_since:
                 elapsed = time.monotonic() - self.edit.waiting_since
-                text = _("{phase}: {elapsed} of usually {usual}").format(
+                text = _("{phase}: {elapsed} (usually {usual})").format(
                     phase=text, elapsed=_clock(elapsed), usual=_clock(self._usual())
                 )
             ready = len(self._results_key())
@@ -289,7 +289,7 @@ class EditRow(Gtk.Box):
         for child in self._buttons.get_children():
             child.destroy()
         if kind == "running":
-            self._add(_("_Cancel"), self._cancel, _("What was sent already is paid for and kept"))
+            self._add(_("Ca_ncel"), self._cancel, _("What was sent already is paid for and kept"))
         elif kind == "left":
             if self.edit is not None:
                 self._add(
@@ -306,7 +306,7 @@ class EditRow(Gtk.Box):
 
     def _add_result_buttons(self) -> None:
         if self._is_there(self._chosen_key()):
-            compare = self._add(_("Com_pare"), None, _("Hold to see the image as it was before"))
+            compare = self._add(_("Compare"), None, _("Hold to see the image as it was before"))
             compare.connect("pressed", self._show_before)
             compare.connect("released", self._show_after)
             compare.connect("key-press-event", self._held, self._show_before)
@@ -316,14 +316,14 @@ class EditRow(Gtk.Box):
             if any(self._is_there(key) for key in others) and not self._replaced():
                 self._add(_("_Keep"), self._keep, _("Take the other variations out of the image"))
         else:
-            self._add(_("Put into _Image"), self._put_back, _("As a new layer, in its old place"))
+            self._add(_("P_ut into Image"), self._put_back, _("As a new layer, in its old place"))
         self._add(_("_Discard"), self._discard, _("Out of the image, and off the disk"))
         self._add_more()
 
     def _add_failure_buttons(self, kind: str) -> None:
         kinds = {post.kind for _job, _number, post in self._posts()}
         if self.edit is not None and kind == "failed" and kinds & _FREE:
-            self._add(_("_Try Again"), self._retry, _("Nothing was paid for so far"))
+            self._add(_("T_ry Again"), self._retry, _("Nothing was paid for so far"))
         if kinds & {"setup", "refused"}:
             self._add(_("_Settings…"), self._owner.settings)
         self._add(_("Show the _Job"), self._show_job, _("Its folder, with all that is known"))
@@ -418,7 +418,9 @@ class EditRow(Gtk.Box):
         key = self._chosen_key()
         (job,) = [job for job in self._jobs if job.id == key[0]]
         if not self._owner.image.is_valid():
-            raise EditError(_("The image was closed: open it, and this window from its menu."))
+            raise EditError(
+                _("The image was closed: open it again, then this window from its menu.")
+            )
         (placed,), notes = placing.put_back(job, self._owner.image, key[1])
         self._layers[key] = placed.layer
         self._note = " ".join(notes)

@@ -140,7 +140,9 @@ class Preview(Gtk.Box):
             _("{width}×{height} pixels of {what}").format(
                 width=region.content.width,
                 height=region.content.height,
-                what=_("the image") if request.visible else f"“{layer.get_name()}”",
+                what=_("the image")
+                if request.visible
+                else _("“{name}”").format(name=layer.get_name()),
             ),
             _("Asked for: {ratio} at {tier}, {width}×{height}").format(
                 ratio=region.size.replace("x", "×"),
@@ -152,7 +154,7 @@ class Preview(Gtk.Box):
         scale = region.box.width / region.answer[0]
         if sent[0] < region.box.width:
             lines.append(
-                _("Goes up at {share:.0%}, so the result will be enlarged").format(
+                _("Sent at {share:.0%}, so the result will be enlarged").format(
                     share=sent[0] / region.box.width
                 )
             )

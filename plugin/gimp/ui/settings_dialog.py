@@ -17,6 +17,8 @@ _BORDER = 12
 _GAP = 6
 _TEXT_WIDTH = 52
 """Characters in a line of explanation."""
+_LEAST_WIDTH = 30
+"""What the height is measured by: without it, the window leaves room for many short lines."""
 _WIDTH = 560
 _FRAME = 140
 """Pixels of a screen's height that the window's title, buttons and borders take."""
@@ -142,7 +144,7 @@ class _Settings:
             afterwards()
 
         self._ask(["key", "store"], answered, f"{key}\n")
-        self._show_key(_("Saving the key …"))
+        self._show_key(_("Saving the key…"))
 
     def _forget_key(self) -> None:
         def answered(answer: dict[str, Any]) -> None:
@@ -150,7 +152,7 @@ class _Settings:
             self._show_key(_("The key is forgotten.") if gone else _sentence(answer))
 
         self._ask(["key", "forget"], answered)
-        self._show_key(_("Forgetting the key …"))
+        self._show_key(_("Forgetting the key…"))
 
     # The service
 
@@ -286,7 +288,7 @@ class _Settings:
         days = Gtk.SpinButton.new_with_range(0, settings.MOST_KEEP_DAYS, 1)
         days.set_value(settings.keep_days())
         days.set_halign(Gtk.Align.START)
-        _add(grid, 0, _("Kee_p edits for (days; 0: for ever)"), days)
+        _add(grid, 0, _("Kee_p edits for (days; 0 for ever)"), days)
         self._room = _note()
         clear = Gtk.Button(label=_("Clea_r Now…"), use_underline=True)
         row = Gtk.Box(spacing=_GAP)
@@ -439,6 +441,7 @@ def _note() -> Gtk.Label:
         xalign=0,
         wrap=True,
         wrap_mode=Pango.WrapMode.WORD_CHAR,
+        width_chars=_LEAST_WIDTH,
         max_width_chars=_TEXT_WIDTH,
         selectable=True,
         can_focus=False,

@@ -82,7 +82,7 @@ class Window:
         self._references = References()
         self._preview = Preview(image, self._request)
         self._edits = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=12)
-        self._earlier = Gtk.Expander(label=_("Earlier e_dits"), use_underline=True)
+        self._earlier = Gtk.Expander(label=_("Earl_ier edits"), use_underline=True)
         self._text = self._prompt_field()
         self._fill()
         self.dialog.connect("key-press-event", self._start_by_ctrl_enter)
@@ -138,23 +138,32 @@ class Window:
             content.pack_start(each, False, False, 0)
         scrolled = Gtk.ScrolledWindow(hscrollbar_policy=Gtk.PolicyType.NEVER)
         scrolled.set_propagate_natural_height(True)
-        monitor = self.dialog.get_display().get_primary_monitor()
-        monitor = monitor or self.dialog.get_display().get_monitor(0)
-        scrolled.set_max_content_height(max(200, monitor.get_workarea().height - _FRAME))
         scrolled.add(content)
         self._scrolled = scrolled
+        self._keep_on_screen()
         self._earlier.connect("notify::expanded", self._list_earlier)
         area = self.dialog.get_content_area()
         for each in area.get_children():
             # GIMP's buttons for saved settings, which are needed too seldom to stand here.
             if isinstance(each, Gtk.ButtonBox) and each is not self.dialog.get_action_area():
                 area.remove(each)
+                # Side by side they are wider than the window in some languages.
+                each.set_orientation(Gtk.Orientation.VERTICAL)
+                each.set_halign(Gtk.Align.START)
                 self._seldom.pack_start(each, False, False, 0)
         area.set_border_width(0)
         for place, each in enumerate((self._notice, scrolled)):
             each.show_all()
             area.pack_start(each, each is scrolled, True, 0)
             area.reorder_child(each, place)
+
+    def _keep_on_screen(self) -> None:
+        """Let what can be scrolled leave room for the notice and the buttons."""
+        display = self.dialog.get_display()
+        monitor = display.get_primary_monitor() or display.get_monitor(0)
+        _least, notice = self._notice.get_preferred_height()
+        room = monitor.get_workarea().height - _FRAME - notice
+        self._scrolled.set_max_content_height(max(100, room))
 
     def _prompt_field(self) -> Gtk.TextView:
         """Make the field for the prompt, which says and follows what the argument holds."""
@@ -177,7 +186,7 @@ class Window:
         box = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=6)
         label = Gtk.Label(label=_("_Prompt"), use_underline=True, xalign=0)
         label.set_mnemonic_widget(self._text)
-        past = Gtk.Button(label=_("Pas_t Prompts"), use_underline=True)
+        past = Gtk.Button(label=_("Past Pr_ompts"), use_underline=True)
         past.set_relief(Gtk.ReliefStyle.NONE)
         past.connect("clicked", self._list_prompts)
         settings_button = Gtk.Button(label=_("Settin_gs…"), use_underline=True)
@@ -411,6 +420,7 @@ class Window:
     def _clear_notice(self) -> None:
         for child in self._notice.get_children():
             child.destroy()
+        self._keep_on_screen()
 
     def _tell(
         self,
@@ -422,7 +432,7 @@ class Window:
         self._clear_notice()
         bar = Gtk.InfoBar(message_type=kind, show_close_button=not buttons)
         bar.connect("response", lambda *_: self._clear_notice())
-        label = Gtk.Label(label=sentence, wrap=True, xalign=0, max_width_chars=40)
+        label = Gtk.Label(label=sentence, wrap=True, xalign=0, hexpand=True, max_width_chars=40)
         label.set_line_wrap_mode(Pango.WrapMode.WORD_CHAR)
         # Beside the sentence they would make the window wider than it has to be.
         below = Gtk.Box(spacing=6)
@@ -434,9 +444,12 @@ class Window:
         box.pack_start(label, False, False, 0)
         if buttons:
             box.pack_start(below, False, False, 0)
-        bar.get_content_area().add(box)
+        for each in (box, below, label):
+            _show_through(each)
+        bar.get_content_area().pack_start(box, True, True, 0)
         bar.show_all()
         self._notice.add(bar)
+        self._keep_on_screen()
         GLib.idle_add(self._grow)
 
     def _answered(self, _button: Gtk.Button, action: Callable[[], None]) -> None:
@@ -457,13 +470,13 @@ class Window:
         self._tell(
             _(
                 "There is no API key yet. Enter the one that you have from the service, or "
-                "try the built-in sandbox: it is free, sends nothing, and shows how all "
-                "works, with simple effects in place of AI."
+                "try the built-in sandbox: it is free, sends nothing, and shows how "
+                "everything works, with simple effects in place of AI."
             ),
             Gtk.MessageType.QUESTION,
             (
                 (_("Enter the _Key…"), self.settings),
-                (_("Try the Sand_box"), self._try_sandbox),
+                (_("Try t_he Sandbox"), self._try_sandbox),
             ),
         )
         return True
@@ -516,6 +529,13 @@ class Window:
         box.show_all()
         expander.add(box)
         GLib.timeout_add(100, self._grow)
+
+
+def _show_through(widget: Gtk.Widget) -> None:
+    """Let the colour of what a widget lies in be seen, which GIMP's theme paints over."""
+    style = Gtk.CssProvider()
+    style.load_from_data(b"* { background-color: transparent; }")
+    widget.get_style_context().add_provider(style, Gtk.STYLE_PROVIDER_PRIORITY_USER)
 
 
 def _fields(widget: Gtk.Widget) -> list[Gtk.Widget]:

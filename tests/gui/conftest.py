@@ -52,6 +52,6 @@ def image(window: Window) -> Image:
     return Image(window, PHOTOGRAPH)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def photograph() -> Path:
     return PHOTOGRAPH

@@ -15,7 +15,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,10 +92,13 @@ class Remote:
 class Window:
     """GIMP on a desktop of its own.
 
-    `home` is its DIMILINKS_HOME, `profile` its GIMP profile, `folder` is shared with it.
+    `home` is its DIMILINKS_HOME, `profile` its GIMP profile, `folder` is shared with it; `environ`
+    is added to what its programs find, `SCREEN` the size of the screen among it.
     """
 
-    def __init__(self, gimp: PrivateGimp, folder: Path) -> None:
+    def __init__(
+        self, gimp: PrivateGimp, folder: Path, environ: Mapping[str, str] | None = None
+    ) -> None:
         self.folder = folder
         self.home = folder / "home"
         self.home.mkdir()
@@ -105,7 +108,7 @@ class Window:
         session = ["dbus-run-session", "--", "python3", str(INSIDE / "session.py")]
         self._process = gimp.popen(
             [*session, program, str(folder)],
-            {**NEUTRAL, "DIMILINKS_HOME": str(self.home)},
+            {**NEUTRAL, "DIMILINKS_HOME": str(self.home), **(environ or {})},
             [folder],
             stdin=subprocess.PIPE,
             stdout=self._log,

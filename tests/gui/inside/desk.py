@@ -14,8 +14,8 @@ gi.require_version("Atspi", "2.0")
 from gi.repository import Atspi, GLib  # noqa: E402
 
 
-def look(app=""):
-    """Everything that the windows of `app` (all if empty) show now.
+def look(app="", hidden=False):
+    """Everything that the windows of `app` (all if empty) show now, or have at all.
 
     A list of {app, role, name, text, focused}.
     """
@@ -29,7 +29,7 @@ def look(app=""):
         }
         for program in _programs(app)
         for window in _children(program)
-        for thing in _walk(window, hidden=False)
+        for thing in _walk(window, hidden)
     ]
 
 
@@ -78,14 +78,50 @@ def screenshot(path):
     subprocess.run(["import", "-window", "root", path], check=True)
 
 
+def picture(path):
+    """Save the active window as a picture, without its frame."""
+    window = _xdotool("getactivewindow")
+    subprocess.run(["import", "-window", window, path], check=True)
+
+
+def area():
+    """Where the active window is on the screen: x, y, width and height."""
+    lines = _xdotool("getactivewindow", "getwindowgeometry", "--shell").splitlines()
+    values = dict(line.split("=") for line in lines)
+    return [int(values[name]) for name in ("X", "Y", "WIDTH", "HEIGHT")]
+
+
+def move_mouse(x, y):
+    """Move the mouse, which lets tips come up where it rests."""
+    _xdotool("mousemove", str(x), str(y))
+
+
+def arrange(x, y, width, height):
+    """Move the active window, and give it that size."""
+    place, size = ["windowmove", str(x), str(y)], ["windowsize", str(width), str(height)]
+    _xdotool("getactivewindow", *place, *size)
+
+
+def _xdotool(*words):
+    return subprocess.run(
+        ["xdotool", *words], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
 def _programs(name):
-    return [each for each in _children(Atspi.get_desktop(0)) if name in ("", each.get_name())]
+    found = [each for each in _children(Atspi.get_desktop(0)) if name in ("", each.get_name())]
+    for program in found:
+        # What is scrolled into view does not say so by itself.
+        program.clear_cache()
+    return found
 
 
 def _walk(thing, hidden):
     # Windows come and go while they are looked at.
     with contextlib.suppress(GLib.Error):
-        if hidden or _has(thing, Atspi.StateType.SHOWING):
+        # GTK takes a scrolled viewport itself for one that was scrolled out of view.
+        seen = _has(thing, Atspi.StateType.SHOWING) or thing.get_role_name() == "viewport"
+        if hidden or seen:
             yield thing
             for child in _children(thing):
                 yield from _walk(child, hidden)
@@ -107,5 +143,6 @@ def _text(thing):
 
 
 if __name__ == "__main__":
-    functions = (look, press, active_window, activate, key, write, screenshot)
+    functions = (look, press, active_window, activate, key, write, screenshot, picture, area)
+    functions = (*functions, arrange, move_mouse)
     answering.serve(sys.argv[1], {function.__name__: function for function in functions})

@@ -15,7 +15,8 @@ INSIDE = Path(__file__).parent
 
 def main(gimp, folder):
     read, write = os.pipe()
-    screen = ["-screen", "0", "1400x1000x24", "-nolisten", "tcp"]
+    size = os.environ.get("SCREEN", "1400x1000")
+    screen = ["-screen", "0", f"{size}x24", "-nolisten", "tcp"]
     server = subprocess.Popen(["Xvfb", "-displayfd", str(write), *screen], pass_fds=[write])
     os.close(write)
     with os.fdopen(read) as numbers:

@@ -240,8 +240,6 @@ def _new_layers(capture: Capture, box: Box, only: int) -> list[Placed]:
         )
         layer.set_offsets(at.x, at.y)
         results.mark(layer, capture.job, variation)
-        # Of several to choose from, the first is shown.
-        layer.set_visible(not grouped or count == 0)
         pixels.load_png(capture.job.folder / picture_name, layer.get_buffer())
         # The first variation ends up on top.
         image.insert_layer(layer, parent, position + count)
@@ -249,6 +247,11 @@ def _new_layers(capture: Capture, box: Box, only: int) -> list[Placed]:
             _add_mask(layer, capture)
         layer.update(0, 0, box.width, box.height)
         layers.append(Placed(capture.job, variation, layer))
+    if grouped:
+        # Of several to choose from, the first is shown. Not before they are in the image: GIMP 3.0
+        # showed the second one again then.
+        for each in layers[1:]:
+            each.layer.set_visible(False)
     return layers
 
 

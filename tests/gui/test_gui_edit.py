@@ -28,6 +28,22 @@ def test_new_layer(window: Window, image: Image) -> None:
     image.redo(after)
 
 
+def test_of_three_variations_the_first_is_shown(window: Window, image: Image) -> None:
+    before, seen = image.state(), image.view()
+    settings.save(choices={"variations": 3})
+    window.prompt("sepia")
+    window.edit_and_close()
+
+    after = image.state()
+    group, old = after["layers"]
+    assert [each["visible"] for each in group["children"]] == [True, False, False]
+    assert group["visible"]
+    assert old == before["layers"][0]
+    assert_changed_inside_only(image, seen)
+    image.undo(before)
+    image.redo(after)
+
+
 def test_replace(window: Window, image: Image) -> None:
     before, seen = image.state(), image.view()
     window.prompt("vintage film", result="Replace")

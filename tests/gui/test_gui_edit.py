@@ -131,13 +131,15 @@ def test_a_layer_is_replaced_by_one_result_however_many_are_chosen(
 
 def test_the_price_is_seen_before_it_is_paid(window: Window, image: Image) -> None:
     with Sandbox(keys={"test-key"}) as service:
-        settings.save(base_url=service.base_url, choices={"variations": 2})
+        choices = {"variations": 2, "output": "new-layer"}
+        settings.save(base_url=service.base_url, choices=choices)
         settings.write_private(window.home / "key", "test-key")
         window.open_dialog()
         until(lambda: window.shows("2 × 0.08 = 0.16", PLUG_IN), "the price of two")
         assert window.shows("5:4 at 1k, 960×768", PLUG_IN)
         assert service.posts == 0
         window.close_dialog()
+    (window.home / "key").unlink()
 
 
 def test_chinese_prompt(window: Window, image: Image) -> None:

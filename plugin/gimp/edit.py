@@ -115,7 +115,7 @@ class Edit:
 
     def start(self) -> bool:
         """Let the workers begin, a few at a time; what is finished or not to be sent is left."""
-        self.ended = False
+        self.ended = self.detached = False
         self.sentences = []
         self._waiting = list(self.captures)
         self._begin()
@@ -221,8 +221,9 @@ class Edit:
         """Place what has arrived, unless the user stopped waiting for it."""
         captures = [one for one in self.captures if one.job.folder.exists()]
         if self.detached:
-            if not self.sent:
-                for one in captures:
+            for one in captures:
+                # What the service had stays, also where it failed: it may have been billed.
+                if all(post.state == PREPARED for post in one.job.state.posts):
                     one.job.discard()
             return
         done = {each.job.id for each in self.placed}

@@ -9,9 +9,10 @@ import pytest
 import skimage
 
 from installer.host import PrivateGimp
-from plugin import settings
+from plugin import job, settings
 
 pytest.register_assert_rewrite("gui_window")
+from gui_service import SlowService  # noqa: E402
 from gui_window import Image, Window, until  # noqa: E402
 
 PHOTOGRAPH = Path(skimage.data_dir) / "coffee.png"
@@ -32,14 +33,17 @@ def session(request, tmp_path_factory) -> Iterator[Window]:
 
 @pytest.fixture
 def window(session: Window, monkeypatch) -> Iterator[Window]:
-    """The window with edits made by the sandbox, and no image, process or dialog left of before."""
+    """The window with edits made by the sandbox, and nothing left of before: no image, no edit."""
     monkeypatch.setenv("DIMILINKS_HOME", str(session.home))
     for variable in ("DIMILINKS_BASE_URL", "DIMILINKS_API_KEY", "DIMILINKS_ROUTE"):
         monkeypatch.delenv(variable, raising=False)
     # By the settings file, not by a variable: a test may choose another service while GIMP runs.
-    settings.save(
-        base_url=settings.SANDBOX, prompt="", choices={"variations": 1}, reference_files=[]
-    )
+    (session.home / "settings.json").unlink(missing_ok=True)
+    choices = {"output": "new-layer", "variations": 1, "use-selection": True}
+    settings.save(base_url=settings.SANDBOX, choices=choices)
+    (session.home / "key").unlink(missing_ok=True)
+    for each in job.all_jobs():
+        each.discard()
     yield session
     images = session.gimp.images()
     session.clear()
@@ -55,3 +59,12 @@ def image(window: Window) -> Image:
 @pytest.fixture(scope="session")
 def photograph() -> Path:
     return PHOTOGRAPH
+
+
+@pytest.fixture
+def slow(photograph: Path) -> Iterator[SlowService]:
+    """A service that answers with the photograph, when it is told to."""
+    service = SlowService(photograph)
+    service.start()
+    yield service
+    service.close()

@@ -40,7 +40,9 @@ NEUTRAL = {
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], what: str, patience: float = PATIENCE) -> T:
+def until(
+    condition: Callable[[], T], what: str, patience: float = PATIENCE, pause: float = 0.1
+) -> T:
     """Ask until the answer is true, and return it. Raises TimeoutError that says `what` it was."""
     end = time.monotonic() + patience
     while True:
@@ -49,7 +51,7 @@ def until(condition: Callable[[], T], what: str, patience: float = PATIENCE) -> 
             return answer
         if time.monotonic() > end:
             raise TimeoutError(f"after {patience:.0f} s there is still not: {what}")
-        time.sleep(0.1)
+        time.sleep(pause)
 
 
 class Remote:
@@ -97,18 +99,31 @@ class Window:
     """
 
     def __init__(
-        self, gimp: PrivateGimp, folder: Path, environ: Mapping[str, str] | None = None
+        self,
+        gimp: PrivateGimp,
+        folder: Path,
+        environ: Mapping[str, str] | None = None,
+        home: Path | None = None,
     ) -> None:
+        self.private = gimp
         self.folder = folder
-        self.home = folder / "home"
-        self.home.mkdir()
+        self.home = home or folder / "home"
+        self.home.mkdir(exist_ok=True)
         self.profile = gimp.profile
+        # Where the accessibility bus lies: two desktops must not share it.
+        runtime = folder / "runtime"
+        runtime.mkdir(mode=0o700)
         self._log = (folder / "log").open("wb")
         program = gimp.gimp.console.replace("gimp-console", "gimp")
         session = ["dbus-run-session", "--", "python3", str(INSIDE / "session.py")]
         self._process = gimp.popen(
             [*session, program, str(folder)],
-            {**NEUTRAL, "DIMILINKS_HOME": str(self.home), **(environ or {})},
+            {
+                **NEUTRAL,
+                "DIMILINKS_HOME": str(self.home),
+                "XDG_RUNTIME_DIR": str(runtime),
+                **(environ or {}),
+            },
             [folder],
             stdin=subprocess.PIPE,
             stdout=self._log,
@@ -240,14 +255,49 @@ class Window:
         """Press a button of the dialog, as soon as it is there."""
         until(lambda: self.desk.press(app=PLUG_IN, role=role, name=button), f"{button} to press")
 
+    def agree(self, button: str) -> None:
+        """Press a button of the question over the dialog."""
+        until(
+            lambda: self.desk.press(app=PLUG_IN, role="button", name=button, within="alert"),
+            f"the question whether to {button}",
+        )
+
+    def hold(self, button: str, role: str = "button") -> None:
+        """Hold a thing in the dialog down with the mouse, until `desk.release`."""
+        places: list[list[int] | None] = []
+
+        def still() -> list[int] | None:
+            # The window grows with what is new in it.
+            places.append(self.desk.place(app=PLUG_IN, role=role, name=button))
+            return places[-1] if places[-3:].count(places[-1]) == 3 else None
+
+        x, y = until(still, f"{button} at rest")
+        self.desk.hold(x=x, y=y)
+
+    def click(self, button: str, role: str = "button") -> None:
+        """Click a thing in the dialog with the mouse."""
+        self.hold(button, role)
+        self.desk.release()
+
+    def thing(self, role: str, name: str) -> dict[str, Any]:
+        """What is called so in the dialog, once it is there."""
+
+        def found() -> dict[str, Any] | None:
+            things = self.desk.look(app=PLUG_IN)
+            return next((t for t in things if (t["role"], t["name"]) == (role, name)), None)
+
+        return until(found, f"{role} {name}")
+
     def buttons(self) -> list[str]:
         """The names of the buttons in the dialog."""
         return [t["name"] for t in self.desk.look(app=PLUG_IN) if t["role"] == "button"]
 
-    def wait_for_edits(self) -> None:
-        """Return when the dialog has nothing under way any more."""
+    def wait_for_edits(self, edits: int = 1) -> None:
+        """Return when the dialog has so many rows, and nothing under way any more."""
         until(
-            lambda: "Discard" in (buttons := self.buttons()) and "Cancel" not in buttons,
+            lambda: (
+                (buttons := self.buttons()).count("Discard") >= edits and "Cancel" not in buttons
+            ),
             "the end of all edits",
         )
 
@@ -292,10 +342,11 @@ class Image:
         precision: str = "u8",
         feather: int = 0,
         kind: str = "",
+        beside: bool = False,
     ) -> None:
         self._window = window
         self.id = window.gimp.open_image(
-            path=str(path), precision=precision, feather=feather, kind=kind
+            path=str(path), precision=precision, feather=feather, kind=kind, beside=beside
         )
         # Its number is in the title.
         until(lambda: f"-{self.id}." in window.desk.active_window(), "the image in the window")
@@ -304,26 +355,30 @@ class Image:
         """Layers, selection and channels, with digests for pixels."""
         return self._window.gimp.state(image=self.id)
 
-    def undo(self, to: dict[str, Any]) -> None:
-        """Press Ctrl+Z once in the window: the image becomes what `to` says, in all respects."""
+    def layers(self) -> list[dict[str, Any]]:
+        """Names, visibility and children of the layers, also while an edit changes them."""
+        return self._window.gimp.outline(image=self.id)
+
+    def undo(self, to: dict[str, Any], removal: bool = False) -> None:
+        """Press Ctrl+Z once in the window: the image becomes what `to` says, in all respects.
+
+        GIMP itself selects a layer that comes back: `removal` leaves that out.
+        """
         self._window.key("ctrl+z")
-        self._becomes(to, self.state)
+        self._becomes(to, with_selected=not removal)
 
     def redo(self, to: dict[str, Any]) -> None:
         """Press Ctrl+Y once in the window: the image becomes what `to` says."""
         self._window.key("ctrl+y")
+        self._becomes(to, with_selected=False)
 
-        def unselected(state: dict[str, Any]) -> dict[str, Any]:
-            # GIMP itself selects a layer that comes back.
-            return {**state, "selected": None}
-
-        self._becomes(unselected(to), lambda: unselected(self.state()))
-
-    def _becomes(self, wanted: dict[str, Any], state: Callable[[], dict[str, Any]]) -> None:
+    def _becomes(self, to: dict[str, Any], with_selected: bool) -> None:
+        aside = {} if with_selected else {"selected": None}
+        wanted = {**to, **aside}
         with contextlib.suppress(TimeoutError):
-            until(lambda: state() == wanted, "the state", PATIENCE)
+            until(lambda: {**self.state(), **aside} == wanted, "the state", PATIENCE)
         # Shows how they differ.
-        assert state() == wanted
+        assert {**self.state(), **aside} == wanted
 
     def view(self) -> np.ndarray:
         """What is seen, a row of 16-bit values per pixel."""

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-
 import pytest
+from gui_service import SlowService, use_service
 from gui_window import PATIENCE, PLUG_IN, Image, Window, until
 
-from plugin import job, settings
+from plugin import job
 
 pytestmark = pytest.mark.gimp
 
@@ -93,48 +87,3 @@ def test_selection_changed_meanwhile(window: Window, image: Image, slow: SlowSer
     assert changed[inside].any()
     image.undo(meanwhile)
     image.redo(after)
-
-
-def use_service(window: Window, base_url: str) -> None:
-    """Let edits go to another service from now on; the fixture sets it back."""
-    settings.save(base_url=base_url)
-    settings.write_private(window.home / "key", "test-key")
-
-
-class SlowService:
-    """Takes an edit (`asked`), and answers it with a picture when `answer` says so."""
-
-    def __init__(self, picture: Path) -> None:
-        self.asked, self.answer = threading.Event(), threading.Event()
-        encoded = base64.b64encode(picture.read_bytes()).decode("ascii")
-        body = json.dumps({"created": 1, "data": [{"b64_json": encoded}]}).encode("ascii")
-        service = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                service.asked.set()
-                service.answer.wait(2 * PATIENCE)
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *values: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.base_url = f"http://127.0.0.1:{self.server.server_port}/v1"
-
-
-@pytest.fixture
-def slow(photograph: Path) -> Iterator[SlowService]:
-    service = SlowService(photograph)
-    thread = threading.Thread(target=service.server.serve_forever)
-    thread.start()
-    yield service
-    service.answer.set()
-    service.server.shutdown()
-    service.server.server_close()
-    thread.join()

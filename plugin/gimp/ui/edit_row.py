@@ -17,6 +17,7 @@ from plugin.gimp.edit import Edit
 from plugin.gimp.messages import EditError, _, unforeseen
 from plugin.gimp.ui import thumbnails
 from plugin.gimp.ui.messages import agreed
+from plugin.gimp.undo import one_step
 from plugin.job import ACCEPTED, FAILED, RECEIVED, SENT, Job, Post
 
 _SIDE = 76
@@ -103,7 +104,9 @@ class EditRow(Gtk.Box):
         self._bar.set_visible(kind == "running")
         if kind == "running":
             self._show_progress()
-        drawn = kind, self._results_key(), self._is_there(self._chosen_key())
+        keys = self._results_key()
+        there = [self._is_there(key) for key in keys]
+        drawn = kind, keys, there, self._is_there(self._chosen_key())
         if drawn == self._drawn:
             return False
         self._drawn = drawn
@@ -267,19 +270,15 @@ class EditRow(Gtk.Box):
     def _show_chosen(self) -> None:
         """Show the chosen variation alone; bring it in if it is in the image no more."""
         key = self._chosen_key()
-        if not self._is_there(key):
-            if any(self._is_there(other) for other in self._results_key()):
+        others = [each for each in self._results_key() if each != key and self._is_there(each)]
+        if not others:
+            return
+        with one_step(self._owner.image):
+            if not self._is_there(key):
                 self._put_back()
-            else:
-                return
-        others = [
-            self._layers[other]
-            for other in self._results_key()
-            if other != key and self._is_there(other)
-        ]
-        if others:
-            results.show_alone(self._owner.image, self._layers[key], others)
-            Gimp.displays_flush()
+            shown = [self._layers[other] for other in others]
+            results.show_alone(self._owner.image, self._layers[key], shown)
+        Gimp.displays_flush()
 
     # The buttons
 

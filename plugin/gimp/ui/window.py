@@ -204,7 +204,7 @@ class Window:
         box.pack_start(head, False, False, 0)
         box.pack_start(frame, False, False, 0)
         # After the field, although it stands above: a prompt is what comes first.
-        box.set_focus_chain([frame, past, settings_button])
+        box.set_focus_chain([frame, head])
         return box
 
     def _choices(self) -> Gtk.Widget:
@@ -390,6 +390,10 @@ class Window:
             if row.update():
                 # Once it has its place, bring it into view.
                 GLib.timeout_add(100, self._scroll_to, row)
+        if self._earlier.get_expanded():
+            for row in self._earlier.get_child().get_children():
+                if isinstance(row, EditRow):
+                    row.update()
 
     def _tick(self) -> bool:
         there = self.image.is_valid()

@@ -6,6 +6,7 @@ SOCKET. Reads windows through the accessibility bus, types with xdotool.
 import contextlib
 import subprocess
 import sys
+import time
 
 import answering
 import gi
@@ -17,34 +18,74 @@ from gi.repository import Atspi, GLib  # noqa: E402
 def look(app="", hidden=False):
     """Everything that the windows of `app` (all if empty) show now, or have at all.
 
-    A list of {app, role, name, text, focused}.
+    A list of {app, role, name, text, focused, on}; `on`: checked or unfolded.
     """
-    return [
-        {
-            "app": program.get_name(),
-            "role": thing.get_role_name(),
-            "name": thing.get_name() or "",
-            "text": _text(thing),
-            "focused": _has(thing, Atspi.StateType.FOCUSED),
-        }
-        for program in _programs(app)
-        for window in _children(program)
-        for thing in _walk(window, hidden)
-    ]
+    found = []
+    for program in _programs(app):
+        for window in _children(program):
+            for thing in _walk(window, hidden):
+                # Rows come and go while they are looked at.
+                with contextlib.suppress(GLib.Error):
+                    found.append(_description(program, thing))
+    return found
 
 
-def press(app, role, name):
-    """Press what is called so, even an item of a closed menu; False if there is none to press."""
-    windows = [window for program in _programs(app) for window in _children(program)]
-    for window in windows:
-        for thing in _walk(window, hidden=role == "menu item"):
-            if (
-                thing.get_role_name() == role
-                and thing.get_name() == name
-                and _has(thing, Atspi.StateType.SENSITIVE)
-            ):
-                return thing.get_action_iface().do_action(0)
-    return False
+def _description(program, thing):
+    return {
+        "app": program.get_name(),
+        "role": thing.get_role_name(),
+        "name": thing.get_name() or "",
+        "text": _text(thing),
+        "focused": _has(thing, Atspi.StateType.FOCUSED),
+        "on": _is_on(thing),
+    }
+
+
+def press(app, role, name, within=""):
+    """Press what is called so, even an item of a closed menu; False if there is none to press.
+
+    `within` is the role of the window to look in, where several have such a thing.
+    """
+    thing = _find(app, role, name, within)
+    return bool(thing) and thing.get_action_iface().do_action(0)
+
+
+def place(app, role, name, within=""):
+    """The middle of what is called so, on the screen; None if there is none to press."""
+    thing = _find(app, role, name, within)
+    if not thing:
+        return None
+    box = thing.get_component_iface().get_extents(Atspi.CoordType.SCREEN)
+    return [box.x + box.width // 2, box.y + box.height // 2]
+
+
+def hold(x, y):
+    """Press the mouse's button there, and do not let go."""
+    subprocess.run(["xdotool", "mousemove", str(x), str(y), "mousedown", "1"], check=True)
+
+
+def release():
+    """Let go of the mouse's button."""
+    subprocess.run(["xdotool", "mouseup", "1"], check=True)
+
+
+def time_presses(app, role, name, seconds, pause):
+    """Press a thing that can be on or off again and again, with pauses between.
+
+    Returns for each time after how many milliseconds it had changed.
+    """
+    thing = _find(app, role, name, "")
+    took = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        was = _is_on(thing)
+        began = time.monotonic()
+        thing.get_action_iface().do_action(0)
+        while _is_on(thing) == was:
+            time.sleep(0.001)
+        took.append(1000 * (time.monotonic() - began))
+        time.sleep(pause)
+    return took
 
 
 def active_window():
@@ -132,6 +173,26 @@ def _children(thing):
     return [child for child in found if child]
 
 
+def _find(app, role, name, within):
+    for program in _programs(app):
+        for window in _children(program):
+            if within not in ("", window.get_role_name()):
+                continue
+            for thing in _walk(window, hidden=role == "menu item"):
+                with contextlib.suppress(GLib.Error):
+                    if (
+                        thing.get_role_name() == role
+                        and thing.get_name() == name
+                        and _has(thing, Atspi.StateType.SENSITIVE)
+                    ):
+                        return thing
+    return None
+
+
+def _is_on(thing):
+    return _has(thing, Atspi.StateType.CHECKED) or _has(thing, Atspi.StateType.EXPANDED)
+
+
 def _has(thing, state):
     return thing.get_state_set().contains(state)
 
@@ -143,6 +204,8 @@ def _text(thing):
 
 
 if __name__ == "__main__":
-    functions = (look, press, active_window, activate, key, write, screenshot, picture, area)
-    functions = (*functions, arrange, move_mouse)
+    functions = (
+        *(look, press, place, hold, release, time_presses, move_mouse),
+        *(active_window, activate, key, write, screenshot, picture, area, arrange),
+    )
     answering.serve(sys.argv[1], {function.__name__: function for function in functions})

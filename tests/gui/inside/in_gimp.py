@@ -18,17 +18,19 @@ PRECISIONS = {
 displays = []
 
 
-def open_image(path, precision="u8", feather=0, kind=""):
+def open_image(path, precision="u8", feather=0, kind="", beside=False):
     """Show a picture with an ellipse of it selected, as the only image; return its id.
 
     `kind` is what is special about it: indexed, gray, mask, alpha lock, group, text, floating.
+    `beside` leaves the others open.
     """
-    close_images()
+    if not beside:
+        close_images()
     image = Gimp.file_load(Gimp.RunMode.NONINTERACTIVE, Gio.File.new_for_path(path))
     if precision != "u8":
         image.convert_precision(PRECISIONS[precision])
     width, height = image.get_width(), image.get_height()
-    (layer,) = image.get_layers()
+    *_, layer = image.get_layers()
     if kind == "indexed":
         image.convert_indexed(
             Gimp.ConvertDitherType.NONE, Gimp.ConvertPaletteType.GENERATE, 64, False, False, ""
@@ -64,6 +66,39 @@ def open_image(path, precision="u8", feather=0, kind=""):
     return image.get_id()
 
 
+def select(image, box):
+    """Select a rectangle: x, y, width, height; nothing if there is no box."""
+    image = Gimp.Image.get_by_id(image)
+    if box:
+        Gimp.context_set_feather(False)
+        image.select_rectangle(Gimp.ChannelOps.REPLACE, *box)
+    else:
+        Gimp.Selection.none(image)
+    Gimp.displays_flush()
+
+
+def add_layer(image, box, also=False):
+    """Add a layer called white there, and make it the active one; or active `also`."""
+    image = Gimp.Image.get_by_id(image)
+    chosen = image.get_selected_layers()
+    x, y, width, height = box
+    layer = Gimp.Layer.new(
+        image, "white", width, height, Gimp.ImageType.RGBA_IMAGE, 100, Gimp.LayerMode.NORMAL
+    )
+    layer.fill(Gimp.FillType.WHITE)
+    layer.set_offsets(x, y)
+    image.insert_layer(layer, None, 0)
+    image.set_selected_layers([layer, *chosen] if also else [layer])
+    Gimp.displays_flush()
+
+
+def remove_layer(image, number):
+    """Remove a layer, by its place from above."""
+    image = Gimp.Image.get_by_id(image)
+    image.remove_layer(image.get_layers()[number])
+    Gimp.displays_flush()
+
+
 def close_images():
     """Close every image, those without a display too."""
     while displays:
@@ -87,6 +122,23 @@ def state(image):
         "channels": [channel.get_name() for channel in image.get_channels()],
         "precision": image.get_precision().value_nick,
     }
+
+
+def outline(image):
+    """The layers alone, while they come and go: name, whether visible, children."""
+    return _outline(Gimp.Image.get_by_id(image).get_layers())
+
+
+def _outline(layers):
+    return [
+        {
+            "name": layer.get_name(),
+            "visible": layer.get_visible(),
+            "children": _outline(layer.get_children()) if layer.is_group() else [],
+        }
+        for layer in layers
+        if layer.is_valid()
+    ]
 
 
 def _layer(layer):
@@ -154,6 +206,9 @@ def save(image, path):
 def serve(path):
     """Answer the tests until they say goodbye."""
     Gegl.init(None)
-    functions = (open_image, close_images, images, state, write_view, write_selection, edit, save)
+    functions = (
+        *(open_image, close_images, images, select, add_layer, remove_layer),
+        *(state, outline, write_view, write_selection, edit, save),
+    )
     answering.serve(path, {function.__name__: function for function in functions})
     close_images()

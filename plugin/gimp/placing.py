@@ -212,6 +212,8 @@ def _new_layers(capture: Capture, box: Box, only: int) -> list[Placed]:
         at = box.moved(*offsets(source))
         parent = source.get_parent()
         position = image.get_item_position(source)
+        if capture.request.titled:
+            position = results.above_earlier(image, source, position)
         # The result plays the part of the layer that it was made from.
         opacity = source.get_opacity()
         if source.get_mode() != Gimp.LayerMode.PASS_THROUGH:

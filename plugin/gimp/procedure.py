@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 from gi.repository import Gimp, GLib, GObject
@@ -172,8 +173,10 @@ def _run(
 
             window.run(procedure, config, image, lambda: _request(config, titled=True), recover)
             return procedure.new_return_values(Gimp.PDBStatusType.SUCCESS, None)
-        titled = run_mode == Gimp.RunMode.WITH_LAST_VALS
-        layers, sentences = edit(image, drawables, _request(config, titled))
+        request = _request(config)
+        if run_mode == Gimp.RunMode.WITH_LAST_VALS:
+            request = replace(request, reference_files=choices.reference_files(), titled=True)
+        layers, sentences = edit(image, drawables, request)
     except CallingError as error:
         return _error(procedure, Gimp.PDBStatusType.CALLING_ERROR, error)
     except EditError as error:

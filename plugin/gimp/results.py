@@ -53,6 +53,18 @@ def in_image(image: Gimp.Image) -> dict[tuple[str, int], Gimp.Layer]:
     return found
 
 
+def above_earlier(image: Gimp.Image, source: Gimp.Layer, position: int) -> int:
+    """Return the position above the earlier results that lie right above `source`.
+
+    Below them a new one would not be seen.
+    """
+    parent = source.get_parent()
+    siblings = image.get_layers() if parent is None else parent.get_children()
+    while position > 0 and siblings[position - 1].get_parasite(_NOTE) is not None:
+        position -= 1
+    return position
+
+
 def show_alone(image: Gimp.Image, shown: Gimp.Layer, others: list[Gimp.Layer]) -> None:
     """Show one variation and hide the others, in one undo step."""
     with one_step(image):

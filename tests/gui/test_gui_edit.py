@@ -168,7 +168,8 @@ def test_chinese_prompt(window: Window, image: Image) -> None:
     assert saved.count("复古".encode()) == saved.count(title.encode()) > 0
 
 
-def test_repeat(window: Window, image: Image) -> None:
+def test_repeat(window: Window, image: Image, photograph: Path) -> None:
+    settings.save(reference_files=[str(photograph)])
     window.prompt("warmer")
     window.edit_and_close()
     once = image.state()
@@ -179,6 +180,9 @@ def test_repeat(window: Window, image: Image) -> None:
     window.wait_for_plug_in()
     (made,) = [each for each in job.all_jobs() if each.id not in before]
     assert made.request["prompt"] == "warmer"
+    assert made.request["references"] == ["reference-1.png"]
+    # Below the first it would not be seen.
+    assert image.state()["layers"][1:] == once["layers"]
     image.undo(once)
 
 

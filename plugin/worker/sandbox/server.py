@@ -233,7 +233,7 @@ class Sandbox:
     def edit(self, key: str, body: bytes, headers: Message) -> dict[str, Any]:
         """Answer an edit: the JSON object of its reply. Raises Refusal."""
         fields, files = _form(headers.get("Content-Type", ""), body)
-        return self._made(*self._taken(key, Edit(fields, files, headers)))
+        return self._answered(*self._taken(key, Edit(fields, files, headers)))
 
     def generate(self, key: str, query: str, body: bytes, headers: Message) -> dict[str, Any]:
         """Answer a generation, at once if `query`, header or body ask for that. Raises Refusal."""
@@ -245,10 +245,8 @@ class Sandbox:
             or "respond-async" in (headers.get("Prefer") or "").lower()
             or asked.get("wait_for_result") is False
         ):
-            return self._made(name, task, request)
-        threading.Thread(
-            target=self._work_on, args=(name, task, request), name=name, daemon=True
-        ).start()
+            return self._answered(name, task, request)
+        threading.Thread(target=self._work_on, args=(task, request), name=name, daemon=True).start()
         return {"created": int(time.time()), "task_id": name, "status": "queued", "data": []}
 
     def _taken(self, key: str, edit: Edit) -> tuple[str, Task, _Request]:
@@ -267,25 +265,30 @@ class Sandbox:
                 self._tasks.popitem(last=False)
         return name, task, request
 
-    def _made(self, name: str, task: Task, request: _Request) -> dict[str, Any]:
+    def _answered(self, name: str, task: Task, request: _Request) -> dict[str, Any]:
         """Make an accepted edit, and return the answer with its result."""
+        result = self._make(task, request)
+        return {"created": int(time.time()), "task_id": name, "data": self._data(name, result)}
+
+    def _make(self, task: Task, request: _Request) -> tuple[bytes, str]:
+        """Make an accepted edit, which costs nothing if it can't be made."""
         try:
             if self._closing.wait(self.thinking):
                 raise ConnectionAbortedError("the sandbox was closed")
             with self._model_lock:
                 task.result = request.result()
+            return task.result
         except BaseException:
             with self._lock:
                 task.error = {"code": "internal_error", "message": "The edit could not be made."}
                 if self.balance is not None:
                     self.balance += 1
             raise
-        return {"created": int(time.time()), "task_id": name, "data": self._data(name, task.result)}
 
-    def _work_on(self, name: str, task: Task, request: _Request) -> None:
+    def _work_on(self, task: Task, request: _Request) -> None:
         """Make an accepted edit that nobody waits for at the other end of a connection."""
         try:
-            self._made(name, task, request)
+            self._make(task, request)
         except ConnectionAbortedError:
             pass
         except Exception:

@@ -123,11 +123,14 @@ class Run:
 
     def _finish_owned(self) -> None:
         numbered = list(enumerate(self._state.posts, 1))
-        for _number, post in numbered:
+        for number, post in numbered:
             if _may_be_sent_again(post):
                 post.state, post.kind, post.message, post.task = PREPARED, "", "", ""
             elif _may_be_asked_for_again(post):
                 post.state, post.kind, post.message = ACCEPTED, "", ""
+            elif post.state in (SENT, ACCEPTED) and (result := self._result(number)):
+                # The worker was killed between the two.
+                post.state, post.result = RECEIVED, result
             elif post.state == SENT or (post.state == ACCEPTED and not post.task):
                 self._failed(post, _lost_track())
         arrived = [(number, post) for number, post in numbered if _to_be_placed(post)]
@@ -160,6 +163,10 @@ class Run:
         except Failure as failure:
             for _number, post in open_:
                 self._failed(post, failure)
+
+    def _result(self, number: int) -> str:
+        """The name of a variation's result, if it lies in the folder."""
+        return next((file.name for file in self._job.folder.glob(f"result-{number}.*")), "")
 
     def _variation(self, number: int, post: Post, edit: _Edit, line: _Line) -> None:
         self._guarded(post, self._receive, number, post, edit, line)

@@ -41,6 +41,8 @@ _QUESTION_SECONDS = 20.0
 _QUESTION_BYTES = 4_000_000
 _QUESTION_TRIES = urllib3.Retry(
     2,
+    connect=1,
+    read=1,
     redirect=0,
     status_forcelist=(502, 503, 504),
     backoff_factor=0.3,
@@ -136,11 +138,12 @@ class Service:
         kind is OUTCOME_UNKNOWN whenever the edit may have been made, and it is NotAccepted where
         another try may do.
         """
+        stream = _Body(form.body, on_sent, on_piece)
         with self._session() as session:
             try:
                 response = session.post(
                     f"{self._base_url}{form.path}",
-                    data=_Body(form.body, on_sent, on_piece),
+                    data=stream,
                     headers={"Content-Type": form.content_type},
                     auth=_Bearer(self._key),
                     timeout=(self._connect_seconds, self._read_seconds),
@@ -154,7 +157,7 @@ class Service:
             except _NEVER_SENT as error:
                 raise _setup(error) from error
             except requests.RequestException as error:
-                raise self._lost(error) from error
+                raise self._lost(error, stream.begun) from error
             except OSError as error:
                 # A bundle of certificates that isn't there is the one that comes unwrapped.
                 if "certificate bundle" in str(error):
@@ -390,9 +393,12 @@ class Service:
                 session.trust_env = False
             yield session
 
-    def _lost(self, error: requests.RequestException) -> Failure:
-        """Tell a connection that never was from one that broke: only the first cost nothing."""
-        if not _never_connected(error):
+    def _lost(self, error: requests.RequestException, begun: bool) -> Failure:
+        """Tell a connection that never was from one that broke: only the first cost nothing.
+
+        `begun` says whether anything of the edit has left.
+        """
+        if begun and not _never_connected(error):
             return _unknown(_cause(error))
         sentence = _(
             "The service at {host} can't be reached ({why}). Nothing was sent: check the "
@@ -512,6 +518,8 @@ class _Body:
         self._on_piece = on_piece
         self._sent = 0
         self._told = -math.inf
+        self.begun = False
+        """Whether a piece was asked for; before that, there is not even a whole head."""
 
     def __len__(self) -> int:
         return len(self._data)
@@ -520,6 +528,7 @@ class _Body:
         return iter(lambda: self.read(65536), b"")
 
     def read(self, size: int) -> bytes:
+        self.begun = True
         now = time.monotonic()
         if self._sent == len(self._data) or now - self._told >= _REPORT_SECONDS:
             self._told = now

@@ -340,6 +340,17 @@ def test_links_that_are_never_good_end_in_words_and_can_be_resumed(
     assert resume().returncode == 0 and forgetful.posts == 1
 
 
+def test_a_result_that_the_state_does_not_know_of_yet_is_not_lost(
+    sandbox: Sandbox, photo: Path, coffee: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker was killed after it had written the result."""
+    prepared = prepared_job(photo, monkeypatch)
+    prepared.save_state(State([Post(ACCEPTED)]))
+    (prepared.folder / "result-1.png").write_bytes(picture.png(coffee))
+    assert resume().returncode == 0
+    assert only_post().state == RECEIVED and sandbox.posts == 0
+
+
 def test_an_edit_that_was_accepted_without_a_task_is_explained_and_not_sent(
     sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -473,6 +484,26 @@ def test_a_service_that_comes_up_in_time_gets_the_edit(
     server.close()
     assert done.returncode == 0, done.stderr
     assert "can't be reached yet" in done.stderr and server.complete == 1
+
+
+def test_a_handshake_that_breaks_costs_nothing(
+    photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that hangs up, or stays silent, before the connection is safe."""
+    settings.save(connect_seconds=1)
+    monkeypatch.setenv("DIMILINKS_API_KEY", "k")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        monkeypatch.setenv("DIMILINKS_BASE_URL", f"https://127.0.0.1:{port}/v1")
+        silent = command("edit", photo, "--prompt", "echo")
+        hanging_up = threading.Thread(
+            target=lambda: [listener.accept()[0].close() for _ in range(2)], daemon=True
+        )
+        hanging_up.start()
+        broken = command("edit", photo, "--prompt", "echo")
+    for done in (silent, broken):
+        assert done.returncode == 1
+        assert "Nothing was sent" in done.stderr and "billed" not in done.stderr
 
 
 class Server:

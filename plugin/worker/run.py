@@ -265,8 +265,11 @@ class Run:
     def _asked_for(self, number: int, task: str, service: Service) -> Answer:
         """Ask for a task until it has an answer. Raises Failure."""
         end = time.monotonic() + patience.POLLING
-        pause, usual, longest = patience.POLLS
+        wait, usual, longest = patience.POLLS
+        pause = wait
         while True:
+            # Also before the first question: a task that is not known yet would end the edit.
+            time.sleep(wait)
             trouble = ""
             try:
                 told = service.task(task)
@@ -281,7 +284,6 @@ class Run:
                 wait = pause = min(1.1 * pause, usual)
             if time.monotonic() + wait > end:
                 raise self._not_ready(trouble)
-            time.sleep(wait)
 
     def _not_ready(self, trouble: str) -> Failure:
         sentence = (

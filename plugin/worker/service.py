@@ -60,6 +60,7 @@ _REDIRECTS = 3
 _FRESH_LINKS = 2
 """How often a task is asked for a new link to its picture."""
 _TASK = re.compile(r"(?!\.+$)[!-~]{1,200}")
+_TASK_NAMED = re.compile(rb'"task_id"\s*:\s*"((?!\.+")[!#-\[\]-~]{1,200})"')
 _FAKE = ipaddress.ip_network("198.18.0.0/15")
 """Where local proxies place every public name; common with users behind a firewall."""
 
@@ -138,7 +139,7 @@ class Service:
         kind is OUTCOME_UNKNOWN whenever the edit may have been made, and it is NotAccepted where
         another try may do.
         """
-        stream = _Body(form.body, on_sent, on_piece)
+        stream, body = _Body(form.body, on_sent, on_piece), bytearray()
         with self._session() as session:
             try:
                 response = session.post(
@@ -151,12 +152,15 @@ class Service:
                     stream=True,
                 )
                 with response:
-                    body = _read(response, _ANSWER_BYTES, self._read_seconds)
+                    _read(response, _ANSWER_BYTES, self._read_seconds, body)
             except _TooLong as error:
                 raise _unknown(_("its answer had no end")) from error
             except _NEVER_SENT as error:
                 raise _setup(error) from error
             except requests.RequestException as error:
+                if named := _TASK_NAMED.search(body):
+                    # The answer broke off, but by this name its picture can be asked for.
+                    return Answer(named[1].decode("ascii"))
                 raise self._lost(error, stream.begun) from error
             except OSError as error:
                 # A bundle of certificates that isn't there is the one that comes unwrapped.
@@ -164,8 +168,8 @@ class Service:
                     raise _setup(error) from error
                 raise _unknown(_("the connection broke")) from error
         if response.status_code not in (200, 201, 202):
-            raise self._refusal(response, body)
-        return _answer(_json(body))
+            raise self._refusal(response, bytes(body))
+        return _answer(_json(bytes(body)))
 
     def task(self, name: str) -> Task:
         """Ask once how far a task is.
@@ -540,13 +544,16 @@ class _Body:
         return piece
 
 
-def _read(response: requests.Response, limit: int, seconds: float) -> bytes:
+def _read(
+    response: requests.Response, limit: int, seconds: float, chunks: bytearray | None = None
+) -> bytes:
     """Read the body, no further than `limit` bytes whatever its header says, nor for ever.
 
-    Raises _TooLong and requests.RequestException.
+    `chunks` gets what there is of it, also if it breaks off. Raises _TooLong and
+    requests.RequestException.
     """
     end = time.monotonic() + seconds
-    chunks = bytearray()
+    chunks = bytearray() if chunks is None else chunks
     for chunk in response.iter_content(65536):
         chunks += chunk
         if len(chunks) > limit:

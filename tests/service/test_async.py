@@ -26,7 +26,7 @@ from plugin.worker.run import Run
 from plugin.worker.sandbox import Sandbox
 from plugin.worker.service import Service, Stumbled, Task
 from tests.service import kills
-from tests.service.workers import command, prepared_job, until, worker_on
+from tests.service.workers import command, prepared_job, read_request, until, worker_on
 
 
 @pytest.fixture(params=settings.ROUTES)
@@ -349,6 +349,35 @@ def test_a_result_that_the_state_does_not_know_of_yet_is_not_lost(
     (prepared.folder / "result-1.png").write_bytes(picture.png(coffee))
     assert resume().returncode == 0
     assert only_post().state == RECEIVED and sandbox.posts == 0
+
+
+def test_an_answer_that_breaks_off_after_the_tasks_name_is_not_lost(
+    route: str, photo: Path, coffee: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = base64.b64encode(picture.png(coffee)).decode()
+    told = {"task_id": "img_7", "status": "succeeded", "result": {"data": [{"b64_json": encoded}]}}
+    whole = json.dumps(told).encode()
+    heads: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            for body in (whole[:200_000], whole):
+                connection, _ = listener.accept()
+                with connection:
+                    heads.append(connection.recv(20, socket.MSG_PEEK))
+                    read_request(connection)
+                    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+                    connection.sendall(head % len(whole) + body)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        monkeypatch.setenv("DIMILINKS_API_KEY", "k")
+        port = listener.getsockname()[1]
+        monkeypatch.setenv("DIMILINKS_BASE_URL", f"http://127.0.0.1:{port}/v1")
+        done = command("edit", photo, "--prompt", "echo")
+        thread.join(10)
+    assert done.returncode == 0, done.stderr
+    assert [head.split()[0] for head in heads] == [b"POST", b"GET"]
 
 
 def test_an_edit_that_was_accepted_without_a_task_is_explained_and_not_sent(

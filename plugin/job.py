@@ -83,6 +83,10 @@ class Post:
     result: str = ""
     placed: str = ""
     notes: list[str] = field(default_factory=list)
+    route: str = ""
+    """How it was sent, one of settings.ROUTES; jobs from before there were two don't say."""
+    service: str = ""
+    """The address of the service that has the task, as the settings have it."""
 
 
 @dataclass

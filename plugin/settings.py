@@ -20,7 +20,10 @@ from plugin.words import _
 DOCUMENTED_BASE_URLS = ("https://dimilinks.com/v1", "https://api-direct.dimilinks.com/v1")
 """The first is the default."""
 SANDBOX = "sandbox"
-ROUTES = ("edits",)
+EDITS, ASYNC = "edits", "async"
+ROUTES = (EDITS, ASYNC)
+"""How edits are sent. The first is the default: its answer comes in one go, with the picture. With
+the other a task is named at once, which can be asked for after any break."""
 
 ENVIRONMENT, KEYRING, FILE = "environment", "keyring", "file"
 """Where the key can be."""
@@ -31,6 +34,9 @@ MASK_LINE = (
 )
 """What is added to the prompt of an edit with a mask, if the user wants it explained."""
 MOST_KEEP_DAYS = 3650
+_CONNECT_SECONDS = 1, 10, 120
+"""Least, default, most."""
+_READ_SECONDS = 30, 600, 3600
 
 
 def home() -> Path:
@@ -163,6 +169,28 @@ def route() -> str:
             ).format(route=chosen, routes=", ".join(ROUTES))
         )
     return str(chosen)
+
+
+def route_is_set_by_environment() -> bool:
+    """Whether a variable decides on the route, so that the setting has no effect."""
+    return bool(os.environ.get("DIMILINKS_ROUTE"))
+
+
+def connect_seconds() -> float:
+    """Return how long a connection to the service may take to come about."""
+    return _seconds("connect_seconds", *_CONNECT_SECONDS)
+
+
+def read_seconds() -> float:
+    """Return how long an answer may take. Edits of up to 280 s were seen, and proxies of 600 s."""
+    return _seconds("read_seconds", *_READ_SECONDS)
+
+
+def _seconds(name: str, least: float, default: float, most: float) -> float:
+    chosen = load().get(name)
+    if isinstance(chosen, bool) or not isinstance(chosen, (int, float)):
+        return default
+    return chosen if least <= chosen <= most else default
 
 
 def ceiling() -> str:

@@ -284,6 +284,13 @@ def _sentences(captures: list[Capture]) -> list[str]:
                         "kept in {folder}; “python -m plugin resume {job}” goes on."
                     ).format(folder=one.job.folder, job=one.job.id)
                 )
+            elif post.state == ACCEPTED and post.task:
+                sentences.append(
+                    _(
+                        "The worker stopped while the service had the edit. “python -m plugin "
+                        "resume {job}” fetches the result, at no further cost."
+                    ).format(job=one.job.id)
+                )
             else:
                 sentences.append(
                     _(

@@ -109,7 +109,8 @@ class WorkerProcess:
     """A worker at work on one job.
 
     `on_phase` is told how it gets on, again and again: {"phase": …} with, where they apply,
-    "variation" (from 1), "sent" and "total" (bytes). `on_end` is called once, when the worker is
+    "variation" (from 1), "sent" and "total" (bytes), "progress" (percent, of waiting) and "note" (a
+    sentence: why it is not sent yet). `on_end` is called once, when the worker is
     gone and `job.state` is final.
     """
 

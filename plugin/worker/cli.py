@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from plugin import __version__, job, region, settings
-from plugin.job import ACCEPTED, SENT, Job
+from plugin.job import Job
 from plugin.words import _
 from plugin.worker import image_file, key_store, picture
 from plugin.worker.failure import Failure
@@ -164,10 +164,12 @@ def _finish(unfinished: Job) -> int:
 
     def show(progress: Progress) -> None:
         phase = (progress.phase, progress.variation)
-        if phase not in shown:
-            shown.add(phase)
-            # An upload must not break because nobody listens any more.
-            with contextlib.suppress(OSError):
+        # An upload must not break because nobody listens any more.
+        with contextlib.suppress(OSError):
+            if progress.note:
+                print(progress.note, file=sys.stderr)
+            elif phase not in shown:
+                shown.add(phase)
                 _show(progress.phase)
 
     Run(unfinished, show).finish()
@@ -183,14 +185,6 @@ def _finish(unfinished: Job) -> int:
             print(unfinished.folder / name)
     for sentence in [*state.notes, *state.messages]:
         print(sentence, file=sys.stderr)
-    if any(post.state in (SENT, ACCEPTED) and not post.message for post in state.posts):
-        print(
-            _(
-                "It was sent before, and no answer came: it may have been made and billed, so it "
-                "is not sent again. Look at your account, then start a new edit if need be."
-            ),
-            file=sys.stderr,
-        )
     return 0 if len(placed) == len(state.posts) else 1
 
 

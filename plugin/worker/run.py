@@ -1,7 +1,8 @@
 """Taking a job through its states: send, wait, fetch, check, fit.
 
 Each variation is a POST of its own; they run side by side. Before a step that matters to the
-user's money begins, the state that announces it is on the disk.
+user's money begins, the state that announces it is on the disk. A POST is sent again only where it
+surely was not accepted; what the service has named a task for is asked for until it is there.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +23,11 @@ from plugin import settings
 from plugin.job import ACCEPTED, FAILED, PREPARED, RECEIVED, SENT, Job, Post
 from plugin.region import Region
 from plugin.words import _
-from plugin.worker import key_store, picture, placement, upload
-from plugin.worker.failure import Failure
-from plugin.worker.service import Service
+from plugin.worker import form, key_store, patience, picture, placement, upload
+from plugin.worker.failure import Failure, NotAccepted, TaskEnded
+from plugin.worker.form import Form
+from plugin.worker.service import Answer, Service, Stumbled
+from plugin.worker.upload import Upload
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,17 @@ class Progress:
     """What begins now: preparing, uploading, waiting, downloading, placing.
 
     `variation` counts from 1; preparing is for all, and has none. Uploading comes again and again,
-    with the bytes that went up.
+    with the bytes that went up, and so does waiting where the service tells its `progress` in
+    percent. `note` is a sentence for the user, if there is more to say: a variation that waits to
+    be sent again is preparing.
     """
 
     phase: str
     variation: int = 0
     sent: int = 0
     total: int = 0
+    progress: int | None = None
+    note: str = ""
 
     def to_json(self) -> dict[str, str | int]:
         """The object that goes to the plug-in, without what doesn't apply."""
@@ -46,6 +54,10 @@ class Progress:
             fields["variation"] = self.variation
         if self.total:
             fields.update(sent=self.sent, total=self.total)
+        if self.progress is not None:
+            fields["progress"] = self.progress
+        if self.note:
+            fields["note"] = self.note
         return fields
 
 
@@ -70,12 +82,24 @@ class Run:
         self._report = report
         self._state = job.state
         self._lock = threading.Lock()
-        self._called_off = False
+        self._called_off = threading.Event()
+        self._pace = patience.Pace()
+        self._leaving: set[int] = set()
+        """The variations whose POST has begun, and whose last piece has not left."""
 
     def call_off(self) -> bool:
-        """Send nothing more, and return whether nothing is under way; what was sent goes on."""
+        """Send nothing more, and return whether nothing is under way; what was sent goes on.
+
+        A POST that is not complete ends here: without its last piece it can't be accepted.
+        """
         with self._lock:
-            self._called_off = True
+            self._called_off.set()
+            for number in self._leaving:
+                self._state.posts[number - 1].state = PREPARED
+            if self._leaving:
+                # Else it stays as sent, which is the safe side.
+                with contextlib.suppress(OSError):
+                    self._job.save_state(self._state)
             return not any(
                 post.state in (SENT, ACCEPTED) or _to_be_placed(post) for post in self._state.posts
             )
@@ -98,40 +122,54 @@ class Run:
             ) from error
 
     def _finish_owned(self) -> None:
-        for post in self._state.posts:
-            if _may_be_sent_again(post):
-                post.state, post.kind, post.message = PREPARED, "", ""
         numbered = list(enumerate(self._state.posts, 1))
+        for number, post in numbered:
+            if _may_be_sent_again(post):
+                post.state, post.kind, post.message, post.task = PREPARED, "", "", ""
+            elif _may_be_asked_for_again(post):
+                post.state, post.kind, post.message = ACCEPTED, "", ""
+            elif post.state in (SENT, ACCEPTED) and (result := self._result(number)):
+                # The worker was killed between the two.
+                post.state, post.result = RECEIVED, result
+            elif post.state == SENT or (post.state == ACCEPTED and not post.task):
+                self._failed(post, _lost_track())
         arrived = [(number, post) for number, post in numbered if _to_be_placed(post)]
-        unsent = [(number, post) for number, post in numbered if post.state == PREPARED]
-        if not arrived and not unsent:
+        open_ = [(number, post) for number, post in numbered if post.state in (PREPARED, ACCEPTED)]
+        if not arrived and not open_:
             return
         try:
             self._report(Progress("preparing"))
             edit = _Edit(self._job)
+            for route in {post.route for _number, post in arrived}:
+                edit.upload(route)
         except Failure as failure:
-            for _number, post in arrived + unsent:
+            for _number, post in arrived + open_:
                 self._failed(post, failure)
             return
         # These need no service, and no key.
         for number, post in arrived:
             self._guarded(post, self._place, number, post, edit)
-        if not unsent:
+        if not open_:
             return
         try:
-            with _service() as service, ThreadPoolExecutor(len(unsent)) as pool:
+            with _line() as line, ThreadPoolExecutor(len(open_)) as pool:
+                if any(post.state == PREPARED for _number, post in open_):
+                    edit.form(line.route)
                 running = [
-                    pool.submit(self._variation, number, post, edit, service)
-                    for number, post in unsent
+                    pool.submit(self._variation, number, post, edit, line) for number, post in open_
                 ]
             for variation in running:
                 variation.result()
         except Failure as failure:
-            for _number, post in unsent:
+            for _number, post in open_:
                 self._failed(post, failure)
 
-    def _variation(self, number: int, post: Post, edit: _Edit, service: Service) -> None:
-        self._guarded(post, self._receive, number, post, edit, service)
+    def _result(self, number: int) -> str:
+        """The name of a variation's result, if it lies in the folder."""
+        return next((file.name for file in self._job.folder.glob(f"result-{number}.*")), "")
+
+    def _variation(self, number: int, post: Post, edit: _Edit, line: _Line) -> None:
+        self._guarded(post, self._receive, number, post, edit, line)
         if _to_be_placed(post):
             self._guarded(post, self._place, number, post, edit)
 
@@ -158,30 +196,113 @@ class Run:
                 ),
             )
 
-    def _receive(self, number: int, post: Post, edit: _Edit, service: Service) -> None:
+    def _receive(self, number: int, post: Post, edit: _Edit, line: _Line) -> None:
+        if post.state == PREPARED:
+            answer = self._send(number, post, edit.form(line.route), line)
+            # The result itself is worth more than the note that it is coming.
+            with contextlib.suppress(OSError):
+                self._change(post, state=ACCEPTED, task=answer.task, service=line.address)
+        else:
+            line.check_has_task(post)
+            answer = Answer(post.task)
+            self._report(Progress("waiting", number))
+        if answer.task and not answer.complete:
+            answer = self._asked_for(number, answer.task, line.service)
+        self._report(Progress("downloading", number))
+        data = line.service.picture(answer)
+        suffix = next((s for magic, s in _SUFFIXES.items() if data.startswith(magic)), ".bin")
+        result = self._job.folder / f"result-{number}{suffix}"
+        settings.write_private(result, data)
+        self._change(post, state=RECEIVED, result=result.name, kind="", message="")
+
+    def _send(self, number: int, post: Post, sent_form: Form, line: _Line) -> Answer:
+        """Send a variation, again where it surely was not accepted. Raises Failure or Stopped."""
+
         def on_sent(sent: int, total: int) -> None:
             self._report(Progress("uploading", number, sent, total))
             if sent == total:
                 self._report(Progress("waiting", number))
 
-        self._announce(post)
-        answer = service.edit(
-            edit.prompt, edit.model, edit.region.size, edit.region.resolution, edit.upload, on_sent
-        )
-        # The result itself is worth more than the note that it is coming.
-        with contextlib.suppress(OSError):
-            self._change(post, state=ACCEPTED, task=answer.task)
-        self._report(Progress("downloading", number))
-        data = service.picture(answer)
-        suffix = next((s for magic, s in _SUFFIXES.items() if data.startswith(magic)), ".bin")
-        result = self._job.folder / f"result-{number}{suffix}"
-        settings.write_private(result, data)
-        self._change(post, state=RECEIVED, result=result.name)
+        def on_piece(last: bool) -> None:
+            with self._lock:
+                if number in self._leaving and self._called_off.is_set():
+                    raise Stopped
+                if last:
+                    self._leaving.discard(number)
 
-    def _announce(self, post: Post) -> None:
+        tries = patience.Tries(self._pace)
+        while True:
+            while wait := self._pace.turn():
+                self._sleep(wait)
+            began = time.monotonic()
+            self._announce(number, post, line.route)
+            try:
+                return line.service.send(sent_form, on_sent, on_piece)
+            except NotAccepted as failure:
+                if self._was_cut_off(number):
+                    raise Stopped from failure
+                wait = tries.wait(failure, began)
+                self._change(post, state=PREPARED)
+                self._report(Progress("preparing", number, note=_again(failure, wait)))
+            except Failure as failure:
+                if self._was_cut_off(number):
+                    raise Stopped from failure
+                raise
+            finally:
+                with self._lock:
+                    self._leaving.discard(number)
+            self._sleep(wait)
+
+    def _was_cut_off(self, number: int) -> bool:
+        with self._lock:
+            return number in self._leaving and self._called_off.is_set()
+
+    def _sleep(self, seconds: float) -> None:
+        """Let time pass before a POST. Raises Stopped as soon as the edit is called off."""
+        if self._called_off.wait(seconds):
+            raise Stopped
+
+    def _asked_for(self, number: int, task: str, service: Service) -> Answer:
+        """Ask for a task until it has an answer. Raises Failure."""
+        end = time.monotonic() + patience.POLLING
+        wait, usual, longest = patience.POLLS
+        pause = wait
+        while True:
+            # Also before the first question: a task that is not known yet would end the edit.
+            time.sleep(wait)
+            trouble = ""
+            try:
+                told = service.task(task)
+            except Stumbled as stumble:
+                trouble = str(stumble)
+                wait = min(max(2 * pause, stumble.wait), longest)
+                pause = min(2 * pause, longest)
+            else:
+                if told.answer:
+                    return told.answer
+                self._report(Progress("waiting", number, progress=told.progress))
+                wait = pause = min(1.1 * pause, usual)
+            if time.monotonic() + wait > end:
+                raise self._not_ready(trouble)
+
+    def _not_ready(self, trouble: str) -> Failure:
+        sentence = (
+            _(
+                "The service has taken the edit, but can't be asked for the result ({why}). "
+                "“python -m plugin resume {job}” asks again, at no cost."
+            ).format(why=trouble, job=self._job.id)
+            if trouble
+            else _(
+                "The service has taken the edit, and is not ready after {minutes} minutes. "
+                "“python -m plugin resume {job}” asks again, at no cost."
+            ).format(minutes=round(patience.POLLING / 60), job=self._job.id)
+        )
+        return Failure(Failure.PENDING, sentence)
+
+    def _announce(self, number: int, post: Post, route: str) -> None:
         """Put on the disk that this variation is about to be sent."""
         with self._lock:
-            if self._called_off:
+            if self._called_off.is_set():
                 raise Stopped
             if shutil.disk_usage(self._job.folder).free < _ROOM:
                 raise Failure(
@@ -191,7 +312,7 @@ class Run:
                         "there: free some space, then try again. Nothing was sent."
                     ).format(folder=self._job.folder),
                 )
-            post.state = SENT
+            post.state, post.route = SENT, route
             try:
                 self._job.save_state(self._state)
             except OSError as error:
@@ -202,6 +323,7 @@ class Run:
                         folder=self._job.folder, why=error.strerror
                     ),
                 ) from error
+            self._leaving.add(number)
 
     def _place(self, number: int, post: Post, edit: _Edit) -> None:
         self._report(Progress("placing", number))
@@ -214,17 +336,17 @@ class Run:
                     "The service's picture can't be used: {why}. As it came, it is kept in {path}."
                 ).format(why=error, path=self._job.folder / post.result),
             ) from error
-        placed, notes = edit.place(answer)
+        placed, notes = edit.place(answer, post.route)
         path = self._job.folder / f"placed-{number}.png"
         picture.write_own(placed, path)
-        self._change(post, placed=path.name, kind="", message="", notes=edit.upload.notes + notes)
+        self._change(post, placed=path.name, kind="", message="", notes=notes)
 
     def _failed(self, post: Post, failure: Failure) -> None:
         """Note a failure; what has arrived, or waits at the service, stays what it is."""
         held = post.result and failure.kind != Failure.ANSWER
-        waiting = post.state == ACCEPTED and post.task
+        waiting = post.state == ACCEPTED and post.task and not isinstance(failure, TaskEnded)
         message = str(failure)
-        if waiting:
+        if post.state == ACCEPTED and post.task:
             message = _("{sentence} The service calls it {task}.").format(
                 sentence=message, task=post.task
             )
@@ -245,6 +367,7 @@ class _Edit:
     """
 
     def __init__(self, job: Job) -> None:
+        self._lock = threading.Lock()
         try:
             request = job.request
             self.prompt: str = request["prompt"]
@@ -262,20 +385,54 @@ class _Edit:
         self._source, self._mask = upload.read_source(job.folder)
         # Jobs of version 0.1.0 don't say.
         self._keep_alpha = self._mask is None if keep_alpha is None else keep_alpha
-        references = upload.read_references(job.folder, names)
-        self.upload = upload.build(self.region, self._source, self._mask, references)
+        self._references = upload.read_references(job.folder, names)
+        self._uploads: dict[str, Upload] = {}
+        self._forms: dict[str, Form] = {}
         if self._mask is not None and settings.explains_mask():
             self.prompt += f"\n\n{settings.MASK_LINE}"
         if blend > 0 and self._mask is not None:
             factor = placement.blend_factor(self._mask, blend)
             picture.write_own(factor, job.folder / "blend.png")
 
-    def place(self, answer: Image.Image) -> tuple[Image.Image, list[str]]:
-        """Fit `answer` to the source's pixels; the notes are sentences for the user."""
-        placed, notes = placement.fit(answer, self.upload, self._source.size, self._repair)
+    def upload(self, route: str) -> Upload:
+        """The pictures as that route takes them. Raises Failure if they can't be sent."""
+        route = route or settings.EDITS
+        with self._lock:
+            if route not in self._uploads:
+                self._uploads[route] = upload.build(
+                    self.region,
+                    self._source,
+                    self._mask,
+                    self._references,
+                    form.pictures_bytes(route),
+                )
+            return self._uploads[route]
+
+    def form(self, route: str) -> Form:
+        """What is sent by that route, the same for all variations. Raises Failure like upload."""
+        uploaded = self.upload(route)
+        with self._lock:
+            if route not in self._forms:
+                self._forms[route] = form.build(
+                    route,
+                    self.prompt,
+                    self.model,
+                    self.region.size,
+                    self.region.resolution,
+                    uploaded,
+                )
+            return self._forms[route]
+
+    def place(self, answer: Image.Image, route: str) -> tuple[Image.Image, list[str]]:
+        """Fit the answer that came by `route` to the source's pixels.
+
+        The notes are sentences for the user.
+        """
+        sent = self.upload(route)
+        placed, notes = placement.fit(answer, sent, self._source.size, self._repair)
         if self._keep_alpha:
             placed = placement.keep_alpha(placed, self._source)
-        return placed, notes
+        return placed, sent.notes + notes
 
 
 def _to_be_placed(post: Post) -> bool:
@@ -285,23 +442,75 @@ def _to_be_placed(post: Post) -> bool:
 def _may_be_sent_again(post: Post) -> bool:
     """Whether it failed and surely cost nothing, so that the user may have it sent again."""
     free = (Failure.SETUP, Failure.UNREACHABLE, Failure.REFUSED, Failure.BUSY)
-    return post.state == FAILED and post.kind in free and not post.task and not post.result
+    return post.state == FAILED and post.kind in free and not post.result
+
+
+def _may_be_asked_for_again(post: Post) -> bool:
+    """Whether the service forgot its task, as it does if the key is another one meanwhile."""
+    asked = post.state == FAILED and post.kind == Failure.ANSWER
+    return asked and bool(post.task) and not post.result
+
+
+def _lost_track() -> Failure:
+    return Failure(
+        Failure.OUTCOME_UNKNOWN,
+        _(
+            "It was sent before, and no answer came: it may have been made and billed, so it "
+            "is not sent again. Look at your account, then start a new edit if need be."
+        ),
+    )
+
+
+def _again(failure: NotAccepted, wait: float) -> str:
+    """The sentence for a variation that will be sent again."""
+    sentence = (
+        _("The service is busy. The edit is sent in {seconds} s.")
+        if failure.kind == Failure.BUSY
+        else _("The service can't be reached yet. The next try is in {seconds} s.")
+    )
+    return sentence.format(seconds=max(1, round(wait)))
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The way to the service, the same for all variations that are open."""
+
+    service: Service
+    address: str
+    """As the settings have it."""
+    route: str
+
+    def check_has_task(self, post: Post) -> None:
+        """Let a task be asked for only where it was made. Raises Failure."""
+        own = post.service in ("", self.address)
+        if own or {post.service, self.address} <= {*settings.DOCUMENTED_BASE_URLS}:
+            return
+        raise Failure(
+            Failure.SETUP,
+            _(
+                "The edit was sent to {service}, and only there can its result be fetched: set "
+                "this address again, then resume it."
+            ).format(service=post.service),
+        )
 
 
 @contextlib.contextmanager
-def _service() -> Iterator[Service]:
-    """Give the service that the settings name, or a sandbox that lives as long. Raises Failure."""
+def _line() -> Iterator[_Line]:
+    """Give the way that the settings name, or one to a sandbox that lives as long.
+
+    Raises Failure.
+    """
     try:
         settings.check_service()
-        url = settings.base_url()
+        url, route = settings.base_url(), settings.route()
         key = settings.SANDBOX if url == settings.SANDBOX else key_store.read()
     except (ValueError, OSError) as error:
         raise Failure(Failure.SETUP, str(error)) from error
     if url != settings.SANDBOX:
-        yield Service(url, key)
+        yield _Line(Service(url, key), url, route)
         return
     # Most edits never need it.
     from plugin.worker.sandbox import Sandbox
 
     with Sandbox() as sandbox:
-        yield Service(sandbox.base_url, key)
+        yield _Line(Service(sandbox.base_url, key), url, route)

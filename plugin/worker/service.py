@@ -1,6 +1,6 @@
 """Talking to the service over HTTP: one edit sent, its answer read, its picture fetched.
 
-Beside it what costs nothing: whether the key is accepted, and the prices.
+Beside it what costs nothing: how far a task is, whether the key is accepted, and the prices.
 
 The key goes to the configured host alone. A POST is never sent again from here, and its
 redirects are not followed; what came back wrong ends in a Failure that says what it means for
@@ -22,32 +22,45 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import parse_qs, quote, urljoin, urlsplit
 
 import requests
 import urllib3
+from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from plugin import __version__, settings
 from plugin.region import TIERS
 from plugin.words import _
-from plugin.worker import picture
-from plugin.worker.failure import Failure
-from plugin.worker.upload import Upload
+from plugin.worker import patience, picture
+from plugin.worker.failure import Failure, NotAccepted, TaskEnded
+from plugin.worker.form import Form
 
-CONNECT_SECONDS = 10.0
-READ_SECONDS = 600.0
-"""Long enough for the slowest edits seen (some 280 s) behind the most patient proxies."""
 _QUESTION_SECONDS = 20.0
 """For what costs nothing, and is asked while somebody waits for it."""
 _QUESTION_BYTES = 4_000_000
+_QUESTION_TRIES = urllib3.Retry(
+    2,
+    connect=1,
+    read=1,
+    redirect=0,
+    status_forcelist=(502, 503, 504),
+    backoff_factor=0.3,
+    raise_on_status=False,
+    respect_retry_after_header=False,
+)
+"""GETs alone are repeated by these."""
+_FETCH_SECONDS = 60.0
+"""For each piece of a picture."""
 _REPORT_SECONDS = 0.2
 """Between two reports of an upload."""
 _ANSWER_BYTES = 4 * picture.FOREIGN_BYTES // 3 + 1_000_000
 """An answer may carry its picture inside, a third larger in base64."""
 _REDIRECTS = 3
-_FETCH_PAUSES = (0.5, 1, 2, 4, 8, 0)
-"""Seconds after each try to fetch a picture."""
+_FRESH_LINKS = 2
+"""How often a task is asked for a new link to its picture."""
+_TASK = re.compile(r"(?!\.+$)[!-~]{1,200}")
+_TASK_NAMED = re.compile(rb'"task_id"\s*:\s*"((?!\.+")[!#-\[\]-~]{1,200})"')
 _FAKE = ipaddress.ip_network("198.18.0.0/15")
 """Where local proxies place every public name; common with users behind a firewall."""
 
@@ -78,6 +91,19 @@ class Answer:
     link: str = ""
     encoded: str = ""
 
+    @property
+    def complete(self) -> bool:
+        """Whether there is a picture in it."""
+        return bool(self.link or self.encoded)
+
+
+@dataclass(frozen=True)
+class Task:
+    """How far a task is: in percent, as far as is known, or its answer."""
+
+    progress: int | None = None
+    answer: Answer | None = None
+
 
 _NEVER_SENT = (
     requests.exceptions.InvalidURL,
@@ -96,59 +122,124 @@ class Service:
         self._base_url = base_url
         self._host = urlsplit(base_url).netloc
         self._key = key
+        self._connect_seconds = settings.connect_seconds()
+        self._read_seconds = settings.read_seconds()
 
-    def edit(
+    def send(
         self,
-        prompt: str,
-        model: str,
-        size: str,
-        resolution: str,
-        upload: Upload,
+        form: Form,
         on_sent: Callable[[int, int], None] = lambda sent, total: None,
+        on_piece: Callable[[bool], None] = lambda last: None,
     ) -> Answer:
-        """Send one edit and wait for its answer.
+        """Send one edit and wait for its answer, which may be the name of a task alone.
 
         `on_sent` is told some times a second how many bytes of how many went up; both are equal
-        once, at the end. Raises Failure; its kind is OUTCOME_UNKNOWN whenever the edit may have
-        been made.
+        once, at the end. `on_piece` is asked before each piece leaves, with whether it is the last
+        one: what it raises ends the request, which is then surely incomplete. Raises Failure; its
+        kind is OUTCOME_UNKNOWN whenever the edit may have been made, and it is NotAccepted where
+        another try may do.
         """
-        fields = {"prompt": prompt, "model": model, "size": size, "resolution": resolution}
-        files = [(name, (file, data, "image/png")) for name, file, data in upload.files]
-        form, content_type = urllib3.encode_multipart_formdata([*fields.items(), *files])
+        stream, body = _Body(form.body, on_sent, on_piece), bytearray()
         with self._session() as session:
             try:
                 response = session.post(
-                    f"{self._base_url}/images/edits",
-                    data=_Body(form, on_sent),
-                    headers={"Content-Type": content_type},
+                    f"{self._base_url}{form.path}",
+                    data=stream,
+                    headers={"Content-Type": form.content_type},
                     auth=_Bearer(self._key),
-                    timeout=(CONNECT_SECONDS, READ_SECONDS),
+                    timeout=(self._connect_seconds, self._read_seconds),
                     allow_redirects=False,
                     stream=True,
                 )
                 with response:
-                    body = _read(response, _ANSWER_BYTES)
+                    _read(response, _ANSWER_BYTES, self._read_seconds, body)
             except _TooLong as error:
                 raise _unknown(_("its answer had no end")) from error
             except _NEVER_SENT as error:
                 raise _setup(error) from error
             except requests.RequestException as error:
-                raise self._lost(error) from error
+                if named := _TASK_NAMED.search(body):
+                    # The answer broke off, but by this name its picture can be asked for.
+                    return Answer(named[1].decode("ascii"))
+                raise self._lost(error, stream.begun) from error
             except OSError as error:
                 # A bundle of certificates that isn't there is the one that comes unwrapped.
                 if "certificate bundle" in str(error):
                     raise _setup(error) from error
                 raise _unknown(_("the connection broke")) from error
-        if response.status_code != 200:
+        if response.status_code not in (200, 201, 202):
+            raise self._refusal(response, bytes(body))
+        return _answer(_json(bytes(body)))
+
+    def task(self, name: str) -> Task:
+        """Ask once how far a task is.
+
+        Raises Stumbled where it may be asked again, TaskEnded if it has no result and never will,
+        and Failure if something must be done first.
+        """
+        url = f"{self._base_url}/tasks/{quote(name, safe='')}"
+        response, body = self._ask(url, _Bearer(self._key), _ANSWER_BYTES, self._read_seconds)
+        status = response.status_code
+        said = self._said(response, body)
+        if status == 200:
+            return self._told(name, _json(body))
+        if status in (404, 410):
+            raise TaskEnded(
+                Failure.ANSWER,
+                _quoting(
+                    _(
+                        "The service doesn't know the edit any more, so its result can't be "
+                        "fetched. If it was sent with another key, enter that one, then resume it."
+                    ),
+                    said,
+                ),
+            )
+        if status in (401, 402, 403) or 300 <= status < 400:
             raise self._refusal(response, body)
-        return self._answer(body)
+        wait = patience.asked_for(response.headers.get("Retry-After"))
+        raise Stumbled(_answered(status, said), wait)
+
+    def _told(self, name: str, told: Any) -> Task:
+        """Read how far a task is. Raises Stumbled if it doesn't say, TaskEnded if it failed."""
+        status = told.get("status") if isinstance(told, dict) else None
+        if status == "succeeded":
+            inside, beside = _answer(told.get("result")), _answer(told)
+            answer = inside if inside.complete else beside
+            return Task(100, Answer(name, answer.link, answer.encoded))
+        if status == "failed":
+            error = told.get("error")
+            message = error.get("message") if isinstance(error, dict) else error
+            raise TaskEnded(
+                Failure.REFUSED,
+                _quoting(_("The service could not make the edit."), self._tamed(message)),
+            )
+        if not isinstance(status, str):
+            raise Stumbled(_("the service gave no usable answer"))
+        progress = told.get("progress")
+        if isinstance(progress, bool) or not isinstance(progress, (int, float)):
+            return Task()
+        return Task(int(progress)) if 0 <= progress <= 100 else Task()
 
     def picture(self, answer: Answer) -> bytes:
         """Return the bytes of the answer's picture. Raises Failure of the kind ANSWER.
 
-        Behind a link, it is asked for again where the network or the service stumbles: that
-        costs nothing. The key is not sent along: a link carries its own signature.
+        Behind a link, it is asked for again where the network or the service stumbles, and the task
+        for a fresh link where that one is not good any more: that costs nothing. The key is not
+        sent along: a link carries its own signature.
         """
+        for fresh in range(_FRESH_LINKS + 1):
+            try:
+                return self._picture(answer)
+            except _Stale as stale:
+                failure = _not_fetched(str(stale))
+            if not answer.task or fresh == _FRESH_LINKS:
+                break
+            # Whoever made it may name a task, and yet tell nothing of tasks.
+            with contextlib.suppress(Stumbled, Failure):
+                answer = self.task(answer.task).answer or answer
+        raise failure
+
+    def _picture(self, answer: Answer) -> bytes:
         if answer.encoded:
             return _from_base64(answer.encoded)
         if not answer.link:
@@ -162,12 +253,14 @@ class Service:
             url = urljoin(self._base_url, answer.link)
         except ValueError as error:
             raise _bad_link("") from error
-        for pause in _FETCH_PAUSES:
+        for pause in patience.FETCHES:
             try:
                 return self._fetch(url)
-            except _Stumbled as stumble:
+            except Stumbled as stumble:
                 cause = str(stumble)
                 time.sleep(pause)
+        if _is_expired(url):
+            raise _Stale(cause)
         raise _not_fetched(cause)
 
     def check(self) -> None:
@@ -176,8 +269,13 @@ class Service:
         Raises Failure that says why an edit would fail; nothing was sent then.
         """
         try:
-            response, body = self._ask(f"{self._base_url}/models", _Bearer(self._key))
-        except _Stumbled as stumble:
+            response, body = self._ask(
+                f"{self._base_url}/models",
+                _Bearer(self._key),
+                _QUESTION_BYTES,
+                _QUESTION_SECONDS,
+            )
+        except Stumbled as stumble:
             raise Failure(
                 Failure.UNREACHABLE,
                 _(
@@ -212,33 +310,45 @@ class Service:
         """Return what one picture costs at each tier, as far as the service tells."""
         parts = urlsplit(self._base_url)
         try:
-            response, body = self._ask(f"{parts.scheme}://{parts.netloc}/api/pricing", _Anonymous())
-        except _Stumbled:
+            response, body = self._ask(
+                f"{parts.scheme}://{parts.netloc}/api/pricing",
+                _Anonymous(),
+                _QUESTION_BYTES,
+                _QUESTION_SECONDS,
+            )
+        except Stumbled:
             return {}
         return _prices(_json(body), model) if response.status_code == 200 else {}
 
-    def _ask(self, url: str, auth: AuthBase) -> tuple[requests.Response, bytes]:
-        """GET something small, once. Raises _Stumbled."""
+    def _ask(
+        self,
+        url: str,
+        auth: AuthBase,
+        limit: int,
+        seconds: float,
+    ) -> tuple[requests.Response, bytes]:
+        """GET something of at most `limit` bytes within `seconds`. Raises Stumbled."""
         with self._session() as session:
+            session.mount(url, HTTPAdapter(max_retries=_QUESTION_TRIES))
             try:
                 response = session.get(
                     url,
                     auth=auth,
-                    timeout=(CONNECT_SECONDS, _QUESTION_SECONDS),
+                    timeout=(self._connect_seconds, _QUESTION_SECONDS),
                     allow_redirects=False,
                     stream=True,
                 )
                 with response:
-                    return response, _read(response, _QUESTION_BYTES, _QUESTION_SECONDS)
+                    return response, _read(response, limit, seconds)
             except _TooLong as error:
-                raise _Stumbled(_("its answer had no end")) from error
+                raise Stumbled(_("its answer had no end")) from error
             except _NEVER_SENT as error:
-                raise _Stumbled(_("there can be no such address or proxy")) from error
+                raise Stumbled(_("there can be no such address or proxy")) from error
             except requests.RequestException as error:
-                raise _Stumbled(_cause(error)) from error
+                raise Stumbled(_cause(error)) from error
             except OSError as error:
                 # A bundle of certificates that isn't there is the one that comes unwrapped.
-                raise _Stumbled(_("its certificate could not be verified")) from error
+                raise Stumbled(_("its certificate could not be verified")) from error
 
     def _fetch(self, url: str) -> bytes:
         with self._session() as session:
@@ -248,7 +358,7 @@ class Service:
                     response = session.get(
                         url,
                         auth=_Anonymous(),
-                        timeout=(CONNECT_SECONDS, CONNECT_SECONDS * 6),
+                        timeout=(self._connect_seconds, _FETCH_SECONDS),
                         allow_redirects=False,
                         stream=True,
                     )
@@ -256,13 +366,13 @@ class Service:
                         if response.is_redirect:
                             url = urljoin(url, response.headers["Location"])
                             continue
-                        body = _read(response, picture.FOREIGN_BYTES)
+                        body = _read(response, picture.FOREIGN_BYTES, self._read_seconds)
                 except _TooLong as error:
                     raise Failure(
                         Failure.ANSWER, _("The service's picture is larger than any real one.")
                     ) from error
                 except requests.RequestException as error:
-                    raise _Stumbled(_cause(error)) from error
+                    raise Stumbled(_cause(error)) from error
                 except ValueError as error:
                     raise _bad_link("") from error
                 status = response.status_code
@@ -270,7 +380,9 @@ class Service:
                     return body
                 clause = _answered(status, self._said(response, body))
                 if status == 429 or status >= 500:
-                    raise _Stumbled(clause)
+                    raise Stumbled(clause)
+                if status in (403, 404, 410) or _is_expired(url):
+                    raise _Stale(clause)
                 raise _not_fetched(clause)
         raise Failure(
             Failure.ANSWER, _("The link to the picture leads from one place to the next.")
@@ -285,17 +397,20 @@ class Service:
                 session.trust_env = False
             yield session
 
-    def _lost(self, error: requests.RequestException) -> Failure:
-        """Tell a connection that never was from one that broke: only the first cost nothing."""
-        if _never_connected(error):
-            return Failure(
-                Failure.UNREACHABLE,
-                _(
-                    "The service at {host} can't be reached ({why}). Nothing was sent: check the "
-                    "network and the service's address, then try again."
-                ).format(host=self._host, why=_cause(error)),
-            )
-        return _unknown(_cause(error))
+    def _lost(self, error: requests.RequestException, begun: bool) -> Failure:
+        """Tell a connection that never was from one that broke: only the first cost nothing.
+
+        `begun` says whether anything of the edit has left.
+        """
+        if begun and not _never_connected(error):
+            return _unknown(_cause(error))
+        sentence = _(
+            "The service at {host} can't be reached ({why}). Nothing was sent: check the "
+            "network and the service's address, then try again."
+        ).format(host=self._host, why=_cause(error))
+        # A proxy that says no and a certificate that is wrong will be so in a moment.
+        lasting = isinstance(error, (requests.exceptions.ProxyError, requests.exceptions.SSLError))
+        return (Failure if lasting else NotAccepted)(Failure.UNREACHABLE, sentence)
 
     def _refusal(self, response: requests.Response, body: bytes) -> Failure:
         status = response.status_code
@@ -312,7 +427,8 @@ class Service:
             said = ""
         elif status == 429:
             text = _("The service is busy. Wait a minute, then try again.")
-            return Failure(Failure.BUSY, _quoting(text, said))
+            wait = patience.asked_for(response.headers.get("Retry-After"))
+            return NotAccepted(Failure.BUSY, _quoting(text, said), wait)
         elif 300 <= status < 400:
             place = urlsplit(response.headers.get("Location", "")).netloc
             text = (
@@ -333,19 +449,6 @@ class Service:
             return _unknown(_answered(status, said))
         return Failure(Failure.REFUSED, _quoting(text, said))
 
-    def _answer(self, body: bytes) -> Answer:
-        """Read what can be read: above all the task's name, by which the edit is found again."""
-        try:
-            answer = json.loads(body)
-            task = answer.get("task_id")
-            data = answer.get("data")
-        except (ValueError, AttributeError, RecursionError):
-            return Answer("")
-        entry = data[0] if isinstance(data, list) and data else None
-        found = [entry.get("url"), entry.get("b64_json")] if isinstance(entry, dict) else ["", ""]
-        link, encoded = (text if isinstance(text, str) else "" for text in found)
-        return Answer(task[:200] if isinstance(task, str) else "", link, encoded)
-
     def _check_link(self, url: str) -> None:
         """Let only the service's own host pass, or public https. Raises Failure.
 
@@ -365,12 +468,16 @@ class Service:
             raise _bad_link(place)
 
     def _said(self, response: requests.Response, body: bytes) -> str:
-        """The service's own words, fit for a window: one line, short, no secrets."""
+        """The service's own words in an answer, fit for a window: one line, short, no secrets."""
         message = _error(body).get("message")
         if not isinstance(message, str) and "json" not in response.headers.get("Content-Type", ""):
             text = body[:4000].decode("utf-8", "replace")
             title = re.search(r"<title>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
             message = title[1] if title else "" if "<" in text else text
+        return self._tamed(message)
+
+    def _tamed(self, message: Any) -> str:
+        """Words of the service as they may be shown; "" if they are none."""
         if not isinstance(message, str):
             return ""
         message = " ".join("".join(c if c.isprintable() else " " for c in message).split())
@@ -383,8 +490,19 @@ class _TooLong(Exception):
     """More bytes than any answer has."""
 
 
-class _Stumbled(Exception):
-    """A link could not be fetched this time; the message is a clause that says why."""
+class Stumbled(Exception):
+    """What costs nothing could not be had this time; the message is a clause that says why.
+
+    `wait` is how many seconds the service asked for, 0 if it did not say.
+    """
+
+    def __init__(self, clause: str, wait: float = 0) -> None:
+        super().__init__(clause)
+        self.wait = wait
+
+
+class _Stale(Exception):
+    """A link that isn't good, or isn't any more; the message is a clause that says why."""
 
 
 class _Body:
@@ -393,11 +511,19 @@ class _Body:
     For requests it is a stream of known length: that takes `__iter__`, `__len__` and `read`.
     """
 
-    def __init__(self, data: bytes, on_sent: Callable[[int, int], None]) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        on_sent: Callable[[int, int], None],
+        on_piece: Callable[[bool], None],
+    ) -> None:
         self._data = memoryview(data)
         self._on_sent = on_sent
+        self._on_piece = on_piece
         self._sent = 0
         self._told = -math.inf
+        self.begun = False
+        """Whether a piece was asked for; before that, there is not even a whole head."""
 
     def __len__(self) -> int:
         return len(self._data)
@@ -406,22 +532,28 @@ class _Body:
         return iter(lambda: self.read(65536), b"")
 
     def read(self, size: int) -> bytes:
+        self.begun = True
         now = time.monotonic()
         if self._sent == len(self._data) or now - self._told >= _REPORT_SECONDS:
             self._told = now
             self._on_sent(self._sent, len(self._data))
         piece = self._data[self._sent : self._sent + size].tobytes()
+        if piece:
+            self._on_piece(self._sent + len(piece) == len(self._data))
         self._sent += len(piece)
         return piece
 
 
-def _read(response: requests.Response, limit: int, seconds: float = READ_SECONDS) -> bytes:
+def _read(
+    response: requests.Response, limit: int, seconds: float, chunks: bytearray | None = None
+) -> bytes:
     """Read the body, no further than `limit` bytes whatever its header says, nor for ever.
 
-    Raises _TooLong and requests.RequestException.
+    `chunks` gets what there is of it, also if it breaks off. Raises _TooLong and
+    requests.RequestException.
     """
     end = time.monotonic() + seconds
-    chunks = bytearray()
+    chunks = bytearray() if chunks is None else chunks
     for chunk in response.iter_content(65536):
         chunks += chunk
         if len(chunks) > limit:
@@ -438,6 +570,25 @@ def _remedy() -> str:
     return _(
         "Enter it anew in Filters ▸ Dimilinks ▸ Settings…, or by “python -m plugin key store”."
     )
+
+
+def _answer(told: Any) -> Answer:
+    """Read what can be read: above all the task's name, by which the edit is found again."""
+    if not isinstance(told, dict):
+        return Answer("")
+    task, data = told.get("task_id"), told.get("data")
+    entry = data[0] if isinstance(data, list) and data else None
+    found = [entry.get("url"), entry.get("b64_json")] if isinstance(entry, dict) else ["", ""]
+    link, encoded = (text if isinstance(text, str) else "" for text in found)
+    if not isinstance(task, str) or not _TASK.fullmatch(task):
+        task = ""
+    return Answer(task, link, encoded)
+
+
+def _is_expired(link: str) -> bool:
+    """Whether a link says of itself that its time is over."""
+    expiry = parse_qs(urlsplit(link).query).get("exp", [""])[0]
+    return bool(re.fullmatch("[0-9]{1,16}", expiry)) and int(expiry) <= time.time() * 1000
 
 
 def _prices(answer: Any, model: str) -> dict[str, float]:

@@ -23,7 +23,7 @@ from plugin.worker.failure import Failure
 
 PICTURE_BYTES = 20_000_000
 TOTAL_BYTES = 31_500_000
-"""A little below the proxy's 32 MB, for the form around the pictures."""
+"""A little below the proxy's 32 MB, for what is around the pictures."""
 _SMALLEST_REFERENCE = 512
 """Pixels of the longer side below which a reference would tell the model too little."""
 _JUST_UNDER = 0.97
@@ -50,9 +50,13 @@ class Upload:
 
 
 def build(
-    region: Region, source: Image.Image, mask: Image.Image | None, references: Sequence[Image.Image]
+    region: Region,
+    source: Image.Image,
+    mask: Image.Image | None,
+    references: Sequence[Image.Image],
+    total: int = TOTAL_BYTES,
 ) -> Upload:
-    """Encode what goes up for `region`.
+    """Encode what goes up for `region`, in at most `total` bytes.
 
     `source` has the pixels of `region.content`, `mask` (mode L, 255 = edit) the same size.
     Raises Failure if there are too many pictures.
@@ -73,12 +77,14 @@ def build(
     others = [_within(picture.on_white(reference), max(region.answer)) for reference in references]
     data, other_data = _encoded(own), _encoded(others)
     notes: list[str] = []
-    hard = _over(data + other_data) > 1
+    hard = _over(data + other_data, total) > 1
     if hard:
         data, other_data = _encoded(own, hard), _encoded(others, hard)
-    while (over := _over(data + other_data)) > 1:
-        if _over(data) <= 1 and any(max(other.size) > _SMALLEST_REFERENCE for other in others):
-            room = TOTAL_BYTES - sum(map(len, data))
+    while (over := _over(data + other_data, total)) > 1:
+        if _over(data, total) <= 1 and any(
+            max(other.size) > _SMALLEST_REFERENCE for other in others
+        ):
+            room = total - sum(map(len, data))
             share = min(room / sum(map(len, other_data)), PICTURE_BYTES / max(map(len, other_data)))
             others = [_shrunk_reference(other, _JUST_UNDER * share**0.5) for other in others]
             other_data = _encoded(others, hard)
@@ -117,9 +123,9 @@ def _encoded(pictures: Sequence[Image.Image], hard: bool = False) -> list[bytes]
     return [picture.png(p, hard) for p in pictures]
 
 
-def _over(data: Sequence[bytes]) -> float:
+def _over(data: Sequence[bytes], total: int) -> float:
     """By which factor the budget is exceeded, at most 1 if it is kept."""
-    return max(max(map(len, data)) / PICTURE_BYTES, sum(map(len, data)) / TOTAL_BYTES)
+    return max(max(map(len, data)) / PICTURE_BYTES, sum(map(len, data)) / total)
 
 
 def _shrunk_reference(reference: Image.Image, factor: float) -> Image.Image:

@@ -125,6 +125,14 @@ def test_a_state_is_read_back_and_replaced_whole() -> None:
     assert not list(published.folder.glob(".*"))
 
 
+def test_a_state_from_before_there_were_two_routes_is_read() -> None:
+    published = _publish()
+    old = {"state": ACCEPTED, "task": "img_1", "kind": "", "message": "", "result": "",
+           "placed": "", "notes": []}  # fmt: skip
+    (published.folder / "state.json").write_text(json.dumps({"state": ACCEPTED, "posts": [old]}))
+    assert published.state.posts == [Post(ACCEPTED, "img_1")]
+
+
 @pytest.mark.parametrize(
     ("posts", "name"),
     [

@@ -81,6 +81,37 @@ def test_the_environment_wins(home: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert settings.key_place() == settings.ENVIRONMENT
 
 
+def test_the_way_of_sending_is_one_of_two(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings.route() == settings.EDITS and not settings.route_is_set_by_environment()
+    settings.save(route="async")
+    assert settings.route() == settings.ASYNC
+    monkeypatch.setenv("DIMILINKS_ROUTE", "edits")
+    assert settings.route() == settings.EDITS and settings.route_is_set_by_environment()
+    monkeypatch.setenv("DIMILINKS_ROUTE", "pigeon")
+    with pytest.raises(ValueError, match="one of these: edits, async"):
+        settings.route()
+
+
+@pytest.mark.parametrize(
+    ("saved", "connect", "read"),
+    [
+        (45, 45, 45),
+        (1.5, 1.5, 600),
+        (3600, 10, 3600),
+        (0, 10, 600),
+        (-1, 10, 600),
+        (1e9, 10, 600),
+        (float("nan"), 10, 600),
+        (True, 10, 600),
+        ("60", 10, 600),
+        (None, 10, 600),
+    ],
+)
+def test_times_have_sensible_bounds(home: Path, saved: Any, connect: float, read: float) -> None:
+    settings.save(connect_seconds=saved, read_seconds=saved)
+    assert (settings.connect_seconds(), settings.read_seconds()) == (connect, read)
+
+
 def test_a_key_anywhere_lets_an_edit_begin(home: Path) -> None:
     with pytest.raises(ValueError, match="no API key"):
         settings.check_service()

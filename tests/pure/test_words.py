@@ -32,6 +32,11 @@ SOURCES = [
 ]
 # Names such as DIMILINKS_API_KEY have underscores of their own.
 _VARIABLE = re.compile(r"[A-Z]+(_[A-Z]+)+")
+_TELLING = (
+    *("Error", "Failure", "NotAccepted", "TaskEnded"),
+    *("Unreadable", "NotReplaceable", "_unknown", "Stumbled", "Stale"),
+)
+"""How what makes something to be told is named."""
 
 
 def _messages(language: str) -> Iterator[tuple[Message, list[str], list[str]]]:
@@ -96,7 +101,18 @@ def test_translations_keep_what_programs_need(language: str) -> None:
 def _said(node: ast.Call) -> list[ast.expr]:
     """The arguments of a call that are texts, where the call makes something to be told."""
     name = getattr(node.func, "id", "")
-    if name.endswith(("Error", "Failure", "Unreadable", "NotReplaceable", "_unknown", "_Stumbled")):
+    if name.endswith(
+        (
+            "Error",
+            "Failure",
+            "Unreadable",
+            "NotReplaceable",
+            "_unknown",
+            "Stumbled",
+            "NotAccepted",
+            "TaskEnded",
+        )
+    ):
         return [a for a in node.args if isinstance(a, (ast.Constant, ast.JoinedStr))]
     return []
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
-import io
 import json
 import os
 import signal
@@ -22,21 +20,24 @@ import pytest
 from PIL import Image
 
 from plugin import job, settings
-from plugin.worker import cli, image_file, picture, run, service, upload
+from plugin.worker import form, image_file, patience, picture, run, service, upload
 from plugin.worker.failure import Failure
 from plugin.worker.sandbox import Sandbox
+from tests.service.workers import (
+    CHECKOUT,
+    NOTHING_THERE,
+    prepared_job,
+    read_request,
+    until,
+    worker_on,
+)
+from tests.service.workers import command as _run
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-NOTHING_THERE = "http://127.0.0.1:1/v1"
 
-
-def _run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a command in this process, which saves the start of hundreds of interpreters."""
-    words = [str(argument) for argument in arguments]
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli.main(words)
-    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+def _form(data: bytes, image: Image.Image) -> form.Form:
+    """An edit with these bytes as its only picture."""
+    sent = upload.Upload([("image", "source.png", data)], image, None, (0, 0, *image.size))
+    return form.build("edits", "echo", "gpt-image-2", "3:2", "1k", sent)
 
 
 def test_the_command_line_is_a_module(sandbox: Sandbox, photo: Path) -> None:
@@ -45,23 +46,6 @@ def test_the_command_line_is_a_module(sandbox: Sandbox, photo: Path) -> None:
     assert done.returncode == 0 and Path(done.stdout.strip()).exists()
     refused = subprocess.run([*command[:-1], " "], cwd=CHECKOUT, capture_output=True, text=True)
     assert (refused.returncode, refused.stdout) == (1, "") and "prompt" in refused.stderr
-
-
-@pytest.fixture
-def photo(tmp_path: Path, coffee: Image.Image) -> Path:
-    path = tmp_path / "my photo 照片.png"
-    coffee.save(path)
-    return path
-
-
-@pytest.fixture
-def mask(tmp_path: Path, coffee: Image.Image) -> Path:
-    picture = Image.new("L", coffee.size, 0)
-    picture.paste(255, (200, 100, 400, 300))
-    picture.paste(99, (190, 150, 200, 250))
-    path = tmp_path / "mask.png"
-    picture.save(path)
-    return path
 
 
 def test_an_edit_changes_what_the_mask_says_and_nothing_else(
@@ -106,8 +90,7 @@ def test_a_netrc_file_does_not_replace_the_key(
     monkeypatch.setattr(service.settings, "is_loopback", lambda host: False)
     distant = service.Service(sandbox.base_url, "test-key")
     data = picture.png(coffee)
-    sent = upload.Upload([("image", "source.png", data)], coffee, None, (0, 0, *coffee.size))
-    answer = distant.edit("echo", "gpt-image-2", "3:2", "1k", sent)
+    answer = distant.send(_form(data, coffee))
     assert distant.picture(answer) == data
     assert sandbox.edits[0].headers["Authorization"] == "Bearer test-key"
     assert "Authorization" not in sandbox.served[0].headers
@@ -367,36 +350,9 @@ def test_a_download_has_a_limit_whatever_it_says_of_itself(
     assert sent < 100_000_000
 
 
-def _prepared(photo: Path, monkeypatch: pytest.MonkeyPatch) -> job.Job:
-    """A job that is complete and was never sent."""
-    url = os.environ["DIMILINKS_BASE_URL"]
-    monkeypatch.setenv("DIMILINKS_BASE_URL", NOTHING_THERE)
-    _run("edit", photo, "--prompt", "echo")
-    (only,) = job.all_jobs()
-    (only.folder / "state.json").unlink()
-    monkeypatch.setenv("DIMILINKS_BASE_URL", url)
-    return only
-
-
-def _work(prepared: job.Job) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "plugin", "work", prepared.folder],
-        cwd=CHECKOUT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-
-
-def _until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 def _half_done(photo: Path, monkeypatch: pytest.MonkeyPatch) -> job.Job:
     """A job whose result arrived, and whose worker was killed before it was placed."""
-    prepared = _prepared(photo, monkeypatch)
+    prepared = prepared_job(photo, monkeypatch)
     assert _run("resume", prepared.id).returncode == 0
     state = prepared.state
     state.posts[0].placed = ""
@@ -461,13 +417,13 @@ def test_a_download_that_stumbles_is_tried_again(
         for reply in replies:
             connection, _ = listener.accept()
             with connection:
-                _read_request(connection)
+                read_request(connection)
                 connection.sendall(reply)
             served += 1
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
-    monkeypatch.setattr(service, "_FETCH_PAUSES", (0, 0, 0, 0))
+    monkeypatch.setattr(patience, "FETCHES", (0, 0, 0, 0))
     monkeypatch.setenv("DIMILINKS_API_KEY", "k")
     port = listener.getsockname()[1]
     monkeypatch.setenv("DIMILINKS_BASE_URL", f"http://127.0.0.1:{port}/v1")
@@ -478,24 +434,12 @@ def test_a_download_that_stumbles_is_tried_again(
     assert served == len(replies)
 
 
-def _read_request(connection: socket.socket) -> None:
-    data = b""
-    while b"\r\n\r\n" not in data:
-        data += connection.recv(65536)
-    head, _, body = data.partition(b"\r\n\r\n")
-    length = next(
-        (int(h.split(b":")[1]) for h in head.split(b"\r\n") if h.startswith(b"Content-Length")), 0
-    )
-    while len(body) < length:
-        body += connection.recv(65536)
-
-
 def test_the_task_is_named_where_the_picture_cannot_be_had(sandbox: Sandbox, photo: Path) -> None:
     sandbox.answers.append((200, {}, {"task_id": "img_lost", "data": []}))
     done = _run("edit", photo, "--prompt", "x")
     (only,) = job.all_jobs()
     assert done.returncode == 1 and "img_lost" in done.stderr
-    assert (only.state.posts[0].state, only.state.posts[0].task) == (job.ACCEPTED, "img_lost")
+    assert (only.state.posts[0].state, only.state.posts[0].task) == (job.FAILED, "img_lost")
     assert _run("resume", only.id).returncode == 1 and sandbox.posts == 1
 
 
@@ -582,8 +526,8 @@ def test_only_the_depth_of_a_pixel_makes_a_picture_deep(
 def test_the_plug_ins_worker_tells_its_phases(
     sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepared = _prepared(photo, monkeypatch)
-    with _work(prepared) as worker:
+    prepared = prepared_job(photo, monkeypatch)
+    with worker_on(prepared) as worker:
         lines = [json.loads(line) for line in worker.stdout or ()]
     steps = [line for line in lines if line["phase"] != "uploading"]
     assert steps == [
@@ -627,10 +571,9 @@ def test_an_upload_over_a_slow_line_tells_how_far_it_is(
     monkeypatch.setattr(service, "_REPORT_SECONDS", 0.02)
     told: list[tuple[int, int]] = []
     data = os.urandom(8_000_000)
-    sent = upload.Upload([("image", "source.png", data)], coffee, None, (0, 0, *coffee.size))
     slow = service.Service(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", "k")
     with pytest.raises(Failure, match="doesn't accept the API key"):
-        slow.edit("x", "gpt-image-2", "3:2", "1k", sent, lambda *bytes: told.append(bytes))
+        slow.send(_form(data, coffee), lambda *bytes: told.append(bytes))
     thread.join(30)
     listener.close()
     assert len(told) > 5 and told == sorted(told)
@@ -693,8 +636,8 @@ def test_the_ceiling_and_the_days_of_the_settings_count(
 def test_when_gimp_is_gone_before_sending_nothing_is_sent(
     sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepared = _prepared(photo, monkeypatch)
-    worker = _work(prepared)
+    prepared = prepared_job(photo, monkeypatch)
+    worker = worker_on(prepared)
     assert worker.stdin and worker.stdout
     worker.stdin.close()
     worker.wait(30)
@@ -708,9 +651,9 @@ def test_when_gimp_is_gone_after_sending_the_paid_result_arrives(
     sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sandbox.thinking = 2
-    prepared = _prepared(photo, monkeypatch)
-    worker = _work(prepared)
-    _until(lambda: prepared.state.name == job.SENT)
+    prepared = prepared_job(photo, monkeypatch)
+    worker = worker_on(prepared)
+    until(lambda: sandbox.posts == 1)
     assert worker.stdin and worker.stdout
     worker.stdin.close()
     worker.stdout.close()
@@ -723,9 +666,9 @@ def test_a_killed_worker_leaves_an_unknown_outcome_that_is_not_sent_again(
     sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sandbox.thinking = 2
-    prepared = _prepared(photo, monkeypatch)
-    with _work(prepared) as worker:
-        _until(lambda: prepared.state.name == job.SENT)
+    prepared = prepared_job(photo, monkeypatch)
+    with worker_on(prepared) as worker:
+        until(lambda: prepared.state.name == job.SENT)
         busy = _run("resume", prepared.id)
         assert busy.returncode == 1 and "worked on already" in busy.stderr
         worker.send_signal(signal.SIGKILL)

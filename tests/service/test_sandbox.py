@@ -250,6 +250,123 @@ def test_the_forms_in_which_results_are_handed_over(form: Any) -> None:
             assert requests.get(sandbox.origin + link, timeout=9).content == data
 
 
+# --- generations and tasks ----------------------------------------------------------------------
+
+
+def data_url(picture: Image.Image) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png(picture)).decode()}"
+
+
+def generate(
+    sandbox: Sandbox, query: str = "", headers: dict[str, str] = KEY, **asked: Any
+) -> requests.Response:
+    url = f"{sandbox.base_url}/images/generations{query}"
+    return requests.post(url, headers=headers, json=asked, timeout=60)
+
+
+def task(sandbox: Sandbox, name: str, key: str = "sk-test") -> requests.Response:
+    headers = {"Authorization": f"Bearer {key}"}
+    return requests.get(f"{sandbox.base_url}/tasks/{name}", headers=headers, timeout=9)
+
+
+def test_a_generation_is_an_edit_with_its_pictures_in_json(sandbox: Sandbox) -> None:
+    mask = Image.new("L", CAT.size, 255)
+    asked = {
+        "model": "gpt-image-2",
+        "prompt": "echo",
+        "size": "3:2",
+        "resolution": "1k",
+        "image_urls": [data_url(CAT), data_url(COFFEE)],
+        "mask_url": data_url(mask),
+        "n": 1,
+        "output_format": "png",
+    }
+    assert fetch(sandbox, generate(sandbox, **asked)) == png(CAT)
+    [edit] = sandbox.edits
+    assert [f.field for f in edit.files] == ["image", "image[]", "mask"]
+    assert [f.data for f in edit.files] == [png(CAT), png(COFFEE), png(mask)]
+    assert edit.fields == {k: asked[k] for k in ("model", "prompt", "size", "resolution")}
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "asked"),
+    [
+        ("?async=true", {}, {}),
+        ("", {"Prefer": "respond-async"}, {}),
+        ("", {}, {"wait_for_result": False}),
+    ],
+)
+def test_a_task_is_told_from_its_beginning_to_its_end(
+    query: str, headers: dict[str, str], asked: dict[str, Any]
+) -> None:
+    with Sandbox(thinking=0.5) as sandbox:
+        began = time.monotonic()
+        made = generate(
+            sandbox, query, KEY | headers, prompt="echo", image_urls=[data_url(CAT)], **asked
+        )
+        assert time.monotonic() - began < 0.4 and made.json()["data"] == []
+        name = made.json()["task_id"]
+        told = []
+        while (answer := task(sandbox, name).json())["status"] != "succeeded":
+            told.append((answer["status"], answer.get("progress", 0)))
+            assert time.monotonic() - began < 9
+            time.sleep(0.02)
+        assert [status for status, _ in told] == sorted((s for s, _ in told), reverse=True)
+        assert {status for status, _ in told} == {"queued", "in_progress"}
+        assert [progress for _, progress in told] == sorted(progress for _, progress in told)
+        links = [task(sandbox, name).json()["result"]["data"][0]["url"] for _ in range(2)]
+        assert links[0] != links[1]
+        for link in links:
+            assert requests.get(sandbox.origin + link, timeout=9).content == png(CAT)
+
+
+def test_tasks_belong_to_the_key_that_made_them(sandbox: Sandbox) -> None:
+    name = post(sandbox, [CAT], prompt="echo").json()["task_id"]
+    assert task(sandbox, name).json()["status"] == "succeeded"
+    assert_error(task(sandbox, name, "sk-other"), 404, "not_found")
+    assert_error(task(sandbox, "img_0123"), 404, "not_found")
+    nobody = requests.get(f"{sandbox.base_url}/tasks/{name}", timeout=9)
+    assert_error(nobody, 401, "missing_api_key")
+
+
+def test_a_generation_that_can_not_be_made_fails_as_a_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_arguments: Any) -> None:
+        raise ValueError("broken")
+
+    monkeypatch.setattr(model, "edit", broken)
+    with Sandbox(balance=1) as sandbox:
+        made = generate(sandbox, "?async=true", prompt="x", image_urls=[data_url(CAT)])
+        while (answer := task(sandbox, made.json()["task_id"]).json())["status"] != "failed":
+            time.sleep(0.02)
+        assert set(answer["error"]) == {"code", "message"} and sandbox.balance == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({}, "invalid_request_error"),
+        ({"prompt": 5}, "invalid_request_error"),
+        ({"prompt": "x"}, "invalid_request_error"),
+        ({"prompt": "x", "image_urls": "x"}, "invalid_request_error"),
+        ({"prompt": "x", "image_urls": [5]}, "invalid_reference_image"),
+        ({"prompt": "x", "image_urls": ["https://x.example/a.png"]}, "invalid_reference_image"),
+        ({"prompt": "x", "image_urls": ["data:image/png;base64,*"]}, "invalid_reference_image"),
+        ({"prompt": "x", "image_urls": [data_url(CAT)], "n": 2}, "invalid_request_error"),
+        ({"prompt": "x", "image_urls": [data_url(CAT)], "mask_url": 1}, "invalid_reference_image"),
+    ],
+    ids=range(9),
+)
+def test_generations_that_can_not_be_met(sandbox: Sandbox, asked: Any, code: str) -> None:
+    assert_error(generate(sandbox, "?async=true", **asked), 400, code)
+    for body in (b"{", b"[]"):
+        url = f"{sandbox.base_url}/images/generations"
+        refused = requests.post(url, headers=KEY, data=body, timeout=9)
+        assert_error(refused, 400, "invalid_request_error")
+    assert sandbox.edits == []
+
+
 # --- links ------------------------------------------------------------------------------------
 
 

@@ -320,9 +320,16 @@ class EditRow(Gtk.Box):
         self._add_more()
 
     def _add_failure_buttons(self, kind: str) -> None:
-        kinds = {post.kind for _job, _number, post in self._posts()}
-        if self.edit is not None and kind == "failed" and kinds & _FREE:
-            self._add(_("T_ry Again"), self._retry, _("Nothing was paid for so far"))
+        posts = [post for _job, _number, post in self._posts()]
+        kinds = {post.kind for post in posts}
+        accepted = any(post.state == ACCEPTED for post in posts)
+        if self.edit is not None and kind == "failed" and (accepted or kinds & _FREE):
+            hint = _("What was paid for is asked for again, at no cost")
+            self._add(
+                _("T_ry Again"),
+                self._retry,
+                hint if accepted else _("Nothing was paid for so far"),
+            )
         if kinds & {"setup", "refused"}:
             self._add(_("_Settings…"), self._owner.settings)
         self._add(_("Show the _Job"), self._show_job, _("Its folder, with all that is known"))

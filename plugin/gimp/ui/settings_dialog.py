@@ -168,6 +168,12 @@ class _Settings:
         self._labels.add_widget(_add(grid, 0, _("_Address"), self._address))
         _name(entry, _("Address"))
         grid.attach(self._address_note, 1, 1, 1, 1)
+        self._route = Gtk.ComboBoxText(halign=Gtk.Align.START)
+        self._route.append(settings.EDITS, _("In one go"))
+        self._route.append(settings.ASYNC, _("By a task"))
+        self._route_note = _note()
+        self._labels.add_widget(_add(grid, 2, _("_Way of sending"), self._route))
+        grid.attach(self._route_note, 1, 3, 1, 1)
         self._test_button = Gtk.Button(label=_("_Test Connection"), use_underline=True)
         self._spinner = Gtk.Spinner(valign=Gtk.Align.CENTER)
         self._test_note = _note()
@@ -175,7 +181,7 @@ class _Settings:
         row.pack_start(self._test_button, False, False, 0)
         row.pack_start(self._spinner, False, False, 0)
         row.pack_start(self._test_note, True, True, 0)
-        grid.attach(row, 0, 2, 2, 1)
+        grid.attach(row, 0, 4, 2, 1)
         self._test_button.set_valign(Gtk.Align.START)
         by_environment = settings.service_is_set_by_environment()
         self._address.set_sensitive(not by_environment)
@@ -183,6 +189,8 @@ class _Settings:
             self._address.connect("changed", self._address_changed)
             entry.connect("activate", lambda _entry: self._keep_address())
             entry.connect("focus-out-event", self._address_left)
+        self._show_route()
+        self._route.connect("changed", self._route_changed)
         self._test_button.connect("clicked", lambda _button: self._test())
         return _frame(_("Service"), grid)
 
@@ -234,6 +242,23 @@ class _Settings:
             return False
         kept = settings.load().get("base_url") or settings.DOCUMENTED_BASE_URLS[0]
         return address == kept or self._save(base_url=address)
+
+    def _show_route(self) -> None:
+        by_environment = settings.route_is_set_by_environment()
+        self._route.set_sensitive(not by_environment)
+        try:
+            self._route.set_active_id(settings.route())
+        except ValueError as error:
+            _say(self._route_note, str(error))
+            return
+        note = _route_sentence(settings.route())
+        if by_environment:
+            note = " ".join([_("Set by DIMILINKS_ROUTE."), note])
+        _say(self._route_note, note)
+
+    def _route_changed(self, combo: Gtk.ComboBoxText) -> None:
+        if self._save(route=combo.get_active_id()):
+            self._show_route()
 
     def _test(self) -> None:
         """Try whether edits would work, with what the fields say now."""
@@ -384,6 +409,18 @@ def _key_file() -> str:
         return str(settings.key_file())
     except OSError:
         return ""
+
+
+def _route_sentence(route: str) -> str:
+    if route == settings.EDITS:
+        return _(
+            "The answer comes with the picture, at the end of one long connection: if that breaks, "
+            "an edit can be lost that was billed."
+        )
+    return _(
+        "The service names a task at once, and is then asked for the picture: after any break it "
+        "can be fetched again. The upload is a third larger."
+    )
 
 
 def _sentence(answer: dict[str, Any]) -> str:

@@ -1,4 +1,7 @@
-"""The sandbox's HTTP: `POST /v1/images/edits`, the signed links of its answers, models, prices.
+"""The sandbox's HTTP: edits, generations, their tasks and signed links, models, prices.
+
+`POST /v1/images/edits` takes a form, `POST /v1/images/generations` JSON with pictures as data URLs;
+that one answers at once if asked to, and `GET /v1/tasks/{id}` tells how far the edit is.
 
 It takes the service's word literally, also where a client would like it laxer: the proxy's limits,
 files dropped as duplicates, links that expire. Everything is held in memory.
@@ -7,6 +10,7 @@ files dropped as duplicates, links that expire. Everything is held in memory.
 from __future__ import annotations
 
 import base64
+import binascii
 import contextlib
 import hashlib
 import hmac
@@ -46,7 +50,7 @@ MOST_PICTURES = 9
 MOST_PICTURE_BYTES = 20_000_000
 MOST_REQUEST_BYTES = 32_000_000
 MOST_PARTS = 64
-KEPT_RESULTS = 8
+KEPT_TASKS = 16
 KEPT_RECORDS = 64
 PRICES = {"1k": 0.08, "2k": 0.15, "4k": 0.30}
 
@@ -56,7 +60,11 @@ Answer = tuple[int, Mapping[str, str], bytes | dict[str, Any]]
 _IMAGE_FIELDS = ("image", "image[]", "images", "images[]")
 _NUMBERED_FIELD = re.compile(r"image_([0-9]{1,4})")
 _EXACT_SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})", re.IGNORECASE)
+_DATA_URL = re.compile(r"data:(image/[a-z]+);base64,(.*)", re.DOTALL)
 _RESULT_PATH = re.compile(r"/p/img/(img_[0-9a-f]+)/0")
+_TASK_PATH = re.compile(r"/v1/tasks/([^/]+)")
+_QUEUED = 0.2
+"""The part of the thinking in which nothing seems to happen yet."""
 _PROXY_413 = (
     b"<html>\r\n<head><title>413 Request Entity Too Large</title></head>\r\n<body>\r\n"
     b"<center><h1>413 Request Entity Too Large</h1></center>\r\n</body>\r\n</html>\r\n"
@@ -83,6 +91,19 @@ class Edit:
     headers: Message
 
 
+@dataclass
+class Task:
+    """An edit being made or made, for the holder of `key`."""
+
+    key: str
+    began: float
+    """On the monotonic clock."""
+    result: tuple[bytes, str] | None = None
+    """The picture's bytes and media type."""
+    error: dict[str, str] | None = None
+    """Code and message, if it failed."""
+
+
 @dataclass(frozen=True)
 class Served:
     """A GET that was answered, whatever the answer: path with query, headers (any case)."""
@@ -100,7 +121,7 @@ class Sandbox:
     to the next POSTs in place of an edit, whatever they hold; a body that is a dict goes as JSON,
     and None in place of a reply cuts the connection. It may be added to at any time. `prices`: what
     an edit costs at each tier. `pages`: replies to GETs, by path, in place of its own; it too may
-    be changed at any time.
+    be changed at any time. `task_answers`: like `answers`, for the next GETs of tasks.
     """
 
     def __init__(
@@ -114,6 +135,7 @@ class Sandbox:
         answers: Iterable[Answer | None] = (),
         prices: Mapping[str, float] = PRICES,
         pages: Mapping[str, Answer | None] | None = None,
+        task_answers: Iterable[Answer | None] = (),
     ) -> None:
         self.keys = keys
         self.balance = balance
@@ -123,6 +145,7 @@ class Sandbox:
         self.answers: deque[Answer | None] = deque(answers)
         self.prices = prices
         self.pages: dict[str, Answer | None] = dict(pages or {})
+        self.task_answers: deque[Answer | None] = deque(task_answers)
         self.posts = 0
         """POSTs that arrived whole, accepted or not."""
         self.edits: list[Edit] = []
@@ -130,7 +153,7 @@ class Sandbox:
         self.served: list[Served] = []
         """The GETs, the last few of them."""
         self._secret = secrets.token_bytes(32)
-        self._results: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
+        self._tasks: OrderedDict[str, Task] = OrderedDict()
         self._lock = threading.Lock()
         # One picture at a time: the model's arrays at 4k are large.
         self._model_lock = threading.Lock()
@@ -173,10 +196,15 @@ class Sandbox:
     # --- what the handler asks for ----------------------------------------------------------
 
     def next_answer(self) -> tuple[bool, Answer | None]:
-        """Whether a prepared answer stands in line, and if so which."""
+        """Whether a prepared answer to a POST stands in line, and if so which."""
         with self._lock:
             self.posts += 1
             return (True, self.answers.popleft()) if self.answers else (False, None)
+
+    def next_task_answer(self) -> tuple[bool, Answer | None]:
+        """The same for the GET of a task."""
+        with self._lock:
+            return (True, self.task_answers.popleft()) if self.task_answers else (False, None)
 
     def record(self, served: Served) -> None:
         """Note a GET."""
@@ -184,14 +212,15 @@ class Sandbox:
             self.served.append(served)
             del self.served[:-KEPT_RECORDS]
 
-    def authorize(self, headers: Message) -> None:
-        """Check the Bearer key. Raises Refusal."""
+    def authorize(self, headers: Message) -> str:
+        """Return the Bearer key if it is good. Raises Refusal."""
         scheme, _, key = (headers.get("Authorization") or "").partition(" ")
         key = key.strip()
         if scheme.lower() != "bearer" or not key:
             raise Refusal(401, "missing_api_key", "No API key: send Authorization: Bearer <key>.")
         if self.keys is not None and key not in self.keys:
             raise Refusal(401, "invalid_api_key", "The API key is not valid.")
+        return key
 
     def pricing(self) -> dict[str, Any]:
         """The public list of prices: the JSON object of its reply."""
@@ -201,39 +230,94 @@ class Sandbox:
         ]
         return {"success": True, "data": [{"model_name": MODEL, "resolution_options": options}]}
 
-    def make(self, content_type: str, body: bytes, headers: Message) -> dict[str, Any]:
+    def edit(self, key: str, body: bytes, headers: Message) -> dict[str, Any]:
         """Answer an edit: the JSON object of its reply. Raises Refusal."""
-        fields, files = _form(content_type, body)
-        request = _Request.read(fields, files)
+        fields, files = _form(headers.get("Content-Type", ""), body)
+        return self._answered(*self._taken(key, Edit(fields, files, headers)))
+
+    def generate(self, key: str, query: str, body: bytes, headers: Message) -> dict[str, Any]:
+        """Answer a generation, at once if `query`, header or body ask for that. Raises Refusal."""
+        asked = _json_object(body)
+        fields, files = _generation(asked)
+        name, task, request = self._taken(key, Edit(fields, files, headers))
+        if not (
+            parse_qs(query).get("async", [""])[0].lower() == "true"
+            or "respond-async" in (headers.get("Prefer") or "").lower()
+            or asked.get("wait_for_result") is False
+        ):
+            return self._answered(name, task, request)
+        threading.Thread(target=self._work_on, args=(task, request), name=name, daemon=True).start()
+        return {"created": int(time.time()), "task_id": name, "status": "queued", "data": []}
+
+    def _taken(self, key: str, edit: Edit) -> tuple[str, Task, _Request]:
+        """Accept and charge an edit, and give it a name. Raises Refusal."""
+        request = _Request.read(edit.fields, edit.files)
+        name, task = f"img_{secrets.token_hex(12)}", Task(key, time.monotonic())
         with self._lock:
             if self.balance is not None:
                 if self.balance <= 0:
                     raise Refusal(402, "insufficient_balance", "The balance is used up.")
                 self.balance -= 1
-            self.edits.append(Edit(fields, files, headers))
+            self.edits.append(edit)
             del self.edits[:-KEPT_RECORDS]
+            self._tasks[name] = task
+            while len(self._tasks) > KEPT_TASKS:
+                self._tasks.popitem(last=False)
+        return name, task, request
+
+    def _answered(self, name: str, task: Task, request: _Request) -> dict[str, Any]:
+        """Make an accepted edit, and return the answer with its result."""
+        result = self._make(task, request)
+        return {"created": int(time.time()), "task_id": name, "data": self._data(name, result)}
+
+    def _make(self, task: Task, request: _Request) -> tuple[bytes, str]:
+        """Make an accepted edit, which costs nothing if it can't be made."""
         try:
             if self._closing.wait(self.thinking):
                 raise ConnectionAbortedError("the sandbox was closed")
             with self._model_lock:
-                data, kind = request.result()
+                task.result = request.result()
+            return task.result
         except BaseException:
             with self._lock:
+                task.error = {"code": "internal_error", "message": "The edit could not be made."}
                 if self.balance is not None:
                     self.balance += 1
             raise
-        task = f"img_{secrets.token_hex(12)}"
+
+    def _work_on(self, task: Task, request: _Request) -> None:
+        """Make an accepted edit that nobody waits for at the other end of a connection."""
+        try:
+            self._make(task, request)
+        except ConnectionAbortedError:
+            pass
+        except Exception:
+            _log.exception("The sandbox failed to make an edit.")
+
+    def task(self, key: str, name: str) -> dict[str, Any]:
+        """How far an edit is, with links made anew: the JSON object of the reply. Raises Refusal.
+
+        Another key's edits are none.
+        """
         with self._lock:
-            self._results[task] = data, kind
-            while len(self._results) > KEPT_RESULTS:
-                self._results.popitem(last=False)
-        return {
-            "created": int(time.time()),
-            "task_id": task,
-            "data": [
-                {**self._handed_over(task, data, kind), "file_id": f"file_{secrets.token_hex(12)}"}
-            ],
-        }
+            task = self._tasks.get(name)
+        if task is None or task.key != key:
+            raise Refusal(404, "not_found", "There is no such task.")
+        answer: dict[str, Any] = {"id": name, "task_id": name}
+        if task.error is not None:
+            return {**answer, "status": "failed", "error": task.error}
+        if task.result is not None:
+            result = {"created": int(time.time()), "data": self._data(name, task.result)}
+            return {**answer, "status": "succeeded", "progress": 100, "result": result}
+        passed = (time.monotonic() - task.began) / self.thinking if self.thinking > 0 else 1
+        if passed < _QUEUED:
+            return {**answer, "status": "queued"}
+        return {**answer, "status": "in_progress", "progress": min(99, int(100 * passed))}
+
+    def _data(self, name: str, result: tuple[bytes, str]) -> list[dict[str, str]]:
+        """The list of the only result, with a link that is good from now on."""
+        handed_over = self._handed_over(name, *result)
+        return [{**handed_over, "file_id": f"file_{secrets.token_hex(12)}"}]
 
     def _handed_over(self, task: str, data: bytes, kind: str) -> dict[str, str]:
         if self.link_form == "b64_json":
@@ -249,8 +333,8 @@ class Sandbox:
         parts = urlsplit(target)
         match = _RESULT_PATH.fullmatch(parts.path)
         with self._lock:
-            found = self._results.get(match[1]) if match else None
-        if found is None:
+            task = self._tasks.get(match[1]) if match else None
+        if task is None or task.result is None:
             raise Refusal(404, "not_found", "There is nothing at this address.")
         query = parse_qs(parts.query)
         expiry, given = (query.get(name, [""])[0] for name in ("exp", "sig"))
@@ -259,7 +343,7 @@ class Sandbox:
             raise Refusal(403, "invalid_signature", "The link's signature does not fit.")
         if int(expiry) <= time.time() * 1000:
             raise Refusal(403, "link_expired", "The link has expired.")
-        return found
+        return task.result
 
     def _signature(self, path: str, expiry: str) -> str:
         message = f"{path}?exp={expiry}".encode()
@@ -283,7 +367,7 @@ class Refusal(Exception):
         return {"error": {"message": str(self), "type": kind, "code": self.code}}
 
 
-# --- the form -----------------------------------------------------------------------------------
+# --- what is asked for --------------------------------------------------------------------------
 
 
 def _bad(message: str) -> Refusal:
@@ -316,6 +400,55 @@ def _form(content_type: str, body: bytes) -> tuple[dict[str, str], list[Uploaded
     except (MultipartError, UnicodeDecodeError, LookupError) as error:
         raise _bad(f"The form can't be read: {error}.") from error
     return fields, files
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    """Raises Refusal."""
+    try:
+        asked = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise _bad("The request must be JSON.") from error
+    if not isinstance(asked, dict):
+        raise _bad("The request must be a JSON object.")
+    return asked
+
+
+def _generation(asked: Mapping[str, Any]) -> tuple[dict[str, str], list[UploadedFile]]:
+    """Text fields and files of a generation, as a form has them. Raises Refusal."""
+    fields: dict[str, str] = {}
+    for name in ("model", "prompt", "size", "resolution"):
+        value = asked.get(name, "")
+        if not isinstance(value, str):
+            raise _bad(f"{name} must be a string.")
+        fields[name] = value
+    if asked.get("n", 1) != 1 or isinstance(asked.get("n"), bool):
+        raise _bad("The sandbox makes one picture at a time: n must be 1.")
+    if asked.get("output_format", "png") != "png":
+        raise _bad("The sandbox makes PNG only.")
+    links = asked.get("image_urls", [])
+    if not isinstance(links, list):
+        raise _bad("image_urls must be a list.")
+    files = [
+        _linked("image" if number == 1 else "image[]", f"image_urls-{number}", link)
+        for number, link in enumerate(links, 1)
+    ]
+    if asked.get("mask_url") is not None:
+        files.append(_linked("mask", "mask_url", asked["mask_url"]))
+    return fields, files
+
+
+def _linked(field: str, name: str, link: Any) -> UploadedFile:
+    """The picture in a data URL. Raises Refusal."""
+    match = _DATA_URL.fullmatch(link) if isinstance(link, str) else None
+    if match is None:
+        message = f"{name} can't be used: the sandbox takes data URLs with base64 only."
+        raise Refusal(400, "invalid_reference_image", message)
+    try:
+        data = base64.b64decode(match[2], validate=True)
+    except (binascii.Error, ValueError) as error:
+        message = f"{name} can't be used: its base64 is not valid."
+        raise Refusal(400, "invalid_reference_image", message) from error
+    return UploadedFile(field, name, match[1], data)
 
 
 def _place(field: str) -> tuple[int, int] | None:
@@ -477,7 +610,7 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = 64 * 1024
 
     def do_GET(self) -> None:
-        """Serve a result, the models or the prices, or what is prepared for this path."""
+        """Serve a result, a task, the models or the prices, or what is prepared for this path."""
         sandbox = self.server.sandbox
         sandbox.record(Served(self.path, self.headers))
         path = urlsplit(self.path).path
@@ -492,6 +625,14 @@ class _Handler(BaseHTTPRequestHandler):
                 sandbox.authorize(self.headers)
                 models = [{"id": MODEL, "object": "model", "created": 0, "owned_by": "sandbox"}]
                 self._reply_json(HTTPStatus.OK, {"object": "list", "data": models})
+                return
+            if task := _TASK_PATH.fullmatch(path):
+                prepared, answer = sandbox.next_task_answer()
+                if prepared:
+                    self._reply_prepared(answer)
+                else:
+                    found = sandbox.task(sandbox.authorize(self.headers), task[1])
+                    self._reply_json(HTTPStatus.OK, found)
                 return
             data, kind = sandbox.result(self.path)
         except Refusal as refusal:
@@ -510,10 +651,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply_prepared(answer)
             return
         try:
-            if urlsplit(self.path).path != "/v1/images/edits":
+            parts = urlsplit(self.path)
+            if parts.path not in ("/v1/images/edits", "/v1/images/generations"):
                 raise Refusal(404, "not_found", "There is nothing at this address.")
-            sandbox.authorize(self.headers)
-            made = sandbox.make(self.headers.get("Content-Type", ""), body, self.headers)
+            key = sandbox.authorize(self.headers)
+            if parts.path == "/v1/images/edits":
+                made = sandbox.edit(key, body, self.headers)
+            else:
+                made = sandbox.generate(key, parts.query, body, self.headers)
         except Refusal as refusal:
             self._reply_json(refusal.status, refusal.body)
         except ConnectionAbortedError:

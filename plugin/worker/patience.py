@@ -1,0 +1,97 @@
+"""When to try again: how long to wait, and for how long in all, in seconds.
+
+A POST is tried again only where it surely was not accepted; GETs cost nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+import time
+
+import urllib3
+
+from plugin.worker.failure import Failure, NotAccepted
+
+CONNECTING = 20.0
+"""For a connection to come about."""
+BUSY = 120.0
+"""For a service that wants fewer requests."""
+LONGEST = 60.0
+"""The most that is waited at once, whatever the service asks for."""
+STAGGER = 0.25
+"""Between the starts of a job's variations, which would trip a limit together."""
+POLLING = 15 * 60.0
+"""For a task to end."""
+POLLS = 2.0, 3.0, 30.0
+"""Between two questions after a task: at first, later, and at most while it can't be asked."""
+FETCHES = (0.5, 1, 2, 4, 8, 0)
+"""After each try to fetch a picture."""
+
+
+def asked_for(header: str | None) -> float:
+    """Read a Retry-After, seconds or a date: seconds, 0 if it can't be read."""
+    try:
+        return float(urllib3.Retry().parse_retry_after(header or ""))
+    except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
+        return 0
+
+
+class Pace:
+    """The starts of a job's POSTs: one after the other, and none while the service is busy."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free = -math.inf
+        """When the next one may start, on the monotonic clock."""
+        self._held = -math.inf
+        """When the service last said that it is busy."""
+        self._times = 0
+
+    def turn(self) -> float:
+        """Take the next start and return 0, or return how long to wait before asking again."""
+        with self._lock:
+            now = time.monotonic()
+            if now < self._free:
+                return self._free - now
+            self._free = now + STAGGER
+            return 0
+
+    def hold(self, began: float, wait: float) -> float:
+        """Hold all starts back, for a POST that began at `began` found the service busy.
+
+        `wait` is what the service asks for. Those that were on the way together count once.
+        Returns how long it will be until the next start.
+        """
+        with self._lock:
+            now = time.monotonic()
+            if began >= self._held:
+                self._held = now
+                self._times += 1
+                wait = max(wait, 2.0**self._times)
+            # Never earlier than asked, and not everybody at the same moment.
+            until = now + min(wait, LONGEST) * random.uniform(1, 1.2)  # noqa: S311
+            self._free = max(self._free, until)
+            return self._free - now
+
+
+class Tries:
+    """How often one POST is tried again."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._connections = 0
+        self._ends: dict[str, float] = {}
+
+    def wait(self, failure: NotAccepted, began: float) -> float:
+        """Return how long to wait after a POST that began at `began`; raise `failure` if enough."""
+        if failure.kind == Failure.BUSY:
+            wait, patience = self._pace.hold(began, failure.wait), BUSY
+        else:
+            wait, patience = 2.0**self._connections, CONNECTING
+            self._connections += 1
+        now = time.monotonic()
+        if now + wait > self._ends.setdefault(failure.kind, now + patience):
+            raise failure
+        return wait

@@ -1,0 +1,35 @@
+"""What the tests of the worker share: its patience, shortened; pictures to edit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from plugin.worker import patience
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No second try, and quick questions, in this process; workers of their own have patience."""
+    monkeypatch.setattr(patience, "CONNECTING", 0)
+    monkeypatch.setattr(patience, "BUSY", 0)
+    monkeypatch.setattr(patience, "POLLS", (0.05, 0.1, 0.2))
+
+
+@pytest.fixture
+def photo(tmp_path: Path, coffee: Image.Image) -> Path:
+    path = tmp_path / "my photo 照片.png"
+    coffee.save(path)
+    return path
+
+
+@pytest.fixture
+def mask(tmp_path: Path, coffee: Image.Image) -> Path:
+    picture = Image.new("L", coffee.size, 0)
+    picture.paste(255, (200, 100, 400, 300))
+    picture.paste(99, (190, 150, 200, 250))
+    path = tmp_path / "mask.png"
+    picture.save(path)
+    return path

@@ -1,0 +1,70 @@
+"""The worker as the tests run it: commands in this process, workers of their own, jobs for them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from plugin import job
+from plugin.worker import cli
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+NOTHING_THERE = "http://127.0.0.1:1/v1"
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command in this process, which saves the start of hundreds of interpreters."""
+    words = [str(argument) for argument in arguments]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.main(words)
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
+def prepared_job(photo: Path, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> job.Job:
+    """A job that is complete and was never sent; `arguments` go to the command `edit`."""
+    url = os.environ["DIMILINKS_BASE_URL"]
+    monkeypatch.setenv("DIMILINKS_BASE_URL", NOTHING_THERE)
+    command("edit", photo, "--prompt", "echo", *arguments)
+    (only,) = job.all_jobs()
+    (only.folder / "state.json").unlink()
+    monkeypatch.setenv("DIMILINKS_BASE_URL", url)
+    return only
+
+
+def worker_on(prepared: job.Job) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "plugin", "work", prepared.folder],
+        cwd=CHECKOUT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def read_request(connection: socket.socket) -> None:
+    """Take in a whole request."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += connection.recv(65536)
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = next(
+        (int(h.split(b":")[1]) for h in head.split(b"\r\n") if h.startswith(b"Content-Length")), 0
+    )
+    while len(body) < length:
+        body += connection.recv(65536)

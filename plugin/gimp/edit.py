@@ -164,8 +164,11 @@ class Edit:
         return next((phase for phase in _PHASES if phase in phases), "preparing")
 
     def phase_text(self) -> str:
-        """The phase in words."""
+        """The phase in words, or why it takes longer."""
         phase = self.phase()
+        notes = [report["note"] for report in self.reports.values() if report.get("note")]
+        if notes:
+            return str(notes[0])
         if phase == "uploading":
             reports = [r for r in self.reports.values() if r.get("phase") == phase]
             sent, total = (sum(r.get(name, 0) for r in reports) for name in ("sent", "total"))

@@ -110,18 +110,24 @@ class WorkerProcess:
 
     `on_phase` is told how it gets on, again and again: {"phase": …} with, where they apply,
     "variation" (from 1), "sent" and "total" (bytes), "progress" (percent, of waiting) and "note" (a
-    sentence: why it is not sent yet). `on_end` is called once, when the worker is
-    gone and `job.state` is final.
+    sentence: why it is not sent yet). `on_end` is called once, when the worker is gone and
+    `job.state` is final. One that is to `collect` sees to its end what was sent, and sends nothing.
     """
 
     def __init__(
-        self, job: Job, on_phase: Callable[[dict[str, Any]], None], on_end: Callable[[], None]
+        self,
+        job: Job,
+        on_phase: Callable[[dict[str, Any]], None],
+        on_end: Callable[[], None],
+        collect: bool = False,
     ) -> None:
         self._on_phase = on_phase
         self._on_end = on_end
         launcher = _launcher(Gio.SubprocessFlags.STDIN_PIPE | Gio.SubprocessFlags.STDOUT_PIPE)
         launcher.set_stderr_file_path(str(job.folder / "worker.log"))
-        self._process = _start(launcher, ["work", str(job.folder)])
+        self._process = _start(
+            launcher, ["work", *(["--collect"] if collect else []), str(job.folder)]
+        )
         self._lines = Gio.DataInputStream.new(self._process.get_stdout_pipe())
         self._listen()
 

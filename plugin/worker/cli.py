@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
     work = commands.add_parser("work", help="what the plug-in starts: progress as JSON lines")
     work.add_argument("folder", type=Path)
+    work.add_argument("--collect", action="store_true", help="only what was sent; send nothing")
     work.set_defaults(command=_work)
     return parser
 
@@ -229,7 +230,7 @@ def _work(arguments: argparse.Namespace) -> int:
             os._exit(0)
 
     threading.Thread(target=watch, daemon=True).start()
-    run.finish()
+    run.finish(sending=not arguments.collect)
     return 0
 
 

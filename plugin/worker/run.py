@@ -104,27 +104,28 @@ class Run:
                 post.state in (SENT, ACCEPTED) or _to_be_placed(post) for post in self._state.posts
             )
 
-    def finish(self) -> None:
+    def finish(self, sending: bool = True) -> None:
         """Take every variation as far as it may go without being sent twice.
 
-        What went wrong is in the job's state afterwards. Raises Failure if another process works
-        on the job, OSError if its state can't be written any more.
+        Without `sending` that is what was sent already; nothing new is. What went wrong is in the
+        job's state afterwards. Raises Failure if another process works on the job, OSError if its
+        state can't be written any more.
         """
         owner = filelock.FileLock(self._job.folder / "lock", blocking=False)
         try:
             with owner:
                 self._state = self._job.state
-                self._finish_owned()
+                self._finish_owned(sending)
         except filelock.Timeout as error:
             raise Failure(
                 Failure.SETUP,
                 _("The job {job} is being worked on already.").format(job=self._job.id),
             ) from error
 
-    def _finish_owned(self) -> None:
+    def _finish_owned(self, sending: bool) -> None:
         numbered = list(enumerate(self._state.posts, 1))
         for number, post in numbered:
-            if _may_be_sent_again(post):
+            if sending and _may_be_sent_again(post):
                 post.state, post.kind, post.message, post.task = PREPARED, "", "", ""
             elif _may_be_asked_for_again(post):
                 post.state, post.kind, post.message = ACCEPTED, "", ""
@@ -134,7 +135,8 @@ class Run:
             elif post.state == SENT or (post.state == ACCEPTED and not post.task):
                 self._failed(post, _lost_track())
         arrived = [(number, post) for number, post in numbered if _to_be_placed(post)]
-        open_ = [(number, post) for number, post in numbered if post.state in (PREPARED, ACCEPTED)]
+        wanted = (PREPARED, ACCEPTED) if sending else (ACCEPTED,)
+        open_ = [(number, post) for number, post in numbered if post.state in wanted]
         if not arrived and not open_:
             return
         try:

@@ -18,6 +18,7 @@ from plugin.gimp.messages import EditError, _, unforeseen
 from plugin.gimp.ui import thumbnails
 from plugin.gimp.ui.messages import agreed
 from plugin.gimp.undo import one_step
+from plugin.gimp.worker_process import WorkerProcess
 from plugin.job import ACCEPTED, FAILED, RECEIVED, SENT, Job, Post
 
 _SIDE = 76
@@ -56,6 +57,7 @@ class EditRow(Gtk.Box):
         self._chosen = 0
         self._note = ""
         self._restore: Callable[[], None] | None = None
+        self._collecting: WorkerProcess | None = None
         self._drawn: object = None
         title = Gtk.Label(label=capture.shortened(self.prompt), xalign=0)
         title.set_ellipsize(Pango.EllipsizeMode.END)
@@ -89,6 +91,26 @@ class EditRow(Gtk.Box):
     def ids(self) -> set[str]:
         """The ids of its jobs."""
         return {job.id for job in self._jobs}
+
+    def collect(self, on_end: Callable[[], None]) -> None:
+        """Have what was sent in an earlier window seen to its end, then call `on_end`.
+
+        Where its worker is still at it, that one goes on.
+        """
+        (job,) = self._jobs
+        if not (self._alive() and any(_to_collect(post) for post in job.state.posts)):
+            on_end()
+            return
+
+        def ended() -> None:
+            self._collecting = None
+            on_end()
+
+        try:
+            self._collecting = WorkerProcess(job, lambda _report: None, ended, collect=True)
+        except EditError as error:
+            self._note = str(error)
+            on_end()
 
     def update(self) -> bool:
         """Show how things stand now, and return whether it takes another shape."""
@@ -162,7 +184,7 @@ class EditRow(Gtk.Box):
             return "results"
         if states & {SENT, ACCEPTED} and self.edit is None:
             age = time.time() - self._jobs[0].request.get("created", 0)
-            return "left" if age < _GIVEN_UP else "unknown"
+            return "left" if self._collecting or age < _GIVEN_UP else "unknown"
         return "failed"
 
     # In words
@@ -223,9 +245,11 @@ class EditRow(Gtk.Box):
             sent, total = (sum(r.get(name, 0) for r in reports) for name in ("sent", "total"))
             self._bar.set_fraction(0.1 * sent / max(1, total))
         elif phase == "waiting" and self.edit.waiting_since:
+            known = [r.get("progress") or 0 for r in self.edit.reports.values()]
             share = (time.monotonic() - self.edit.waiting_since) / self._usual()
             # Never full before it is: the longer it takes, the slower it goes.
-            self._bar.set_fraction(0.1 + 0.85 * share / (share + 0.5))
+            guess = share / (share + 0.5)
+            self._bar.set_fraction(0.1 + 0.85 * max(guess, min(known) / 100))
         elif phase in ("downloading", "placing"):
             self._bar.set_fraction(0.97)
         else:
@@ -471,6 +495,11 @@ class EditRow(Gtk.Box):
 
 _FREE = {"setup", "unreachable", "refused", "busy"}
 """Kinds of failure after which nothing was paid for."""
+
+
+def _to_collect(post: Post) -> bool:
+    """Whether a worker can still do something for what was sent."""
+    return post.state in (SENT, ACCEPTED) or (post.state == RECEIVED and not post.placed)
 
 
 def unfinished(job: Job) -> bool:

@@ -17,7 +17,7 @@ from plugin.gimp import capture, pixels
 from plugin.gimp.capture import Plan, Request
 from plugin.gimp.messages import EditError, _, plural
 from plugin.gimp.ui import thumbnails
-from plugin.region import Box
+from plugin.region import TIERS, Box
 
 _SIDE = 168
 """Pixels of the thumbnail's longer side."""
@@ -172,6 +172,7 @@ class Preview(Gtk.Box):
             )
         )
         lines += self._price(region.resolution, count * request.variations)
+        lines += _risk(region.resolution)
         return lines
 
     def _price(self, tier: str, pictures: int) -> list[str]:
@@ -190,6 +191,18 @@ class Preview(Gtk.Box):
                 count=pictures, price=price, sum=pictures * price
             )
         ]
+
+
+def _risk(tier: str) -> list[str]:
+    """Where an answer takes so long that a connection may break before, say what is safer."""
+    try:
+        if tier == TIERS[0] or settings.base_url() == settings.SANDBOX:
+            return []
+        if settings.route() == settings.ASYNC:
+            return []
+    except ValueError:
+        return []
+    return [_("Takes minutes in one go: sending it by a task is safer (Settings)")]
 
 
 def _upload_bytes(layer: Gimp.Layer, box: Box, sent: tuple[int, int]) -> float:

@@ -52,7 +52,8 @@ def run(
 
     `earlier`: at the edits of earlier windows.
     """
-    GimpUi.init(procedure.get_name())
+    # One program for the desktop, whichever menu item opened it.
+    GimpUi.init("dimilinks-edit")
     Window(procedure, config, image, request).run(earlier)
 
 
@@ -514,6 +515,12 @@ class Window:
             if unfinished(each):
                 self._rows.append(EditRow(self, [each]))
                 self._edits.pack_start(self._rows[-1], False, False, 0)
+        self._collect(list(self._rows))
+
+    def _collect(self, rows: list[EditRow]) -> None:
+        """Let workers see to the end what rows have of earlier windows, one after the other."""
+        if rows:
+            rows[0].collect(lambda: self._collect(rows[1:]))
 
     def _show_earlier(self) -> bool:
         self._earlier.set_expanded(True)

@@ -620,7 +620,7 @@ def test_remembered(window: Window, image: Image) -> None:
     window.key("ctrl+f")
     until(lambda: len(image.layers()) == len(once["layers"]) + 1, "a further result")
     until(lambda: len(window.plug_in()) == 1, "the end of the repeated edit")
-    *_, new, _background = image.layers()
+    new, *_earlier = image.layers()
     assert new["name"].startswith("sepia (sandbox)")
     assert len(new["children"]) == 2
     window.close_dialog()

@@ -520,10 +520,9 @@ def test_references(window: Window, photograph: Path) -> None:
         window.prompt("palette of the others")
         window.press_in_dialog("More choices", "toggle button")
         assert window.thing("label", "chelsea.png")
-        window.press_in_dialog("Add Layer")
-        # The layers of the image beside.
-        for key in ("Down", "Down", "Right", "Return"):
-            window.desk.key(name=key)
+        window.press_in_dialog("Add Layer", "toggle button")
+        # Of the image beside.
+        window.press_in_dialog("white", "menu item")
         assert window.thing("label", "white")
         window.press_in_dialog("Edit")
         window.wait_for_edits()
@@ -608,10 +607,8 @@ def test_remembered(window: Window, image: Image) -> None:
     window.open_dialog()
     assert window.shown_prompt() == "black and white"
     assert window.thing("spin button", "Variations")["text"] == "2"
-    window.press_in_dialog("Past Prompts")
-    # The last one that was edited with comes first.
-    for key in ("Down", "Down", "Return"):
-        window.desk.key(name=key)
+    window.press_in_dialog("Past Prompts", "toggle button")
+    window.press_in_dialog("sepia", "menu item")
     until(lambda: window.shown_prompt() == "sepia", "the past prompt")
     # Repeat does what was edited with last, also beside the window that did it.
     window.press_in_dialog("Edit")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from gi.repository import Gdk, Gtk
+from collections.abc import Callable
+
+from gi.repository import Gtk
 
 from plugin.gimp.messages import _
 
@@ -25,11 +27,23 @@ def agreed(window: Gtk.Window, question: str, action: str, explanation: str = ""
         asking.destroy()
 
 
-def pop_up(menu: Gtk.Menu, button: Gtk.Button) -> None:
-    """Show a menu that was made just now below the button that asked for it."""
-    menu.show_all()
-    menu.attach_to_widget(button)
-    menu.connect("selection-done", lambda _menu: menu.destroy())
-    menu.popup_at_widget(
-        button, Gdk.Gravity.SOUTH_WEST, Gdk.Gravity.NORTH_WEST, Gtk.get_current_event()
-    )
+class FreshMenuButton(Gtk.MenuButton):
+    """A button with a menu that is filled at the moment it comes up, by `fill`.
+
+    To assistive technology its items are there, as those of any such button.
+    """
+
+    def __init__(self, label: str, fill: Callable[[Gtk.Menu], None]) -> None:
+        super().__init__(label=label, use_underline=True)
+        self._fill = fill
+        self.set_popup(Gtk.Menu())
+
+    def do_toggled(self) -> None:
+        """Fill the menu before GTK shows it."""
+        if self.get_active():
+            menu = self.get_popup()
+            for item in menu.get_children():
+                item.destroy()
+            self._fill(menu)
+            menu.show_all()
+        Gtk.MenuButton.do_toggled(self)

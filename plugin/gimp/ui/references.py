@@ -8,7 +8,7 @@ from gi.repository import Gimp, GLib, Gtk, Pango
 
 from plugin.gimp.messages import _
 from plugin.gimp.ui import thumbnails
-from plugin.gimp.ui.messages import pop_up
+from plugin.gimp.ui.messages import FreshMenuButton
 
 _SIDE = 36
 _MENU_SIDE = 24
@@ -23,8 +23,7 @@ class References(Gtk.Box):
         title = Gtk.Label(label=_("References the service may look at:"), xalign=0, wrap=True)
         self._list = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=3)
         buttons = Gtk.Box(spacing=6)
-        add_layer = Gtk.Button(label=_("Add _Layer"), use_underline=True)
-        add_layer.connect("clicked", self._offer_layers)
+        add_layer = FreshMenuButton(_("Add _Layer"), self._offer_layers)
         add_file = Gtk.Button(label=_("Add _Files…"), use_underline=True)
         # Not inside the signal: a dialog of its own would keep screen readers waiting.
         add_file.connect("clicked", lambda _button: GLib.idle_add(self._choose_files))
@@ -77,9 +76,8 @@ class References(Gtk.Box):
         self._chosen = [each for each in self._chosen if each[1] is not row]
         row.destroy()
 
-    def _offer_layers(self, button: Gtk.Button) -> None:
+    def _offer_layers(self, menu: Gtk.Menu) -> None:
         """Offer the layers of all open images as they are now."""
-        menu = Gtk.Menu()
         for image in Gimp.get_images():
             item = Gtk.MenuItem(label=image.get_name())
             submenu = Gtk.Menu()
@@ -87,7 +85,6 @@ class References(Gtk.Box):
                 submenu.append(self._menu_item(layer))
             item.set_submenu(submenu)
             menu.append(item)
-        pop_up(menu, button)
 
     def _menu_item(self, layer: Gimp.Layer) -> Gtk.MenuItem:
         item = Gtk.MenuItem()

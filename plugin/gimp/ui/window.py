@@ -22,7 +22,7 @@ from plugin.gimp.edit import Edit, check
 from plugin.gimp.messages import EditError, NotReplaceable, _, plural
 from plugin.gimp.ui import settings_dialog
 from plugin.gimp.ui.edit_row import EditRow, has_something, unfinished
-from plugin.gimp.ui.messages import agreed, pop_up
+from plugin.gimp.ui.messages import FreshMenuButton, agreed
 from plugin.gimp.ui.preview import Preview
 from plugin.gimp.ui.references import References
 
@@ -187,9 +187,8 @@ class Window:
         box = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=6)
         label = Gtk.Label(label=_("_Prompt"), use_underline=True, xalign=0)
         label.set_mnemonic_widget(self._text)
-        past = Gtk.Button(label=_("Past Pr_ompts"), use_underline=True)
+        past = FreshMenuButton(_("Past Pr_ompts"), self._list_prompts)
         past.set_relief(Gtk.ReliefStyle.NONE)
-        past.connect("clicked", self._list_prompts)
         settings_button = Gtk.Button(label=_("Settin_gs…"), use_underline=True)
         settings_button.set_relief(Gtk.ReliefStyle.NONE)
         settings_button.connect("clicked", lambda _button: GLib.idle_add(self.settings))
@@ -279,8 +278,7 @@ class Window:
             if Path(path).is_file():
                 self._references.add(path)
 
-    def _list_prompts(self, button: Gtk.Button) -> None:
-        menu = Gtk.Menu()
+    def _list_prompts(self, menu: Gtk.Menu) -> None:
         for prompt in choices.past_prompts():
             item = Gtk.MenuItem(label=shortened(prompt))
             item.set_tooltip_text(prompt)
@@ -289,7 +287,6 @@ class Window:
         if not menu.get_children():
             none = Gtk.MenuItem(label=_("None yet"), sensitive=False)
             menu.append(none)
-        pop_up(menu, button)
 
     # What rows ask for
 

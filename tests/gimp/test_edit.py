@@ -61,6 +61,15 @@ def test_the_choices_do_what_they_say(inside: Inside) -> None:
     assert colour <= 3
 
 
+def test_variations_share_a_group_that_changes_nothing_outside(inside: Inside) -> None:
+    for name, case in inside("grouped").items():
+        assert case["outside"] == 0 and case["changed"] > 10_000, name
+        assert case["shown"] == [True, False], name
+        assert case["group"] == ["black and white (sandbox)", 0], name
+        assert case["known"] == [1, 2], name
+        assert case["kept"] == ["black and white 2 (sandbox)"], name
+
+
 def test_what_the_user_does_meanwhile_harms_nothing(inside: Inside) -> None:
     found = inside("while_waiting")
     for output in ("new-layer", "replace"):

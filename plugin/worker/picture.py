@@ -13,6 +13,7 @@ from typing import cast
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from plugin import settings
 from plugin.words import _
 
 FOREIGN_FORMATS = ("PNG", "JPEG", "WEBP")
@@ -40,6 +41,8 @@ def read_foreign(data: bytes) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(data), formats=FOREIGN_FORMATS)
         width, height = picture.size
+        if not width or not height:
+            raise Unreadable(_("it has no pixels"))
         if width * height > FOREIGN_PIXELS:
             raise Unreadable(
                 _("it has {width}×{height} pixels, more than any real answer").format(
@@ -126,10 +129,8 @@ def read_own(path: Path) -> Image.Image:
 
 
 def write_own(picture: Image.Image, path: Path) -> None:
-    """Write a PNG for GIMP to read, whole or not at all. Raises OSError."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_bytes(png(picture))
-    temporary.replace(path)
+    """Write a PNG for GIMP to read, whole or not at all, 0600. Raises OSError."""
+    settings.write_private(path, png(picture))
 
 
 def png(picture: Image.Image, hard: bool = False) -> bytes:

@@ -112,7 +112,7 @@ class Run:
         job's state afterwards. Raises Failure if another process works on the job, OSError if its
         state can't be written any more.
         """
-        owner = filelock.FileLock(self._job.folder / "lock", blocking=False)
+        owner = filelock.FileLock(self._job.folder / "lock", mode=0o600, blocking=False)
         try:
             with owner:
                 self._state = self._job.state

@@ -279,8 +279,8 @@ class Service:
         return replace(answer, task=self._named(answer.task))
 
     def _named(self, task: str) -> str:
-        """A task's name, which is kept and shown; "" for one that holds the key."""
-        return "" if self._secret.search(task) else task
+        """A task's name, which is kept and shown; "" for one that holds the key or a signature."""
+        return "" if self._secret.search(task) or _SIGNATURE.search(task) else task
 
     def _not_sent(self, error: BaseException, begun: bool) -> Failure:
         """Tell what the client refused before it connected from what an answer led it to."""

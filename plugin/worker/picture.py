@@ -62,7 +62,7 @@ def read_foreign(data: bytes) -> Image.Image:
 
 def upright_srgb(picture: Image.Image) -> Image.Image:
     """Apply the EXIF orientation and the embedded profile, then drop both; RGB or RGBA."""
-    picture = eight_bits(ImageOps.exif_transpose(picture))
+    picture = eight_bits(upright(picture))
     alpha = None
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
@@ -78,6 +78,14 @@ def upright_srgb(picture: Image.Image) -> Image.Image:
         colours.putalpha(alpha)
     colours.info.clear()
     return colours
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation; EXIF that can't be read says nothing of it."""
+    # It raises nearly everything on damaged data.
+    with contextlib.suppress(Exception):
+        return ImageOps.exif_transpose(picture)
+    return picture
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:

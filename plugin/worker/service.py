@@ -62,6 +62,8 @@ _FRESH_LINKS = 2
 """How often a task is asked for a new link to its picture."""
 _TASK = re.compile(r"(?!\.+$)[!-~]{1,200}")
 _TASK_NAMED = re.compile(rb'"task_id"\s*:\s*"((?!\.+")[!#-\[\]-~]{1,200})"')
+_LEAST_KEY = 8
+"""Characters of a key that is looked for in names and codes; a shorter one is there by chance."""
 _HOST = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]")
 _SIGNATURE = re.compile(r"[\w-]*sig[\w-]*(=|%3d)\S*", re.IGNORECASE)
 _FAKE = ipaddress.ip_network("198.18.0.0/15")
@@ -280,7 +282,8 @@ class Service:
 
     def _named(self, task: str) -> str:
         """A task's name, which is kept and shown; "" for one that holds the key or a signature."""
-        return "" if self._secret.search(task) or _SIGNATURE.search(task) else task
+        quoted = len(self._key) >= _LEAST_KEY and self._secret.search(task)
+        return "" if quoted or _SIGNATURE.search(task) else task
 
     def _not_sent(self, error: BaseException, begun: bool) -> Failure:
         """Tell what the client refused before it connected from what an answer led it to."""
@@ -702,8 +705,8 @@ def _answer(told: Any) -> Answer:
 
 def _spellings(key: str) -> re.Pattern[str]:
     """What the key looks like when it is quoted: plain, percent-encoded, in hex, inside base64."""
-    if not key:
-        return re.compile(r"(?!)")
+    if len(key) < _LEAST_KEY:
+        return re.compile(re.escape(key) if key else r"(?!)")
     data = key.encode()
     found = {key, quote(key), quote(key, safe=""), data.hex()}
     for lead in range(3):

@@ -279,3 +279,12 @@ def test_no_secret_is_in_what_gimp_keeps(
             assert prompt.encode() not in data and reference.name.encode() not in data, path
     modes = {path.stat().st_mode & 0o777 for path in _files(tmp_path / "home")}
     assert modes == {0o600}
+
+
+def test_a_home_that_all_may_write_to_is_told(inside: Inside, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o777)
+    message = _plain_error(inside)
+    assert "nobody else may write to" in message and str(home) in message
+    assert os.listdir(home) == []

@@ -251,7 +251,7 @@ def test_no_secret_is_in_what_gimp_keeps(
     refusal = (401, {}, {"error": {"message": f"no {key} ?exp=1&sig=abcdefgh"}})
     with Sandbox(keys={key}) as service:
         told = inside(
-            "secrets",
+            "no_secret",
             prompt,
             str(reference),
             DIMILINKS_BASE_URL=service.base_url,
@@ -259,7 +259,7 @@ def test_no_secret_is_in_what_gimp_keeps(
         )
         service.answers.append(refusal)
         again = inside(
-            "secrets",
+            "no_secret",
             prompt,
             str(reference),
             DIMILINKS_BASE_URL=service.base_url,

@@ -22,6 +22,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import time
@@ -43,6 +44,10 @@ RECEIVED = "received"
 """The result lies in the folder."""
 FAILED = "failed"
 """Ended without a result; `kind` and `message` say why."""
+
+_STATES = (SENT, ACCEPTED, PREPARED, RECEIVED, FAILED)
+_PICTURE = re.compile(r"(result|placed|reference)-[0-9]{1,3}\.[a-z]{3,4}")
+"""What the files that a job names are called; anything else would lead out of its folder."""
 
 MOST_PICTURES = 9
 """Pictures that the service takes with one edit: source, mask and references together."""
@@ -99,7 +104,7 @@ class State:
     def name(self) -> str:
         """The whole job's state: unfinished as long as one post is, received if any one is."""
         states = {post.state for post in self.posts}
-        return next(s for s in (SENT, ACCEPTED, PREPARED, RECEIVED, FAILED) if s in states)
+        return next(s for s in _STATES if s in states)
 
     @property
     def messages(self) -> list[str]:
@@ -125,22 +130,22 @@ class Job:
     @property
     def request(self) -> dict[str, Any]:
         """What was asked. Raises OSError or ValueError if the folder is damaged."""
-        request = json.loads((self.folder / "request.json").read_text("utf-8"))
-        if not isinstance(request, dict):
+        try:
+            return _checked_request(json.loads((self.folder / "request.json").read_text("utf-8")))
+        except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(
-                _("The job {job} is damaged: request.json holds no object.").format(job=self.id)
-            )
-        return request
+                _("The job {job} is damaged: request.json is malformed.").format(job=self.id)
+            ) from error
 
     @property
     def state(self) -> State:
         """How far it got. Raises OSError or ValueError if the folder is damaged."""
         try:
             saved = json.loads((self.folder / "state.json").read_text("utf-8"))
-            return State([Post(**post) for post in saved["posts"]])
+            return State([_checked_post(post) for post in saved["posts"] or [None]])
         except FileNotFoundError:
             return State([Post() for _ in range(self.request["variations"])])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 _("The job {job} is damaged: state.json is malformed.").format(job=self.id)
             ) from error
@@ -182,11 +187,37 @@ class Job:
         return unfinished and self.age(now) < _DAY
 
 
+def _checked_request(request: Any) -> dict[str, Any]:
+    """Return it if its parts are of the right kind, as far as it has them. Raises TypeError."""
+    if not isinstance(request, dict):
+        raise TypeError
+    variations, names = request["variations"], request.get("references", [])
+    if isinstance(variations, bool) or not isinstance(variations, int) or variations < 1:
+        raise TypeError
+    if not isinstance(request["prompt"], str) or not isinstance(names, list):
+        raise TypeError
+    if not all(isinstance(name, str) and _PICTURE.fullmatch(name) for name in names):
+        raise TypeError
+    return request
+
+
+def _checked_post(saved: Any) -> Post:
+    """Return it if its parts are of the right kind. Raises TypeError."""
+    post = Post(**saved)
+    texts = [value for name, value in asdict(post).items() if name != "notes"]
+    if not isinstance(post.notes, list) or not all(
+        isinstance(text, str) for text in texts + post.notes
+    ):
+        raise TypeError
+    names = [name for name in (post.result, post.placed) if name]
+    if post.state not in _STATES or not all(_PICTURE.fullmatch(name) for name in names):
+        raise TypeError
+    return post
+
+
 def jobs_folder() -> Path:
     """Return the folder of all jobs, made if need be. Raises OSError."""
-    folder = settings.home() / "jobs"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
+    return settings.private_folder(settings.home() / "jobs")
 
 
 def all_jobs() -> list[Job]:
@@ -260,6 +291,8 @@ def prepare() -> Iterator[Path]:
 def publish(folder: Path, request: dict[str, Any]) -> Job:
     """Make the filled folder a job, at once and for good. Raises OSError."""
     for file in folder.iterdir():
+        # GIMP and the libraries write by the user's umask.
+        file.chmod(0o600)
         with open(file, "r+b") as handle:
             os.fsync(handle.fileno())
     settings.write_private(folder / "request.json", json.dumps(request, indent=1))

@@ -6,9 +6,12 @@ that the system's keyring has it: the keyring itself is asked by the worker alon
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import ipaddress
 import json
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,10 +45,22 @@ _READ_SECONDS = 30, 600, 3600
 def home() -> Path:
     """Return the folder of jobs and settings, made if need be and private to the user.
 
-    Raises OSError where it can't be made.
+    Raises OSError where it can't be made, or where others could read or plant what lies in it.
     """
-    folder = Path(os.environ.get("DIMILINKS_HOME") or _data_folder())
+    return private_folder(Path(os.environ.get("DIMILINKS_HOME") or _data_folder()))
+
+
+def private_folder(folder: Path) -> Path:
+    """Return `folder`, made if need be and the user's own. Raises OSError."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if os.name == "posix":
+        about = folder.stat()
+        if about.st_uid != os.geteuid() or about.st_mode & stat.S_IWOTH:
+            raise PermissionError(
+                errno.EPERM,
+                _("It must be a folder of your own that nobody else may write to"),
+                str(folder),
+            )
     return folder
 
 
@@ -79,7 +94,10 @@ def write_private(path: Path, content: str | bytes) -> None:
     Raises OSError.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with contextlib.suppress(FileNotFoundError):
+        # Left by a process that died: with modes, or leading to places, of its own.
+        temporary.unlink()
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
         file.flush()

@@ -48,7 +48,8 @@ def in_image(image: Gimp.Image) -> dict[tuple[str, int], Gimp.Layer]:
             waiting += layer.get_children()
         elif note is not None:
             job, _space, number = bytes(note.get_data()).decode("ascii", "replace").partition(" ")
-            if number.isdecimal():
+            # Anybody may have made the file.
+            if number.isdecimal() and len(number) < 4:
                 found[job, int(number)] = layer
     return found
 

@@ -124,7 +124,11 @@ class WorkerProcess:
         self._on_phase = on_phase
         self._on_end = on_end
         launcher = _launcher(Gio.SubprocessFlags.STDIN_PIPE | Gio.SubprocessFlags.STDOUT_PIPE)
-        launcher.set_stderr_file_path(str(job.folder / "worker.log"))
+        log = job.folder / "worker.log"
+        with contextlib.suppress(OSError):
+            # Made here: GLib would make it by the user's umask.
+            log.touch(mode=0o600)
+        launcher.set_stderr_file_path(str(log))
         self._process = _start(
             launcher, ["work", *(["--collect"] if collect else []), str(job.folder)]
         )

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from plugin.region import Box
 from plugin.words import _
 from plugin.worker.failure import Failure
-from plugin.worker.picture import between_profiles, eight_bits, upright_srgb
+from plugin.worker.picture import between_profiles, eight_bits, upright, upright_srgb
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 _KEPT_MODES = ("L", "LA", "RGB", "RGBA")
@@ -39,7 +39,7 @@ def read_image(path: Path) -> Image.Image:
                 "GIMP, or convert it to 8-bit RGB first."
             ).format(name=path.name, kind=kind),
         )
-    picture = ImageOps.exif_transpose(picture)
+    picture = upright(picture)
     if picture.mode not in _KEPT_MODES:
         see_through = "transparency" in picture.info or picture.mode in ("PA", "La", "RGBa")
         picture = picture.convert("RGBA" if see_through else "RGB")
@@ -54,7 +54,7 @@ def read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
     A mask with transparency says it by alpha (transparent = edit), any other by lightness
     (white = edit). Raises Failure.
     """
-    picture = eight_bits(ImageOps.exif_transpose(_open(path)[0]))
+    picture = eight_bits(upright(_open(path)[0]))
     if picture.size != size:
         raise Failure(
             Failure.SETUP,

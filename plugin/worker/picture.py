@@ -13,6 +13,7 @@ from typing import cast
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from plugin import settings
 from plugin.words import _
 
 FOREIGN_FORMATS = ("PNG", "JPEG", "WEBP")
@@ -40,6 +41,8 @@ def read_foreign(data: bytes) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(data), formats=FOREIGN_FORMATS)
         width, height = picture.size
+        if not width or not height:
+            raise Unreadable(_("it has no pixels"))
         if width * height > FOREIGN_PIXELS:
             raise Unreadable(
                 _("it has {width}×{height} pixels, more than any real answer").format(
@@ -59,7 +62,7 @@ def read_foreign(data: bytes) -> Image.Image:
 
 def upright_srgb(picture: Image.Image) -> Image.Image:
     """Apply the EXIF orientation and the embedded profile, then drop both; RGB or RGBA."""
-    picture = eight_bits(ImageOps.exif_transpose(picture))
+    picture = eight_bits(upright(picture))
     alpha = None
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
@@ -75,6 +78,14 @@ def upright_srgb(picture: Image.Image) -> Image.Image:
         colours.putalpha(alpha)
     colours.info.clear()
     return colours
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation; EXIF that can't be read says nothing of it."""
+    # It raises nearly everything on damaged data.
+    with contextlib.suppress(Exception):
+        return ImageOps.exif_transpose(picture)
+    return picture
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:
@@ -126,10 +137,8 @@ def read_own(path: Path) -> Image.Image:
 
 
 def write_own(picture: Image.Image, path: Path) -> None:
-    """Write a PNG for GIMP to read, whole or not at all. Raises OSError."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_bytes(png(picture))
-    temporary.replace(path)
+    """Write a PNG for GIMP to read, whole or not at all, 0600. Raises OSError."""
+    settings.write_private(path, png(picture))
 
 
 def png(picture: Image.Image, hard: bool = False) -> bytes:

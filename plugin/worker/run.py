@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import sys
 import threading
 import time
 import traceback
@@ -111,7 +112,7 @@ class Run:
         job's state afterwards. Raises Failure if another process works on the job, OSError if its
         state can't be written any more.
         """
-        owner = filelock.FileLock(self._job.folder / "lock", blocking=False)
+        owner = filelock.FileLock(self._job.folder / "lock", mode=0o600, blocking=False)
         try:
             with owner:
                 self._state = self._job.state
@@ -185,7 +186,7 @@ class Run:
             pass
         except Exception as error:
             # A fault of ours must not leave an edit that was paid for without a word.
-            traceback.print_exc()
+            _log(error)
             kind = Failure.SETUP if post.state == PREPARED else Failure.OUTCOME_UNKNOWN
             self._failed(
                 post,
@@ -194,7 +195,7 @@ class Run:
                     _(
                         "Something unforeseen went wrong ({why}). What the service delivered is "
                         "kept in {folder}."
-                    ).format(why=str(error) or type(error).__name__, folder=self._job.folder),
+                    ).format(why=_kind(error), folder=self._job.folder),
                 ),
             )
 
@@ -435,6 +436,21 @@ class _Edit:
         if self._keep_alpha:
             placed = placement.keep_alpha(placed, self._source)
         return placed, sent.notes + notes
+
+
+def _kind(error: BaseException) -> str:
+    """What a fault is, without its words: those of libraries quote links and keys."""
+    told = error.strerror if isinstance(error, OSError) else None
+    return told or type(error).__name__
+
+
+def _log(error: BaseException) -> None:
+    """Say on standard error where a fault came from."""
+    cause: BaseException | None = error
+    while cause:
+        where = "".join(traceback.format_tb(cause.__traceback__))
+        print(f"{_kind(cause)}\n{where}", file=sys.stderr, end="")
+        cause = cause.__cause__ or cause.__context__
 
 
 def _to_be_placed(post: Post) -> bool:

@@ -18,9 +18,10 @@ import math
 import os
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qs, quote, urljoin, urlsplit
 
@@ -61,6 +62,10 @@ _FRESH_LINKS = 2
 """How often a task is asked for a new link to its picture."""
 _TASK = re.compile(r"(?!\.+$)[!-~]{1,200}")
 _TASK_NAMED = re.compile(rb'"task_id"\s*:\s*"((?!\.+")[!#-\[\]-~]{1,200})"')
+_LEAST_KEY = 8
+"""Characters of a key that is looked for in names and codes; a shorter one is there by chance."""
+_HOST = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]")
+_SIGNATURE = re.compile(r"[\w-]*sig[\w-]*(=|%3d)\S*", re.IGNORECASE)
 _FAKE = ipaddress.ip_network("198.18.0.0/15")
 """Where local proxies place every public name; common with users behind a firewall."""
 
@@ -112,7 +117,104 @@ _NEVER_SENT = (
     requests.exceptions.InvalidHeader,
     UnicodeError,
 )
-"""What the client itself refuses before it connects: addresses and proxies that can't be."""
+"""What the client itself refuses before it connects: addresses and proxies that can't be.
+
+Some of them can also come from an answer: what was sent by then tells.
+"""
+
+_UNWRAPPED = (OSError, TypeError, ValueError, urllib3.exceptions.HTTPError)
+"""What comes out of the client as it is: of certificates that aren't there, of odd proxies."""
+
+
+class _Session(requests.Session):
+    """A session that goes nowhere by itself, and whose time runs out however busy it is kept.
+
+    Timeouts of a socket begin anew with every byte, and a library reads many bytes at a time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._sockets: list[socket.socket] = []
+        self._timer: threading.Timer | None = None
+        self.is_over = False
+        self.mount("https://", _Adapter(self))
+        self.mount("http://", _Adapter(self))
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Nowhere: to look there is enough to read a body without end."""
+        return None
+
+    def limit(self, seconds: float) -> None:
+        """Let all that is under way break off after `seconds`; 0 for no limit any more."""
+        if self._timer:
+            self._timer.cancel()
+        if seconds:
+            self._timer = threading.Timer(seconds, self._end)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def watch(self, connected: socket.socket) -> None:
+        """Let this one break off, too."""
+        with self._lock:
+            self._sockets.append(connected)
+            if self.is_over:
+                _shut(connected)
+
+    def _end(self) -> None:
+        with self._lock:
+            self.is_over = True
+            for connected in self._sockets:
+                _shut(connected)
+
+    def read(
+        self,
+        response: requests.Response,
+        limit: int,
+        seconds: float,
+        chunks: bytearray | None = None,
+    ) -> bytes:
+        """Read the body, no further than `limit` bytes whatever its header says, nor for ever.
+
+        `chunks` gets what there is of it, also if it breaks off. Raises _TooLong and
+        requests.RequestException.
+        """
+        self.limit(seconds)
+        chunks = bytearray() if chunks is None else chunks
+        for chunk in response.iter_content(65536):
+            chunks += chunk
+            if len(chunks) > limit:
+                raise _TooLong
+        if self.is_over:
+            # A body without a length seems to end there.
+            raise requests.ReadTimeout
+        return bytes(chunks)
+
+
+class _Adapter(HTTPAdapter):
+    """Shows its connections to the session."""
+
+    def __init__(self, session: _Session, **options: Any) -> None:
+        self._session = session
+        super().__init__(**options)
+
+    def get_connection_with_tls_context(self, *arguments: Any, **options: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(*arguments, **options)
+        watch, kind = self._session.watch, pool.ConnectionCls
+
+        class Watched(kind):  # type: ignore[misc, valid-type]
+            def connect(self) -> None:
+                super().connect()
+                watch(self.sock)
+
+        pool.ConnectionCls = Watched
+        return pool
+
+
+def _shut(connected: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        # Not by the method of a TLS socket, which some other thread is reading from.
+        socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
 class Service:
@@ -122,6 +224,7 @@ class Service:
         self._base_url = base_url
         self._host = urlsplit(base_url).netloc
         self._key = key
+        self._secret = _spellings(key)
         self._connect_seconds = settings.connect_seconds()
         self._read_seconds = settings.read_seconds()
 
@@ -139,8 +242,15 @@ class Service:
         kind is OUTCOME_UNKNOWN whenever the edit may have been made, and it is NotAccepted where
         another try may do.
         """
-        stream, body = _Body(form.body, on_sent, on_piece), bytearray()
+        body = bytearray()
         with self._session() as session:
+
+            def leaves(last: bool) -> None:
+                on_piece(last)
+                if last:
+                    session.limit(self._read_seconds)
+
+            stream = _Body(form.body, on_sent, leaves)
             try:
                 response = session.post(
                     f"{self._base_url}{form.path}",
@@ -152,24 +262,32 @@ class Service:
                     stream=True,
                 )
                 with response:
-                    _read(response, _ANSWER_BYTES, self._read_seconds, body)
+                    session.read(response, _ANSWER_BYTES, self._read_seconds, body)
             except _TooLong as error:
                 raise _unknown(_("its answer had no end")) from error
             except _NEVER_SENT as error:
-                raise _setup(error) from error
+                raise self._not_sent(error, stream.begun) from error
             except requests.RequestException as error:
-                if named := _TASK_NAMED.search(body):
+                named = _TASK_NAMED.search(body)
+                if named and (task := self._named(named[1].decode("ascii"))):
                     # The answer broke off, but by this name its picture can be asked for.
-                    return Answer(named[1].decode("ascii"))
-                raise self._lost(error, stream.begun) from error
-            except OSError as error:
-                # A bundle of certificates that isn't there is the one that comes unwrapped.
-                if "certificate bundle" in str(error):
-                    raise _setup(error) from error
-                raise _unknown(_("the connection broke")) from error
+                    return Answer(task)
+                raise self._lost(_in_time(session, error), stream.begun) from error
+            except _UNWRAPPED as error:
+                raise self._not_sent(error, stream.begun) from error
         if response.status_code not in (200, 201, 202):
             raise self._refusal(response, bytes(body))
-        return _answer(_json(bytes(body)))
+        answer = _answer(_json(bytes(body)))
+        return replace(answer, task=self._named(answer.task))
+
+    def _named(self, task: str) -> str:
+        """A task's name, which is kept and shown; "" for one that holds the key or a signature."""
+        quoted = len(self._key) >= _LEAST_KEY and self._secret.search(task)
+        return "" if quoted or _SIGNATURE.search(task) else task
+
+    def _not_sent(self, error: BaseException, begun: bool) -> Failure:
+        """Tell what the client refused before it connected from what an answer led it to."""
+        return _unknown(_("its answer broke the rules of HTTP")) if begun else _setup(error)
 
     def task(self, name: str) -> Task:
         """Ask once how far a task is.
@@ -329,7 +447,8 @@ class Service:
     ) -> tuple[requests.Response, bytes]:
         """GET something of at most `limit` bytes within `seconds`. Raises Stumbled."""
         with self._session() as session:
-            session.mount(url, HTTPAdapter(max_retries=_QUESTION_TRIES))
+            session.mount(url, _Adapter(session, max_retries=_QUESTION_TRIES))
+            session.limit(3 * seconds)
             try:
                 response = session.get(
                     url,
@@ -339,21 +458,21 @@ class Service:
                     stream=True,
                 )
                 with response:
-                    return response, _read(response, limit, seconds)
+                    return response, session.read(response, limit, seconds)
             except _TooLong as error:
                 raise Stumbled(_("its answer had no end")) from error
             except _NEVER_SENT as error:
-                raise Stumbled(_("there can be no such address or proxy")) from error
+                raise Stumbled(_obstacle(error)) from error
             except requests.RequestException as error:
-                raise Stumbled(_cause(error)) from error
-            except OSError as error:
-                # A bundle of certificates that isn't there is the one that comes unwrapped.
-                raise Stumbled(_("its certificate could not be verified")) from error
+                raise Stumbled(_cause(_in_time(session, error))) from error
+            except _UNWRAPPED as error:
+                raise Stumbled(_obstacle(error)) from error
 
     def _fetch(self, url: str) -> bytes:
         with self._session() as session:
             for _hop in range(_REDIRECTS + 1):
                 self._check_link(url)
+                session.limit(self._read_seconds)
                 try:
                     response = session.get(
                         url,
@@ -366,15 +485,17 @@ class Service:
                         if response.is_redirect:
                             url = urljoin(url, response.headers["Location"])
                             continue
-                        body = _read(response, picture.FOREIGN_BYTES, self._read_seconds)
+                        body = session.read(response, picture.FOREIGN_BYTES, self._read_seconds)
                 except _TooLong as error:
                     raise Failure(
                         Failure.ANSWER, _("The service's picture is larger than any real one.")
                     ) from error
                 except requests.RequestException as error:
-                    raise Stumbled(_cause(error)) from error
+                    raise Stumbled(_cause(_in_time(session, error))) from error
                 except ValueError as error:
                     raise _bad_link("") from error
+                except _UNWRAPPED as error:
+                    raise Stumbled(_obstacle(error)) from error
                 status = response.status_code
                 if status == 200:
                     return body
@@ -389,13 +510,19 @@ class Service:
         )
 
     @contextlib.contextmanager
-    def _session(self) -> Iterator[requests.Session]:
-        with requests.Session() as session:
+    def _session(self) -> Iterator[_Session]:
+        with _Session() as session:
             session.headers["User-Agent"] = f"dimilinks-gimp/{__version__}"
             if settings.is_loopback(urlsplit(self._base_url).hostname or ""):
                 # A proxy can't reach this machine's own loopback.
                 session.trust_env = False
-            yield session
+            elif bundle := os.environ.get("SSL_CERT_FILE"):
+                # The two variables of requests itself come before it.
+                session.verify = bundle
+            try:
+                yield session
+            finally:
+                session.limit(0)
 
     def _lost(self, error: requests.RequestException, begun: bool) -> Failure:
         """Tell a connection that never was from one that broke: only the first cost nothing.
@@ -430,7 +557,7 @@ class Service:
             wait = patience.asked_for(response.headers.get("Retry-After"))
             return NotAccepted(Failure.BUSY, _quoting(text, said), wait)
         elif 300 <= status < 400:
-            place = urlsplit(response.headers.get("Location", "")).netloc
+            place = self._place(response.headers.get("Location", ""))
             text = (
                 _(
                     "The service has moved to {place}: set its new address in Filters ▸ Dimilinks "
@@ -459,13 +586,22 @@ class Service:
             parts, own = urllib3.util.parse_url(url), urllib3.util.parse_url(self._base_url)
         except ValueError as error:
             raise _bad_link("") from error
-        place = f"{parts.scheme}://{parts.host or ''}"
+        place = self._tamed(f"{parts.scheme}://{parts.host or ''}")
         if parts.auth or not url.isascii() or not url.isprintable() or "\\" in url:
             raise _bad_link(place)
         if (parts.scheme, parts.netloc) == (own.scheme, own.netloc):
             return
-        if parts.scheme != "https" or not parts.host or not _is_public(parts.host):
+        if parts.scheme != "https" or not _HOST.fullmatch(parts.host or ""):
             raise _bad_link(place)
+        if not _is_public(parts.host or ""):
+            raise _bad_link(place)
+
+    def _place(self, url: str) -> str:
+        """The host of an address that the service gives, fit for a window; "" if it has none."""
+        try:
+            return self._tamed(urlsplit(url).netloc.rpartition("@")[2])
+        except ValueError:
+            return ""
 
     def _said(self, response: requests.Response, body: bytes) -> str:
         """The service's own words in an answer, fit for a window: one line, short, no secrets."""
@@ -482,8 +618,9 @@ class Service:
             return ""
         message = " ".join("".join(c if c.isprintable() else " " for c in message).split())
         # Gateways quote the key back, and links with their signatures.
-        message = message.replace(self._key, "…") if self._key else message
-        return re.sub(r"\?\S*=\S*", "?…", message).rstrip(".")[:300]
+        message = self._secret.sub("…", message)
+        message = re.sub(r"\?\S*=\S*", "?…", message)
+        return _SIGNATURE.sub("…", message).rstrip(".")[:300]
 
 
 class _TooLong(Exception):
@@ -544,25 +681,6 @@ class _Body:
         return piece
 
 
-def _read(
-    response: requests.Response, limit: int, seconds: float, chunks: bytearray | None = None
-) -> bytes:
-    """Read the body, no further than `limit` bytes whatever its header says, nor for ever.
-
-    `chunks` gets what there is of it, also if it breaks off. Raises _TooLong and
-    requests.RequestException.
-    """
-    end = time.monotonic() + seconds
-    chunks = bytearray() if chunks is None else chunks
-    for chunk in response.iter_content(65536):
-        chunks += chunk
-        if len(chunks) > limit:
-            raise _TooLong
-        if time.monotonic() > end:
-            raise requests.ReadTimeout
-    return bytes(chunks)
-
-
 def _remedy() -> str:
     """Where the key that was refused is changed."""
     if os.environ.get("DIMILINKS_API_KEY"):
@@ -583,6 +701,21 @@ def _answer(told: Any) -> Answer:
     if not isinstance(task, str) or not _TASK.fullmatch(task):
         task = ""
     return Answer(task, link, encoded)
+
+
+def _spellings(key: str) -> re.Pattern[str]:
+    """What the key looks like when it is quoted: plain, percent-encoded, in hex, inside base64."""
+    if len(key) < _LEAST_KEY:
+        return re.compile(re.escape(key) if key else r"(?!)")
+    data = key.encode()
+    found = {key, quote(key), quote(key, safe=""), data.hex()}
+    for lead in range(3):
+        # What stands before it decides how its bits fall; the ends share theirs with neighbours.
+        encoded = base64.b64encode(bytes(lead) + data).decode("ascii")
+        inner = encoded[-(-8 * lead // 6) : 8 * (lead + len(data)) // 6]
+        found |= {inner, inner.replace("+", "-").replace("/", "_")} if len(inner) > 9 else set()
+    longest_first = sorted(found, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE)
 
 
 def _is_expired(link: str) -> bool:
@@ -656,14 +789,28 @@ def _quoting(sentence: str, said: str) -> str:
     return _("{sentence} The service says: “{words}”.").format(sentence=sentence, words=said)
 
 
-def _setup(error: Exception) -> Failure:
+def _setup(error: BaseException) -> Failure:
     return Failure(
         Failure.SETUP,
         _(
             "Nothing could be sent: {why}. Check the service's address and the proxy and "
             "certificate settings of this machine, then try again."
-        ).format(why=error),
+        ).format(why=_obstacle(error)),
     )
+
+
+def _obstacle(error: BaseException) -> str:
+    """What keeps anything from being sent, without the address of a proxy: it has a password."""
+    if isinstance(error, requests.exceptions.InvalidSchema):
+        return _("a proxy of this kind is not supported")
+    if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
+        return _("its certificates file is missing")
+    return _("there can be no such address or proxy")
+
+
+def _in_time(session: _Session, error: requests.RequestException) -> requests.RequestException:
+    """The error, or the one behind it: what broke off because its time was over."""
+    return requests.ReadTimeout() if session.is_over else error
 
 
 def _unknown(clause: str) -> Failure:
@@ -748,4 +895,7 @@ def _is_public(host: str) -> bool:
         # Unknown here: where a proxy does the asking, that is usual.
         return True
     addresses = [ipaddress.ip_address(str(f[4][0]).partition("%")[0]) for f in found]
-    return all(address.is_global or address in _FAKE for address in addresses)
+    return all(
+        (address.is_global and not address.is_multicast) or address in _FAKE
+        for address in addresses
+    )

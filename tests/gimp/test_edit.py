@@ -249,3 +249,51 @@ def test_nothing_is_left_behind(
     assert [j.imported for j in job.all_jobs()] == [True]
     assert (tmp_path / "home").stat().st_mode & 0o777 == 0o700
     assert os.listdir(tmp_path / "home") == ["jobs"]
+
+
+def test_no_secret_is_in_what_gimp_keeps(
+    inside: Inside, gimp: PrivateGimp, tmp_path: Path, coffee: Image.Image
+) -> None:
+    key, prompt = "sk-planted-secret-key", "a wish that is nobody's business"
+    reference = tmp_path / "confidential-reference.png"
+    coffee.resize((60, 40)).save(reference)
+    refusal = (401, {}, {"error": {"message": f"no {key} ?exp=1&sig=abcdefgh"}})
+    with Sandbox(keys={key}) as service:
+        told = inside(
+            "no_secret",
+            prompt,
+            str(reference),
+            DIMILINKS_BASE_URL=service.base_url,
+            DIMILINKS_API_KEY=key,
+        )
+        service.answers.append(refusal)
+        again = inside(
+            "no_secret",
+            prompt,
+            str(reference),
+            DIMILINKS_BASE_URL=service.base_url,
+            DIMILINKS_API_KEY=key,
+        )
+    assert [status for status, _, _ in told] == [SUCCESS] * 3, told
+    assert again[0][0] == EXECUTION_ERROR and "no …" in again[0][1], again
+    image = (tmp_path / "edited.xcf").read_bytes()
+    assert len(image) > 100_000
+    left = {path: path.read_bytes() for path in _files(gimp.home) | _files(gimp.temporary)}
+    left |= {path: path.read_bytes() for path in _files(tmp_path / "home")}
+    left[tmp_path / "edited.xcf"] = image
+    for path, data in left.items():
+        for secret in (key, "sig=", "abcdefgh"):
+            assert secret.encode() not in data, (path, secret)
+        if not path.is_relative_to(tmp_path / "home"):
+            assert prompt.encode() not in data and reference.name.encode() not in data, path
+    modes = {path.stat().st_mode & 0o777 for path in _files(tmp_path / "home")}
+    assert modes == {0o600}
+
+
+def test_a_home_that_all_may_write_to_is_told(inside: Inside, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o777)
+    message = _plain_error(inside)
+    assert "nobody else may write to" in message and str(home) in message
+    assert os.listdir(home) == []

@@ -128,8 +128,12 @@ def read_own(path: Path) -> Image.Image:
 def write_own(picture: Image.Image, path: Path) -> None:
     """Write a PNG for GIMP to read, whole or not at all. Raises OSError."""
     temporary = path.with_name(f".{path.name}")
-    temporary.write_bytes(png(picture))
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(png(picture))
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def png(picture: Image.Image, hard: bool = False) -> bytes:

@@ -554,13 +554,32 @@ def _read(
     """
     end = time.monotonic() + seconds
     chunks = bytearray() if chunks is None else chunks
-    for chunk in response.iter_content(65536):
-        chunks += chunk
+    for piece in _pieces(response):
+        chunks += piece
         if len(chunks) > limit:
             raise _TooLong
         if time.monotonic() > end:
             raise requests.ReadTimeout
     return bytes(chunks)
+
+
+def _pieces(response: requests.Response) -> Iterator[bytes]:
+    """Give the body as it arrives. Raises requests.RequestException.
+
+    `iter_content` waits until a piece is full: it loses what there was when the connection breaks,
+    and of a trickle it hears no end.
+    """
+    try:
+        while piece := response.raw.read1(65536, decode_content=True):
+            yield piece
+    except urllib3.exceptions.ReadTimeoutError as error:
+        raise requests.ReadTimeout(error) from error
+    except urllib3.exceptions.SSLError as error:
+        raise requests.exceptions.SSLError(error) from error
+    except urllib3.exceptions.DecodeError as error:
+        raise requests.exceptions.ContentDecodingError(error) from error
+    except urllib3.exceptions.HTTPError as error:
+        raise requests.exceptions.ChunkedEncodingError(error) from error
 
 
 def _remedy() -> str:
@@ -695,7 +714,9 @@ def _cause(error: BaseException) -> str:
     if isinstance(error, requests.Timeout):
         return _("no answer in time")
     if isinstance(error, requests.exceptions.SSLError):
-        return _("its certificate could not be verified")
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return _("its certificate could not be verified")
+        return _("the encrypted connection failed")
     if isinstance(error, requests.exceptions.ProxyError):
         return _("the proxy did not let it through")
     text = str(error)

@@ -98,11 +98,16 @@ def write_private(path: Path, content: str | bytes) -> None:
         # Left by a process that died: with modes, or leading to places, of its own.
         temporary.unlink()
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content.encode("utf-8") if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        # On a full disk a part of it would take the room of what is smaller.
+        temporary.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

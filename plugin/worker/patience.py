@@ -26,6 +26,10 @@ POLLING = 15 * 60.0
 """For a task to end."""
 POLLS = 2.0, 3.0, 30.0
 """Between two questions after a task: at first, later, and at most while it can't be asked."""
+ROOM = 15 * 60.0
+"""For room on a full disk, for what has arrived."""
+LOOKS = 3.0
+"""Between two looks for room."""
 FETCHES = (0.5, 1, 2, 4, 8, 0)
 """After each try to fetch a picture."""
 

@@ -8,6 +8,7 @@ surely was not accepted; what the service has named a task for is asked for unti
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
 import sys
 import threading
@@ -71,6 +72,9 @@ _ROOM = 200_000_000
 """Bytes that must be free for the largest result and its fitted copy."""
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 class Stopped(Exception):
     """The edit was called off before this variation was sent."""
 
@@ -129,7 +133,7 @@ class Run:
             if sending and _may_be_sent_again(post):
                 post.state, post.kind, post.message, post.task = PREPARED, "", "", ""
             elif _may_be_asked_for_again(post):
-                post.state, post.kind, post.message = ACCEPTED, "", ""
+                post.state, post.kind, post.message, post.result = ACCEPTED, "", "", ""
             elif post.state in (SENT, ACCEPTED) and (result := self._result(number)):
                 # The worker was killed between the two.
                 post.state, post.result = RECEIVED, result
@@ -215,8 +219,13 @@ class Run:
         data = line.service.picture(answer)
         suffix = next((s for magic, s in _SUFFIXES.items() if data.startswith(magic)), ".bin")
         result = self._job.folder / f"result-{number}{suffix}"
-        settings.write_private(result, data)
-        self._change(post, state=RECEIVED, result=result.name, kind="", message="")
+        self._keep(number, post, "downloading", lambda: settings.write_private(result, data))
+        for former in self._job.folder.glob(f"result-{number}.*"):
+            # It could not be used, and the task was asked once more.
+            if former != result:
+                former.unlink(missing_ok=True)
+        received = {"state": RECEIVED, "result": result.name, "kind": "", "message": ""}
+        self._keep(number, post, "downloading", lambda: self._change(post, **received))
 
     def _send(self, number: int, post: Post, sent_form: Form, line: _Line) -> Answer:
         """Send a variation, again where it surely was not accepted. Raises Failure or Stopped."""
@@ -341,8 +350,45 @@ class Run:
             ) from error
         placed, notes = edit.place(answer, post.route)
         path = self._job.folder / f"placed-{number}.png"
-        picture.write_own(placed, path)
-        self._change(post, placed=path.name, kind="", message="", notes=notes)
+        self._keep(number, post, "placing", lambda: picture.write_own(placed, path))
+        fitted = {"placed": path.name, "kind": "", "message": "", "notes": notes}
+        self._keep(number, post, "placing", lambda: self._change(post, **fitted))
+
+    def _keep(self, number: int, post: Post, phase: str, write: Callable[[], None]) -> None:
+        """Write what was paid for; where the disk is full, again until there is room.
+
+        Raises Failure, and OSError for what isn't mended by room.
+        """
+        end = time.monotonic() + patience.ROOM
+        told = False
+        while True:
+            try:
+                write()
+                return
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                if time.monotonic() > end:
+                    raise self._no_room(post) from error
+            if not told:
+                note = _("The disk of {folder} is full: free some space for the result.")
+                note = note.format(folder=self._job.folder)
+                self._report(Progress(phase, number, note=note))
+                told = True
+            time.sleep(patience.LOOKS)
+
+    def _no_room(self, post: Post) -> Failure:
+        if not (post.task or post.result):
+            sentence = _(
+                "The result arrived, but the disk of {folder} was full, and it could not be kept. "
+                "It may have been billed: look at your account, then decide."
+            )
+            return Failure(Failure.ANSWER, sentence.format(folder=self._job.folder))
+        sentence = _(
+            "The result is there, but the disk of {folder} is full. Free some space, then "
+            "“python -m plugin resume {job}” goes on, at no cost."
+        )
+        return Failure(Failure.PENDING, sentence.format(folder=self._job.folder, job=self._job.id))
 
     def _failed(self, post: Post, failure: Failure) -> None:
         """Note a failure; what has arrived, or waits at the service, stays what it is."""
@@ -464,9 +510,13 @@ def _may_be_sent_again(post: Post) -> bool:
 
 
 def _may_be_asked_for_again(post: Post) -> bool:
-    """Whether the service forgot its task, as it does if the key is another one meanwhile."""
+    """Whether its task may be told another time, or its picture be a better one.
+
+    The service forgets a task if the key is another one meanwhile, and what came in place of a
+    picture may have been a network's own page.
+    """
     asked = post.state == FAILED and post.kind == Failure.ANSWER
-    return asked and bool(post.task) and not post.result
+    return asked and bool(post.task) and not post.placed
 
 
 def _lost_track() -> Failure:

@@ -842,7 +842,9 @@ def _cause(error: BaseException) -> str:
     if isinstance(error, requests.Timeout):
         return _("no answer in time")
     if isinstance(error, requests.exceptions.SSLError):
-        return _("its certificate could not be verified")
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return _("its certificate could not be verified")
+        return _("the encrypted connection failed")
     if isinstance(error, requests.exceptions.ProxyError):
         return _("the proxy did not let it through")
     text = str(error)

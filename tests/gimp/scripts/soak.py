@@ -1,0 +1,99 @@
+"""One edit after the other in one GIMP, and now and then what GIMP and this process hold.
+
+Arguments: `procedure`, a plug-in process for each edit, or `window`, all from this one, as the
+window makes them; how many; after how many it is measured.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import inside
+from gi.repository import Gimp
+
+PLUG_IN = os.environ["GIMP3_DIRECTORY"] + "/plug-ins/dimilinks_gimp"
+sys.path.insert(0, PLUG_IN)
+from plugin.gimp import edit as editing  # noqa: E402
+from plugin.gimp.capture import Request  # noqa: E402
+
+HOME = Path(os.environ["DIMILINKS_HOME"])
+
+
+def stat(process):
+    """Parent, and resident memory in kB; None if it has ended."""
+    try:
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+        return int(fields[1]), int(fields[21]) * os.sysconf("SC_PAGE_SIZE") // 1024
+    except OSError:
+        return None
+
+
+def held(process):
+    return {
+        "kB": stat(Path(f"/proc/{process}"))[1],
+        "files": len(os.listdir(f"/proc/{process}/fd")),
+        "threads": len(os.listdir(f"/proc/{process}/task")),
+    }
+
+
+def below(process):
+    """How many processes were started by it, or by one of those."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        if known := stat(entry):
+            parents[int(entry.name)] = known[0]
+    count, generation = 0, [process]
+    while generation:
+        generation = [child for child, parent in parents.items() if parent in generation]
+        count += len(generation)
+    return count
+
+
+def files(folder):
+    return sum(len(names) for _folder, _folders, names in os.walk(folder))
+
+
+def edited(image, layer, output):
+    if MODE == "procedure":
+        status, message, layers = inside.edit(image, [layer], prompt="echo", output=output)
+        assert status == inside.SUCCESS, message
+        return layers
+    request = Request(
+        *("echo", "gpt-image-2", "auto", "auto", output, "layer"), *(True, 1, [], [], 0, -1, True)
+    )
+    layers, sentences = editing.edit(image, [layer], request)
+    assert not sentences, sentences
+    return layers
+
+
+MODE, number, every = inside.ARGUMENTS[0], *map(int, inside.ARGUMENTS[1:])
+image, layer = inside.photo()
+image.scale(300, 200)
+image.select_ellipse(Gimp.ChannelOps.REPLACE, 110, 70, 60, 50)
+rows = []
+began = time.monotonic()
+for done in range(1, number + 1):
+    output = "replace" if done % 2 else "new-layer"
+    for made in edited(image, layer, output):
+        if output == "new-layer":
+            image.remove_layer(made)
+    if done % every:
+        continue
+    # What undo remembers is meant to be kept.
+    image.undo_disable()
+    image.undo_enable()
+    rows.append(
+        {
+            "edits": done,
+            "seconds": (time.monotonic() - began) / every,
+            "GIMP": held(os.getppid()),
+            "script": held(os.getpid()),
+            "processes": below(os.getppid()),
+            "temporary files": files(os.environ["TMPDIR"]),
+            "hidden files": len(list(HOME.rglob(".*"))),
+            "jobs": len(os.listdir(HOME / "jobs")),
+        }
+    )
+    began = time.monotonic()
+    inside.found(rows)

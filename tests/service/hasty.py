@@ -1,0 +1,81 @@
+"""A worker in a hurry: `python -m tests.service.hasty MOMENT COMMAND …`, else as `-m plugin`.
+
+Every wait is shorter than in the product. MOMENT is `never`, or says when something befalls the
+worker: `decode:kill`, `place:20000` (from then on no file may become larger), `start:0:1` (for a
+second). Names below `.test` are this machine, so that certificates can be tried.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from plugin import settings
+from plugin.worker import cli, patience, picture, placement, service
+
+HEARD = 1.0
+"""Seconds that an answer may take."""
+
+
+def hurry() -> None:
+    """Shorten every wait."""
+    patience.CONNECTING = 1.5
+    patience.BUSY = 3.0
+    patience.POLLING = 2.0
+    patience.POLLS = 0.05, 0.1, 0.3
+    patience.ROOM = 2.0
+    patience.LOOKS = 0.2
+    patience.FETCHES = 0.05, 0.1, 0
+    service._QUESTION_SECONDS = service._FETCH_SECONDS = 0.5
+    settings._READ_SECONDS = 0.1, HEARD, 3600
+
+
+def befall(fault: str) -> None:
+    """Be killed, or find the disk full from here on."""
+    if fault == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    room, _colon, seconds = fault.partition(":")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(room), resource.RLIM_INFINITY))
+    if seconds:
+        threading.Timer(float(seconds), befall, ["-1"]).start()
+
+
+def before(step: Callable[..., Any], fault: str) -> Callable[..., Any]:
+    def stepping(*arguments: Any) -> Any:
+        befall(fault)
+        return step(*arguments)
+
+    return stepping
+
+
+def find_test_names() -> None:
+    ask = socket.getaddrinfo
+
+    def found(host: Any, *arguments: Any, **named: Any) -> Any:
+        here = str(host).endswith(".test")
+        return ask("127.0.0.1" if here else host, *arguments, **named)
+
+    socket.getaddrinfo = found
+
+
+def main() -> int:
+    moment, _colon, fault = sys.argv[1].partition(":")
+    hurry()
+    find_test_names()
+    if moment == "start":
+        befall(fault)
+    elif moment == "decode":
+        picture.read_foreign = before(picture.read_foreign, fault)
+    elif moment == "place":
+        placement.fit = before(placement.fit, fault)
+    return cli.main(sys.argv[2:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""A slice of what can go wrong over real sockets (all: `tests/bench/faults`)."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from plugin import settings
+from plugin.job import RECEIVED
+from plugin.worker.failure import Failure
+from tests.service import faults
+
+UNKNOWN, PENDING, ANSWER = Failure.OUTCOME_UNKNOWN, Failure.PENDING, Failure.ANSWER
+UNREACHABLE, REFUSED = Failure.UNREACHABLE, Failure.REFUSED
+
+# What the user hears, and what came of it after the service was well again.
+SLICE = {
+    "edits, connect: no answer": (UNREACHABLE, RECEIVED),
+    "async, connect: unknown name": (UNREACHABLE, RECEIVED),
+    "edits, TLS, TLS: expired": (UNREACHABLE, RECEIVED),
+    "async, TLS, TLS: self-signed": (UNREACHABLE, RECEIVED),
+    "edits, TLS, TLS: wrong name": (UNREACHABLE, RECEIVED),
+    "async, TLS, TLS: garbage": (UNREACHABLE, RECEIVED),
+    "edits, sending: stalled": (UNKNOWN, UNKNOWN),
+    "async, sending: reset": (UNKNOWN, UNKNOWN),
+    "edits, waiting (waiting): reset": (UNKNOWN, UNKNOWN),
+    "async, waiting (waiting): killed": (UNKNOWN, UNKNOWN),
+    "edits, waiting (waiting): disk full a while": (RECEIVED, RECEIVED),
+    "async, headers (headers): stalled": (UNKNOWN, UNKNOWN),
+    "edits, status (status): 402 HTML": (REFUSED, RECEIVED),
+    "async, status (status): 524 empty": (UNKNOWN, UNKNOWN),
+    "edits, body (body): stalled": (RECEIVED, RECEIVED),
+    "edits, body (body): trickled": (RECEIVED, RECEIVED),
+    "async, body (body), TLS: closed": (RECEIVED, RECEIVED),
+    "edits, body (early): closed": (UNKNOWN, UNKNOWN),
+    "async, asking (status): 503 HTML": (PENDING, RECEIVED),
+    "async, asking (body): garbage": (PENDING, RECEIVED),
+    "edits, download (body): trickled": (ANSWER, RECEIVED),
+    "async, download (status): 500 JSON": (ANSWER, RECEIVED),
+    "edits, download (waiting): disk nearly full": (PENDING, RECEIVED),
+    "edits, decode: sign-in page": (ANSWER, RECEIVED),
+    "async, decode: half a PNG": (ANSWER, RECEIVED),
+    "edits, place: killed": ("arrived, not fitted", RECEIVED),
+    "async, place: disk nearly full": (PENDING, RECEIVED),
+}
+
+
+def test_nothing_is_billed_twice_lost_or_left_without_words(tmp_path: Path) -> None:
+    trials = faults.Trials(tmp_path)
+    chosen = [case for case in faults.cases() if str(case) in SLICE]
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = list(pool.map(trials.run, chosen))
+    assert not {str(outcome.case): outcome.wrong for outcome in outcomes if outcome.wrong}
+    assert {str(o.case): (o.heard, o.ended) for o in outcomes} == SLICE
+
+
+def test_each_phase_has_its_faults_on_both_routes() -> None:
+    cases = faults.cases()
+    assert len({str(case) for case in cases}) == len(cases)
+    for route in settings.ROUTES:
+        phases = {case.phase for case in cases if case.route == route}
+        assert phases == {*faults.PHASES} - ({"asking"} if route == settings.EDITS else set())
+    assert {case.fault for case in cases if case.phase == "status"} == {
+        f"{status} {writing}" for status in faults.STATUSES for writing in faults.WRITINGS
+    }

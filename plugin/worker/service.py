@@ -181,8 +181,8 @@ class _Session(requests.Session):
         """
         self.limit(seconds)
         chunks = bytearray() if chunks is None else chunks
-        for chunk in response.iter_content(65536):
-            chunks += chunk
+        for piece in _pieces(response):
+            chunks += piece
             if len(chunks) > limit:
                 raise _TooLong
         if self.is_over:
@@ -679,6 +679,24 @@ class _Body:
             self._on_piece(self._sent + len(piece) == len(self._data))
         self._sent += len(piece)
         return piece
+
+
+def _pieces(response: requests.Response) -> Iterator[bytes]:
+    """Give the body as it arrives. Raises requests.RequestException.
+
+    `iter_content` waits until a piece is full: it loses what there was when the connection breaks.
+    """
+    try:
+        while piece := response.raw.read1(65536, decode_content=True):
+            yield piece
+    except urllib3.exceptions.ReadTimeoutError as error:
+        raise requests.ReadTimeout(error) from error
+    except urllib3.exceptions.SSLError as error:
+        raise requests.exceptions.SSLError(error) from error
+    except urllib3.exceptions.DecodeError as error:
+        raise requests.exceptions.ContentDecodingError(error) from error
+    except urllib3.exceptions.HTTPError as error:
+        raise requests.exceptions.ChunkedEncodingError(error) from error
 
 
 def _remedy() -> str:

@@ -71,13 +71,11 @@ NO_ANSWERS = ("no JSON", "web page", "empty", "a list", "no picture and no task"
 _HOST = "service.test"
 _GROUPS = {
     "unreachable": ("refused", "no answer", "unknown name"),
-    "broken off, or garbage": ("reset", "closed", "half-closed", "garbage", *NO_ANSWERS),
-    "stalled": ("stalled", "trickled"),
+    "broken off, stalled, or garbage": (*BREAKS, "trickled", *NO_ANSWERS),
     "certificate": CERTIFICATES,
     "unusable picture": UNUSABLE,
     "worker killed": ("killed",),
-    "disk full": ("disk full", "disk nearly full"),
-    "disk full a while": ("disk full a while",),
+    "disk full": ("disk full", "disk nearly full", "disk full a while"),
 }
 
 _WITHOUT_A_WORD = {
@@ -104,7 +102,7 @@ class Case:
     def group(self) -> str:
         """The row of the table that it belongs to."""
         if self.fault[:3].isdigit():
-            if self.phase in ("asking", "download"):
+            if self.phase != "status":
                 return "any status"
             status = int(self.fault[:3])
             return "429" if status == 429 else "refusals" if status < 500 else "5xx"
@@ -113,7 +111,8 @@ class Case:
     @property
     def unavoidable(self) -> bool:
         """Whether nothing can be kept: not a byte for the task's name, for good."""
-        return self.route == settings.EDITS and self.fault == "disk full"
+        early = self.phase in ("sending", "waiting", "headers", "body")
+        return early and self.fault == "disk full"
 
     def __str__(self) -> str:
         where = self.phase + (f" ({self.at})" if self.at else "")
@@ -286,6 +285,9 @@ class _Trial:
         for secret in (KEY, SIGNATURE):
             if any(secret.encode() in data for data in left):
                 wrong.append(f"told a secret: {secret}")
+        parts = [f.name for f in self._job.folder.glob(".*")]
+        if parts and self._case.fault != "killed":
+            wrong.append(f"left behind: {parts}")
         said = (self._folder / "err").read_text("utf-8")
         if "Traceback" in said:
             wrong.append(f"a traceback: {said.strip().splitlines()[-1]}")
@@ -652,9 +654,12 @@ def table(outcomes: list[Outcome]) -> str:
             f"{', '.join(f'{kind} {count}' for kind, count in heard.most_common())} |"
         )
     wrong = sum(bool(o.wrong) for o in outcomes)
+    lost = sum(o.lost and o.case.unavoidable for o in outcomes)
     lines.append("")
     lines.append(
-        f"{len(outcomes)} cases on both routes. In {wrong} of them something was billed twice, "
-        "lost though delivered, wrongly called free, left without a sentence, or hung."
+        f"{len(outcomes)} cases. In {wrong} of them something was billed twice, lost though "
+        "delivered, wrongly called free, left without a sentence, or never ended. Not counted are "
+        f"{lost} whose disk had no room for a single byte from the sending on, for longer than the "
+        "worker waits."
     )
     return "\n".join(lines) + "\n"

@@ -71,13 +71,11 @@ NO_ANSWERS = ("no JSON", "web page", "empty", "a list", "no picture and no task"
 _HOST = "service.test"
 _GROUPS = {
     "unreachable": ("refused", "no answer", "unknown name"),
-    "broken off, or garbage": ("reset", "closed", "half-closed", "garbage", *NO_ANSWERS),
-    "stalled": ("stalled", "trickled"),
+    "broken off, stalled, or garbage": (*BREAKS, "trickled", *NO_ANSWERS),
     "certificate": CERTIFICATES,
     "unusable picture": UNUSABLE,
     "worker killed": ("killed",),
-    "disk full": ("disk full", "disk nearly full"),
-    "disk full a while": ("disk full a while",),
+    "disk full": ("disk full", "disk nearly full", "disk full a while"),
 }
 
 _WITHOUT_A_WORD = {
@@ -104,7 +102,7 @@ class Case:
     def group(self) -> str:
         """The row of the table that it belongs to."""
         if self.fault[:3].isdigit():
-            if self.phase in ("asking", "download"):
+            if self.phase != "status":
                 return "any status"
             status = int(self.fault[:3])
             return "429" if status == 429 else "refusals" if status < 500 else "5xx"
@@ -113,7 +111,8 @@ class Case:
     @property
     def unavoidable(self) -> bool:
         """Whether nothing can be kept: not a byte for the task's name, for good."""
-        return self.route == settings.EDITS and self.fault == "disk full"
+        early = self.phase in ("sending", "waiting", "headers", "body")
+        return early and self.fault == "disk full"
 
     def __str__(self) -> str:
         where = self.phase + (f" ({self.at})" if self.at else "")
@@ -275,7 +274,9 @@ class _Trial:
         if self._case.fault == "disk full a while" and told.heard != RECEIVED:
             wrong.append(f"did not wait for room: {told.heard}")
         free = (Failure.SETUP, Failure.UNREACHABLE, Failure.REFUSED, Failure.BUSY)
-        if billed and told.heard in free:
+        # What was accepted stays so, whatever the service says while it is asked.
+        freed = first.state == PREPARED or (first.state == FAILED and first.kind in free)
+        if billed and freed:
             wrong.append(f"billed, and called {told.heard}: {first.message or last.message}")
         for post in (first, last):
             if (post.state == FAILED or post.kind) and not post.message:
@@ -286,6 +287,9 @@ class _Trial:
         for secret in (KEY, SIGNATURE):
             if any(secret.encode() in data for data in left):
                 wrong.append(f"told a secret: {secret}")
+        parts = [f.name for f in self._job.folder.glob(".*")]
+        if parts and self._case.fault != "killed":
+            wrong.append(f"left behind: {parts}")
         said = (self._folder / "err").read_text("utf-8")
         if "Traceback" in said:
             wrong.append(f"a traceback: {said.strip().splitlines()[-1]}")
@@ -385,6 +389,8 @@ class Service:
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._socket = socket.socket()
+        # It may have to come back to the same port.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind(("127.0.0.1", 0))
         # Else the system takes in megabytes before anybody reads.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
@@ -652,9 +658,12 @@ def table(outcomes: list[Outcome]) -> str:
             f"{', '.join(f'{kind} {count}' for kind, count in heard.most_common())} |"
         )
     wrong = sum(bool(o.wrong) for o in outcomes)
+    lost = sum(o.lost and o.case.unavoidable for o in outcomes)
     lines.append("")
     lines.append(
-        f"{len(outcomes)} cases on both routes. In {wrong} of them something was billed twice, "
-        "lost though delivered, wrongly called free, left without a sentence, or hung."
+        f"{len(outcomes)} cases. In {wrong} of them something was billed twice, lost though "
+        "delivered, wrongly called free, left without a sentence, or never ended. Not counted are "
+        f"{lost} whose disk had no room for a single byte from the sending on, for longer than the "
+        "worker waits."
     )
     return "\n".join(lines) + "\n"

@@ -27,7 +27,10 @@ def test_error_is_shown(window: Window, image: Image) -> None:
     use_service(window, "http://127.0.0.1:1/v1")
     window.prompt("sepia")
     window.press_in_dialog("Edit")
-    message = until(lambda: window.shows("can't be reached", PLUG_IN), "the error in words")
+    # First it is tried again for a while, which is said, too.
+    until(lambda: window.shows("can't be reached yet", PLUG_IN), "why it takes longer")
+    until(lambda: "Try Again" in window.buttons(), "the end of the tries", 2 * PATIENCE)
+    message = window.shows("can't be reached", PLUG_IN)
     assert "127.0.0.1:1" in message
     assert "Traceback" not in message
     assert "Try Again" in window.buttons()

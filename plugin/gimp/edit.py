@@ -163,6 +163,11 @@ class Edit:
         phases = {report.get("phase") for report in self.reports.values()}
         return next((phase for phase in _PHASES if phase in phases), "preparing")
 
+    def uploaded(self) -> tuple[int, int]:
+        """The bytes that have left, and their total, of all variations that are being uploaded."""
+        reports = [r for r in self.reports.values() if r.get("phase") == "uploading"]
+        return sum(r.get("sent", 0) for r in reports), sum(r.get("total", 0) for r in reports)
+
     def phase_text(self) -> str:
         """The phase in words, or why it takes longer."""
         phase = self.phase()
@@ -170,8 +175,7 @@ class Edit:
         if notes:
             return str(notes[0])
         if phase == "uploading":
-            reports = [r for r in self.reports.values() if r.get("phase") == phase]
-            sent, total = (sum(r.get(name, 0) for r in reports) for name in ("sent", "total"))
+            sent, total = self.uploaded()
             return _("Uploading: {sent:.1f} of {total:.1f} MB").format(
                 sent=sent / 1e6, total=total / 1e6
             )

@@ -241,8 +241,7 @@ class EditRow(Gtk.Box):
         assert self.edit is not None
         phase = self.edit.phase()
         if phase == "uploading":
-            reports = [r for r in self.edit.reports.values() if r.get("phase") == phase]
-            sent, total = (sum(r.get(name, 0) for r in reports) for name in ("sent", "total"))
+            sent, total = self.edit.uploaded()
             self._bar.set_fraction(0.1 * sent / max(1, total))
         elif phase == "waiting" and self.edit.waiting_since:
             known = [r.get("progress") or 0 for r in self.edit.reports.values()]

@@ -91,13 +91,14 @@ class Preview(Gtk.Box):
                 0, 0, image.get_width(), image.get_height(), *size
             )
             shape = hash(data.get_data()), capture.selection_bounds(image)
+        request, selected = self._request(), image.get_selected_layers()
         layers = [
             (layer.get_id(), layer.get_name(), capture.offsets(layer), pixels.extent(layer))
-            for layer in image.get_selected_layers()
+            for layer in selected
         ]
-        edited = image if self._request().visible else next(iter(image.get_selected_layers()), None)
+        edited = image if request.visible else next(iter(selected), None)
         look = hash(edited.get_thumbnail_data(32, 32)[0].get_data()) if edited is not None else 0
-        return self._request(), image.get_width(), image.get_height(), shape, layers, look
+        return request, image.get_width(), image.get_height(), shape, layers, look
 
     def _show(self) -> None:
         image, request = self._image, self._request()

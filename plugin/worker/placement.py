@@ -9,89 +9,93 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from plugin.region import RATIO_TOLERANCE
 from plugin.words import _
 from plugin.worker import picture, repair
+from plugin.worker.registration import Layout, Matrix, layouts, scaling, zoom
 from plugin.worker.upload import Upload
 
 
 def fit(
-    answer: Image.Image, upload: Upload, size: tuple[int, int], repaired: bool = False
+    answer: Image.Image,
+    upload: Upload,
+    source: Image.Image,
+    selection: Image.Image | None,
+    repaired: bool = False,
 ) -> tuple[Image.Image, list[str]]:
-    """Return `answer` (sRGB, RGB or RGBA) at `size`, the content's (width, height), and notes.
+    """Return `answer` (sRGB, RGB or RGBA) at the size of `source`, the content, and notes.
 
-    An answer of another ratio than the upload's covers it, centred, and is cut off. `repaired`
-    undoes its drift, where that can be told. Notes are sentences for the user.
+    `selection` is the content's mask (L, 255 = edited). `repaired` undoes what the service did to
+    the picture beyond the edit, where that can be told; otherwise an answer of another ratio than
+    the upload's covers it, centred, and is cut off. Notes are sentences for the user.
     """
-    across = answer.width / upload.source_size[0]
-    down = answer.height / upload.source_size[1]
+    left, top, right, bottom = upload.inner
+    to_sent = scaling(((right - left) / source.width, (bottom - top) / source.height), (left, top))
+    found = None
+    if repaired:
+        found = repair.judge(
+            np.asarray(upload.source),
+            np.asarray(picture.on_white(answer)),
+            None if upload.mask is None else np.asarray(upload.mask),
+        )
+    if found is None:
+        layout, way = layouts(upload.source_size, answer.size)[0]
+        matrix = way @ to_sent
+    else:
+        layout, matrix = found.registration.layout, found.registration.matrix @ to_sent
+    notes = _notes(answer.size, layout, matrix, source.size)
+    if repaired and found is None and upload.mask is not None:
+        notes.append(_("The result could not be aligned with the picture and is used as it came."))
+    if found is None:
+        return _placed(answer, matrix, source.size), notes
+    if answer.mode == "RGB":
+        placed = repair.repaired(
+            np.asarray(answer),
+            found,
+            to_sent,
+            np.asarray(picture.on_white(source)),
+            None if selection is None else np.asarray(selection),
+        )
+    else:
+        placed = repair.resample(np.asarray(answer), matrix, source.size)
+    return Image.fromarray(placed), notes
+
+
+def _notes(
+    answer: tuple[int, int], layout: Layout, matrix: Matrix, size: tuple[int, int]
+) -> list[str]:
+    """What the user is told of an answer that is placed by `matrix`; sizes (width, height)."""
     notes = []
-    left, top, right, bottom = (float(side) for side in upload.inner)
-    shift_x = shift_y = 0.0
-    # The table's sizes are themselves a little off their ratios: that is no other ratio.
-    if abs(across / down - 1) > 2 * RATIO_TOLERANCE:
-        scale = min(across, down)
-        shift_x = (answer.width - upload.source_size[0] * scale) / 2
-        shift_y = (answer.height - upload.source_size[1] * scale) / 2
-        across = down = scale
-        notes.append(
-            _(
+    if layout != "squeeze":
+        sentence = {
+            "extend": _(
                 "The service answered with another ratio ({width}×{height}); what was too much "
                 "was cut off."
-            ).format(width=answer.width, height=answer.height)
-        )
-    box = (
-        left * across + shift_x,
-        top * down + shift_y,
-        min(right * across + shift_x, answer.width),
-        min(bottom * down + shift_y, answer.height),
-    )
-    scale = size[0] / (box[2] - box[0])
+            ),
+            "crop": _(
+                "The service answered with another ratio ({width}×{height}) that doesn't show "
+                "all of what was sent; there the picture stays as it is."
+            ),
+        }[layout]
+        notes.append(sentence.format(width=answer[0], height=answer[1]))
+    scale = 1 / zoom(matrix)
     if scale > 1.02:
         notes.append(
             _("The result was enlarged to {scale:.0%} of what the service delivered.").format(
                 scale=scale
             )
         )
-    if repaired:
-        moved = _drift(answer, upload, (across, down), (shift_x, shift_y))
-        if moved is not None:
-            to_sent = _stretch(((right - left) / size[0], (bottom - top) / size[1]), (left, top))
-            to_answer = _stretch((across, down), (shift_x, shift_y))
-            matrix = to_answer @ np.vstack([moved, [0, 0, 1]]) @ to_sent
-            return repair.resample(answer, matrix[:2], size), notes
+    return notes
+
+
+def _placed(answer: Image.Image, matrix: Matrix, size: tuple[int, int]) -> Image.Image:
+    """The answer at `size`, by a matrix that only scales and shifts."""
+    edges = matrix @ np.array([[-0.5, size[0] - 0.5], [-0.5, size[1] - 0.5], [1, 1]]) + 0.5
+    left, right = (min(max(0.0, edge), float(answer.width)) for edge in edges[0])
+    top, bottom = (min(max(0.0, edge), float(answer.height)) for edge in edges[1])
+    box = (round(left, 6), round(top, 6), round(right, 6), round(bottom, 6))
     if all(edge == int(edge) for edge in box) and (box[2] - box[0], box[3] - box[1]) == size:
-        return answer.crop((int(box[0]), int(box[1]), int(box[2]), int(box[3]))), notes
-    return answer.resize(size, Image.Resampling.LANCZOS, box=box), notes
-
-
-def _drift(
-    answer: Image.Image, upload: Upload, scale: tuple[float, float], shift: tuple[float, float]
-) -> repair.Affine | None:
-    """The answer's drift in pixels of the upload, None where it can't be told."""
-    if upload.mask is None:
-        return None
-    width, height = upload.source_size
-    seen = (
-        shift[0],
-        shift[1],
-        min(shift[0] + width * scale[0], answer.width),
-        min(shift[1] + height * scale[1], answer.height),
-    )
-    small = answer.convert("RGB").resize(upload.source_size, Image.Resampling.BICUBIC, box=seen)
-    return repair.drift(upload.source, small, upload.mask)
-
-
-def _stretch(scale: tuple[float, float], shift: tuple[float, float]) -> repair.Affine:
-    """The 3×3 matrix that scales and shifts by the edges of pixels, for their centres."""
-    across, down = scale
-    return np.array(
-        [
-            [across, 0, shift[0] + across / 2 - 0.5],
-            [0, down, shift[1] + down / 2 - 0.5],
-            [0, 0, 1],
-        ]
-    )
+        return answer.crop((int(box[0]), int(box[1]), int(box[2]), int(box[3])))
+    return answer.resize(size, Image.Resampling.LANCZOS, box=box)
 
 
 def keep_alpha(placed: Image.Image, source: Image.Image) -> Image.Image:

@@ -1,111 +1,238 @@
-"""Undoing the drift of an answer: models redraw everything, a little shifted, zoomed or turned.
+"""Repair: an answer brought back to the picture that it was made from.
 
-What is known are the pixels around the selection: they were sent, and they came back. Where they
-don't tell enough (no selection, no texture, a scene that is no longer the same), the answer is
-left alone.
+Models draw everything anew. The answer is registered to what was sent, its tone is matched, it is
+resampled once to the region's pixels, and where it shows at the selection's edge what was there
+before, the original's own pixels run into it, so that no seam is left.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-Affine = NDArray[np.float64]
-"""A 2×3 matrix that takes (x, y, 1), pixel centres at whole numbers, to (x, y)."""
+from plugin.worker import tone
+from plugin.worker.registration import Floats, Matrix, Pixels, Registration, register, zoom
+from plugin.worker.tone import Tone
 
-_LONGEST = 640
-"""Pixels of the longer side at which drift is measured; sub-pixel methods need no more."""
-_LEAST_KEPT = 0.1
-"""Share of the picture that must have been kept for a judgement."""
-_LEAST_DRIFT = 0.3
-"""Pixels of the upload; less is not worth a resampling."""
-_MOST_DRIFT = 0.12
-"""As a share of the longer side; more is a changed scene, not drift."""
-_BETTER = 0.8
-"""The kept pixels' difference must fall at least to this share of what it was."""
+_SEAM_SHARE = 0.012
+_SEAM_PIXELS = (4, 24)
+"""How deep the original runs in: a share of the region's diagonal, between these."""
+_SEAM_DIFFERENCE = 30.0
+"""Levels from which on a pixel is another one, however alike its surroundings are."""
+_DETAILED = 0.9
+"""Pixels of the answer for each of the region's, below which detail is missing."""
+_RIM = 12
+"""Pixels of the region over which the answer's rim fades."""
+_MOST_RIM = 0.06
+"""Share of the longer side up to which the answer is carried on beyond its rim."""
 
 
-def drift(sent: Image.Image, answer: Image.Image, mask: Image.Image) -> Affine | None:
-    """Return where in `answer` each pixel of `sent` went; None if nothing moved or none can tell.
+@dataclass(frozen=True)
+class Repair:
+    """What is known of an answer, before a pixel of it is touched."""
 
-    All three show the same and have the same size: RGB what was sent, RGB what came back, L the
-    selection (255 = edited). The matrix takes coordinates of `sent` to those of `answer`.
+    registration: Registration
+    tone: Tone | None
+
+
+def judge(sent: Pixels, answer: Pixels, edited: Pixels | None) -> Repair | None:
+    """Find out what happened to an answer; None if that can't be told.
+
+    `sent` and `answer` are RGB (height, width, 3) of any sizes; `edited` the selection over
+    `sent`, (height, width), None if there was none.
     """
-    scale = min(1.0, _LONGEST / max(sent.size))
-    size = (max(8, round(sent.width * scale)), max(8, round(sent.height * scale)))
-    before, after = (_measured(picture, size) for picture in (sent, answer))
-    edited = cv2.resize(np.asarray(mask), size, interpolation=cv2.INTER_AREA) > 0
-    # What was painted reaches a little beyond the mask, and the measure blurs.
-    margin = np.ones((9, 9), np.uint8)
-    kept = 1 - cv2.dilate(edited.astype(np.uint8), margin)
-    if kept.mean() < _LEAST_KEPT:
+    found = register(sent, answer, edited)
+    if found is None:
         return None
-    matrix = np.eye(2, 3, dtype=np.float32)
-    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 60, 1e-5)
-    try:
-        _correlation, matrix = cv2.findTransformECC(
-            before, after, matrix, cv2.MOTION_AFFINE, stop, kept, 5
-        )
-    except cv2.error:
-        return None
-    found = _at_full_size(matrix.astype(np.float64), scale)
-    moved = _farthest(found, sent.size)
-    if not _LEAST_DRIFT <= moved <= _MOST_DRIFT * max(sent.size):
-        return None
-    aligned = cv2.warpAffine(
-        after, matrix, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderValue=np.nan
-    )
-    judged = (kept > 0) & np.isfinite(aligned)
-    if judged.mean() < _LEAST_KEPT:
-        return None
-    if _difference(before, aligned, judged) > _BETTER * _difference(before, after, judged):
-        return None
-    return found
+    if edited is not None:
+        return Repair(found, tone.match(found))
+    # Without a selection any change may be the edit; only a picture that was mostly kept can tell
+    # that it lies elsewhere.
+    alone = Repair(found, None)
+    return alone if _kept(alone)[found.shown].mean() > 0.5 else None
 
 
-def resample(answer: Image.Image, matrix: Affine, size: tuple[int, int]) -> Image.Image:
-    """Return the picture of `size` whose pixel (x, y) is `answer` at `matrix` of it."""
-    pixels = np.asarray(answer)
-    shrink = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+def resample(answer: NDArray[Any], matrix: Matrix, size: tuple[int, int]) -> NDArray[Any]:
+    """Return the picture of `size` (width, height) with `answer` at `matrix` of (x, y) in (x, y).
+
+    8 or 16 bits and any number of channels, as `answer` has them.
+    """
+    shrink = zoom(matrix)
     if shrink > 1.2:
         # A sampler looks at a few neighbours only: what is finer than the result must go first.
-        pixels = cv2.GaussianBlur(pixels, (0, 0), 0.45 * float(np.sqrt(shrink**2 - 1)))
-    sampled = cv2.warpAffine(
-        pixels,
-        matrix,
+        answer = cv2.GaussianBlur(answer, (0, 0), 0.45 * float(np.sqrt(shrink**2 - 1)))
+    return cv2.warpAffine(
+        answer,
+        matrix[:2],
         size,
-        flags=cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP,
+        flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REFLECT_101,
+    )
+
+
+def repaired(
+    answer: Pixels, found: Repair, to_sent: Matrix, source: Pixels, selection: Pixels | None
+) -> Pixels:
+    """Return the answer at the region's pixels, RGB (height, width, 3).
+
+    `to_sent` takes pixels of `source`, the region's own RGB, to those of the picture sent.
+    `selection` has the size of `source`, above 0 where edited.
+    """
+    height, width = source.shape[:2]
+    matrix = found.registration.matrix @ to_sent
+    measured = np.linalg.inv(found.registration.to_sent) @ to_sent
+    if found.tone is None:
+        placed = resample(answer, matrix, (width, height))
+    else:
+        curves = np.clip(np.rint(found.tone.curves * 128), 0, 65535).astype(np.uint16)
+        deep = resample(cv2.LUT(answer, curves[None]), matrix, (width, height))
+        placed = _with_rest(deep, found.tone.rest, measured)
+    kept = _kept(found)
+    if selection is not None:
+        _add_detail(placed, found, kept, measured, source, selection, matrix)
+        _hide_seam(placed, kept, measured, source, selection)
+    rim = _carried_on(kept, found.registration.shown)
+    _fill_unshown(placed, rim, measured, source, selection, matrix, answer.shape)
+    return placed
+
+
+def _with_rest(deep: NDArray[np.uint16], rest: Floats, measured: Matrix) -> Pixels:
+    """The picture in 128ths of a level plus `rest`, rounded to levels."""
+    height, width = deep.shape[:2]
+    field = cv2.warpAffine(
+        np.rint(rest * 128).astype(np.int16),
+        measured[:2],
+        (width, height),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )
-    return Image.fromarray(sampled)
+    total = cv2.add(deep, field, dtype=cv2.CV_16U)
+    return cv2.convertScaleAbs(total, alpha=1 / 128)
 
 
-def _measured(picture: Image.Image, size: tuple[int, int]) -> NDArray[np.float32]:
-    gray = np.asarray(picture.convert("L").resize(size, Image.Resampling.BOX), np.float32)
-    return cv2.GaussianBlur(gray, (0, 0), 1.0)
+def _hide_seam(
+    placed: Pixels, kept: Floats, measured: Matrix, source: Pixels, selection: Pixels
+) -> None:
+    """Let the original run into `placed` from the selection's edge, where both show the same."""
+    height, width = selection.shape
+    deep = float(np.clip(_SEAM_SHARE * np.hypot(width, height), *_SEAM_PIXELS))
+    # Beyond the picture's border the selection counts as going on.
+    inside = cv2.copyMakeBorder((selection > 0).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
+    rows, columns = np.nonzero((distance > 0) & (distance < deep))
+    if not len(rows):
+        return
+    at = measured[:2] @ np.stack([columns, rows, np.ones_like(rows)])
+    x = np.clip(np.rint(at[0]).astype(int), 0, kept.shape[1] - 1)
+    y = np.clip(np.rint(at[1]).astype(int), 0, kept.shape[0] - 1)
+    new, old = (picture[rows, columns].astype(np.float32) for picture in (placed, source))
+    difference = np.abs(new - old).max(axis=1) / _SEAM_DIFFERENCE
+    share = kept[y, x] * np.clip(1.5 - 1.5 * difference, 0, 1)
+    share *= 1 - (distance[rows, columns] - 1) / deep
+    placed[rows, columns] = np.rint(new + share[:, None] * (old - new)).astype(np.uint8)
 
 
-def _at_full_size(matrix: Affine, scale: float) -> Affine:
-    """The same motion for pixels that are 1/`scale` as large."""
-    found = matrix.copy()
-    # Scaling keeps the corners of pixels in place, not their centres.
-    half = np.array([0.5, 0.5])
-    shift = matrix[:, 2] - half + matrix[:, :2] @ half
-    found[:, 2] = shift / scale + half - matrix[:, :2] @ half
-    return found
+def _kept(found: Repair) -> Floats:
+    """How surely each place shows what it showed before, 0 to 1, at the measure's scale."""
+    registration = found.registration
+    after = registration.after if found.tone is None else found.tone.applied(registration.after)
+    difference = cv2.GaussianBlur(np.abs(registration.before - after).max(axis=2), (0, 0), 1.5)
+    colour = np.clip((14 - difference) / 8, 0, 1)
+    structure = np.clip((registration.likeness - 0.4) / 0.3, 0, 1)
+    kept = (colour * structure * registration.shown).astype(np.float32)
+    return cv2.blur(cv2.erode(kept, np.ones((3, 3), np.uint8)), (3, 3))
 
 
-def _farthest(matrix: Affine, size: tuple[int, int]) -> float:
-    corners = np.array([[x, y, 1.0] for x in (0, size[0]) for y in (0, size[1])])
-    return float(np.linalg.norm(corners @ matrix.T - corners[:, :2], axis=1).max())
+def _add_detail(
+    placed: Pixels,
+    found: Repair,
+    kept: Floats,
+    measured: Matrix,
+    source: Pixels,
+    selection: Pixels,
+    matrix: Matrix,
+) -> None:
+    """Give what was kept the original's detail that so small an answer can't have.
+
+    Not where the answer is smoother than the original on its own scale: that is an edit.
+    """
+    scale = zoom(matrix)
+    if scale > _DETAILED:
+        return
+    registration = found.registration
+    sharp = np.clip((registration.contrast - 0.75) / 0.2, 0, 1)
+    x, y, across, down = cv2.boundingRect(selection)
+    box = (slice(y, y + down), slice(x, x + across))
+    share = cv2.warpAffine(
+        kept * sharp,
+        (measured @ np.array([[1, 0, x], [0, 1, y], [0, 0, 1]]))[:2],
+        (across, down),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    original = source[box]
+    size = (max(1, round(across * scale)), max(1, round(down * scale)))
+    coarse = cv2.resize(
+        cv2.resize(original, size, interpolation=cv2.INTER_AREA),
+        (across, down),
+        interpolation=cv2.INTER_CUBIC,
+    )
+    detail = cv2.subtract(original, coarse, dtype=cv2.CV_16S)
+    detail = cv2.multiply(detail, cv2.merge([share] * 3), dtype=cv2.CV_16S)
+    placed[box] = cv2.add(placed[box], detail, dtype=cv2.CV_8U)
 
 
-def _difference(a: NDArray[np.float32], b: NDArray[np.float32], where: NDArray[np.bool_]) -> float:
-    """Mean difference where asked, brightness and contrast left out of it."""
+def _carried_on(kept: Floats, shown: NDArray[np.bool_]) -> Floats:
+    """`kept`, with what the nearest shown places have where nothing is shown."""
+    size = (max(kept.shape) // 8 | 1,) * 2
+    known = shown.astype(np.float32)
+    near = cv2.blur(kept * known, size) / (cv2.blur(known, size) + np.float32(1e-3))
+    return np.where(shown, kept, near)
 
-    def normal(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        return (values - values.mean()) / (values.std() + 1e-3)
 
-    return float(np.abs(normal(a[where]) - normal(b[where])).mean())
+def _fill_unshown(
+    placed: Pixels,
+    kept: Floats,
+    measured: Matrix,
+    source: Pixels,
+    selection: Pixels | None,
+    matrix: Matrix,
+    shape: tuple[int, ...],
+) -> None:
+    """Show the original in the selection where the answer has nothing, with a soft transition.
+
+    Along a narrow rim that only where it was `kept`: elsewhere the answer, mirrored, fits better.
+    """
+    height, width = placed.shape[:2]
+    scale = zoom(matrix)
+
+    def depth(step: int) -> Floats:
+        """How deep in the answer each `step`th pixel lies, in pixels of the region."""
+        x = np.arange(0, width, step, dtype=np.float32)[None]
+        y = np.arange(0, height, step, dtype=np.float32)[:, None]
+        at_x, at_y = (row[0] * x + row[1] * y + row[2] for row in matrix[:2].astype(np.float32))
+        right, bottom = shape[1] - 1 - at_x, shape[0] - 1 - at_y
+        nearest = np.minimum(np.minimum(at_x, right), np.minimum(at_y, bottom))
+        return nearest / np.float32(scale)
+
+    unshown = depth(8) < -0.5
+    if selection is not None:
+        unshown &= cv2.dilate(selection, np.ones((9, 9), np.uint8))[::8, ::8] > 0
+    if not unshown.any():
+        return
+    inner = depth(1)
+    share = cv2.warpAffine(
+        kept,
+        measured[:2],
+        (width, height),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    far = _MOST_RIM * max(width, height)
+    share = np.maximum(share, np.clip((-inner - far) / _RIM, 0, 1))
+    share *= 1 - np.clip(inner / _RIM, 0, 1)
+    cv2.blendLinear(source, placed, share, 1 - share, placed)

@@ -478,7 +478,7 @@ class _Edit:
         The notes are sentences for the user.
         """
         sent = self.upload(route)
-        placed, notes = placement.fit(answer, sent, self._source.size, self._repair)
+        placed, notes = placement.fit(answer, sent, self._source, self._mask, self._repair)
         if self._keep_alpha:
             placed = placement.keep_alpha(placed, self._source)
         return placed, sent.notes + notes

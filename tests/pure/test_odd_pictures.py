@@ -96,7 +96,8 @@ def test_a_picture_of_any_size_is_placed(
     mask = Image.new("L", source.size, 0)
     mask.paste(255, (20, 20, 60, 60))
     sent = upload.build(planned, source, mask, [])
-    placed, notes = placement.fit(picture.read_foreign(out.getvalue()), sent, source.size, repair)
+    answer = picture.read_foreign(out.getvalue())
+    placed, notes = placement.fit(answer, sent, source, mask, repair)
     assert placed.size == source.size and placed.getpixel((30, 30)) == (255, 165, 0)
     assert notes
 

@@ -67,6 +67,11 @@ def edit(
     return Image.fromarray(_bytes(edited))
 
 
+def at_size(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """`picture` as RGB of `size`, without being drawn anew."""
+    return _fitted(_rgb(picture), size, _frame(picture.size, size))
+
+
 @dataclass(frozen=True)
 class _Scene:
     """What a look sees: the picture so far, where to edit (None: everywhere), the references."""

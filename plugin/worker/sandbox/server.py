@@ -44,6 +44,7 @@ from PIL import Image
 from plugin.region import RATIOS
 from plugin.worker.picture import Unreadable, png, read_foreign
 from plugin.worker.sandbox import model
+from plugin.worker.sandbox.misbehaviour import Misbehaviour, asked_for
 
 MODEL = "gpt-image-2"
 MOST_PICTURES = 9
@@ -122,6 +123,7 @@ class Sandbox:
     and None in place of a reply cuts the connection. It may be added to at any time. `prices`: what
     an edit costs at each tier. `pages`: replies to GETs, by path, in place of its own; it too may
     be changed at any time. `task_answers`: like `answers`, for the next GETs of tasks.
+    `misbehaviour`: what happens to every picture on its way out; a prompt may ask for its own.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class Sandbox:
         prices: Mapping[str, float] = PRICES,
         pages: Mapping[str, Answer | None] | None = None,
         task_answers: Iterable[Answer | None] = (),
+        misbehaviour: Misbehaviour | None = None,
     ) -> None:
         self.keys = keys
         self.balance = balance
@@ -146,6 +149,7 @@ class Sandbox:
         self.prices = prices
         self.pages: dict[str, Answer | None] = dict(pages or {})
         self.task_answers: deque[Answer | None] = deque(task_answers)
+        self.misbehaviour = misbehaviour
         self.posts = 0
         """POSTs that arrived whole, accepted or not."""
         self.edits: list[Edit] = []
@@ -276,7 +280,7 @@ class Sandbox:
             if self._closing.wait(self.thinking):
                 raise ConnectionAbortedError("the sandbox was closed")
             with self._model_lock:
-                task.result = request.result()
+                task.result = request.result(self.misbehaviour)
             return task.result
         except BaseException:
             with self._lock:
@@ -505,11 +509,18 @@ class _Request:
             images[0],
         )
 
-    def result(self) -> tuple[bytes, str]:
+    def result(self, misbehaviour: Misbehaviour | None) -> tuple[bytes, str]:
         """The picture's bytes and media type."""
-        if model.is_echo(self.prompt):
+        misbehaviour = asked_for(self.prompt) or misbehaviour
+        if misbehaviour is None and model.is_echo(self.prompt):
             return self.first.data, _media_type(self.first.data)
-        return png(model.edit(self.prompt, self.pictures, self.mask, self.size)), "image/png"
+        if model.is_echo(self.prompt):
+            made = model.at_size(self.pictures[0], self.size)
+        else:
+            made = model.edit(self.prompt, self.pictures, self.mask, self.size)
+        if misbehaviour is not None:
+            return misbehaviour.encoded(misbehaviour.apply(made))
+        return png(made), "image/png"
 
 
 def _decoded(file: UploadedFile) -> Image.Image:

@@ -1,0 +1,266 @@
+"""The campaign that repair is judged by: photographs, selections, and services that misbehave.
+
+Each case takes a region of a photograph, puts new content into a part of its selection (what a
+perfect service would answer), has the sandbox misbehave with that, and looks at what is placed.
+Errors are in levels of 255, distances in pixels of the region, colour differences in ΔE2000.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+from skimage.color import deltaE_ciede2000, rgb2lab
+
+from plugin.region import Box, plan
+from plugin.worker import placement, repair, upload
+from plugin.worker.registration import layouts, scaling
+from plugin.worker.sandbox.misbehaviour import Misbehaviour
+
+Array = np.ndarray[Any, Any]
+
+SELECTIONS = ("small ellipse", "large rectangle", "half", "freehand", "feathered", "background")
+MISBEHAVIOURS = 60
+
+
+def selection(name: str, width: int, height: int) -> Array:
+    """A selection of that kind over a picture, (height, width), 0 to 255."""
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    x, y = x / width, y / height
+    round_ = np.hypot((x - 0.5) / 0.5, (y - 0.5) / 0.5)
+    angle = np.arctan2(y - 0.5, x - 0.5)
+    if name == "small ellipse":
+        chosen = np.hypot((x - 0.42) / 0.16, (y - 0.55) / 0.18) < 1
+    elif name == "large rectangle":
+        chosen = (abs(x - 0.5) < 0.36) & (abs(y - 0.5) < 0.34)
+    elif name == "half":
+        chosen = x > 0.55
+    elif name == "freehand":
+        chosen = round_ < 0.5 + 0.12 * np.sin(3 * angle) + 0.07 * np.cos(7 * angle + 1)
+    elif name == "feathered":
+        hard = (np.hypot((x - 0.55) / 0.25, (y - 0.45) / 0.25) < 1).astype(np.float32) * 255
+        return np.rint(cv2.GaussianBlur(hard, (0, 0), 0.02 * min(width, height))).astype(np.uint8)
+    else:
+        chosen = round_ > 0.45 + 0.05 * np.sin(5 * angle)
+    return (chosen * 255).astype(np.uint8)
+
+
+def misbehaviour(random: np.random.Generator, asked: tuple[int, int]) -> Misbehaviour:
+    """Any of those that repair has to bear, for an answer of the size `asked` for."""
+    size, layout = None, "squeeze"
+    chance = random.random()
+    if chance < 0.25:
+        factor = random.uniform(0.55, 0.95)
+        size = (round(asked[0] * factor), round(asked[1] * factor))
+    elif chance < 0.35:
+        size = [(1312, 1199), (1254, 1254), (1024, 1536)][int(random.integers(3))]
+        layout = str(random.choice(["squeeze", "crop", "extend"]))
+    return Misbehaviour(
+        zoom=random.uniform(0.92, 1.08),
+        stretch=random.uniform(0.97, 1.03),
+        rotation=random.uniform(-1.5, 1.5),
+        shift=(random.uniform(-0.03, 0.03), random.uniform(-0.03, 0.03)),
+        size=size,
+        layout=layout,  # type: ignore[arg-type]
+        gain=tuple(random.uniform(0.85, 1.15, 3)),
+        gamma=random.uniform(0.9, 1.1),
+        blur=random.uniform(0, 1),
+        smudges=int(random.integers(0, 4)),
+        quality=75 if random.random() < 0.5 else None,
+        seed=int(random.integers(1 << 30)),
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """One edit; photographs by name, everything else by number and thus reproducible."""
+
+    photograph: str
+    selection: str
+    number: int
+
+    @property
+    def random(self) -> np.random.Generator:
+        name = f"{self.photograph} {self.selection} {self.number}"
+        return np.random.default_rng(list(name.encode()))
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A case as far as the service has come."""
+
+    source: Image.Image
+    ideal: Image.Image
+    """What a perfect service would have answered, at the source's pixels."""
+    mask: Image.Image
+    changed: Array
+    """Where there is new content, (height, width), 0 to 1."""
+    built: upload.Upload
+    answer: Image.Image
+    to_sent: Array
+    true: Array
+    """From the source's pixels to those of the answer, as the simulation has it."""
+    misbehaviour: Misbehaviour
+
+
+def answered(case: Case, photograph: Image.Image, other: Image.Image) -> Answered:
+    """Let the service answer; new content comes from the photograph `other`."""
+    random = case.random
+    whole = Box(0, 0, *photograph.size)
+    selected = Image.fromarray(selection(case.selection, *photograph.size))
+    bounds = selected.getbbox()
+    assert bounds is not None
+    chosen = Box(bounds[0], bounds[1], bounds[2] - bounds[0], bounds[3] - bounds[1])
+    region = plan(chosen, whole)
+    box = (region.content.x, region.content.y, region.content.right, region.content.bottom)
+    source, mask = photograph.crop(box), selected.crop(box)
+    changed = _blobs(np.asarray(mask) > 127, random.uniform(0.2, 0.8), random)
+    new = np.asarray(other.resize(source.size, Image.Resampling.LANCZOS), np.float32)
+    ideal = np.asarray(source) * (1 - changed[..., None]) + new * changed[..., None]
+    ideal_picture = Image.fromarray(np.rint(ideal).astype(np.uint8))
+    # The very way of an edit, of which only the pictures are needed.
+    built = upload.build(region, source, mask, [])
+    perfect = upload.build(region, ideal_picture, mask, []).source
+    bad = misbehaviour(random, region.answer)
+    asked = perfect.resize(region.answer, Image.Resampling.BICUBIC)
+    answer = bad.apply(asked)
+    if bad.quality is not None:
+        answer = Image.open(io.BytesIO(bad.encoded(answer)[0])).convert("RGB")
+    left, top, right, bottom = built.inner
+    to_sent = scaling(((right - left) / source.width, (bottom - top) / source.height), (left, top))
+    sent_to_asked = scaling((asked.width / perfect.width, asked.height / perfect.height))
+    true = bad.matrix(asked.size) @ sent_to_asked @ to_sent
+    return Answered(source, ideal_picture, mask, changed, built, answer, to_sent, true, bad)
+
+
+def _blobs(inside: Array, share: float, random: np.random.Generator) -> Array:
+    """Round places that together fill that share of what is `inside`, 0 to 1."""
+    height, width = inside.shape
+    coarse = random.standard_normal((5, 7)).astype(np.float32)
+    field = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    level = np.quantile(field[inside], 1 - share)
+    blobs = ((field > level) & inside).astype(np.float32)
+    return cv2.GaussianBlur(blobs, (0, 0), 1.0)
+
+
+def inverse(made: Answered) -> Array:
+    """The best that can be had of the answer: all that was done to it known, and undone.
+
+    Blur, noise and compression can't be. Levels, (height, width, 3).
+    """
+    bad = made.misbehaviour
+    values = np.asarray(made.answer, np.float32) / 255 / np.array(bad.gain, np.float32)
+    values = values.clip(0, 1) ** np.float32(1 / bad.gamma)
+    shrink = float(np.sqrt(abs(np.linalg.det(made.true[:2, :2]))))
+    if shrink > 1.2:
+        values = cv2.GaussianBlur(values, (0, 0), 0.45 * float(np.sqrt(shrink**2 - 1)))
+    flags = cv2.INTER_LANCZOS4 | cv2.WARP_INVERSE_MAP
+    border = cv2.BORDER_REPLICATE
+    moved = cv2.warpAffine(values, made.true[:2], made.source.size, flags=flags, borderMode=border)
+    return moved.clip(0, 1) * 255
+
+
+def measured(made: Answered, way: str = "repair") -> dict[str, float]:
+    """What came of a case; not-a-number where it has nothing that tells.
+
+    `way`: "repair", or "none", for what is placed without it.
+    """
+    placed_picture, _notes = placement.fit(
+        made.answer, made.built, made.source, made.mask, way == "repair"
+    )
+    return {**judged(made, np.asarray(placed_picture)), **misregistration(made)}
+
+
+def judged(made: Answered, placed: Array) -> dict[str, float]:
+    """The figures of a placed picture, levels (height, width, 3)."""
+    placed = np.asarray(placed, np.float32)
+    source = np.asarray(made.source, np.float32)
+    ideal = np.asarray(made.ideal, np.float32)
+    mask = np.asarray(made.mask)
+    shown = _shown(made)
+    inside = (mask > 127) & shown
+    kept = inside & (cv2.dilate(made.changed, np.ones((7, 7))) == 0)
+    new = inside & (cv2.erode(made.changed, np.ones((7, 7))) == 1)
+    error = np.abs(placed - ideal).mean(axis=2)
+    figures = {
+        "kept": _mean(error, kept),
+        "all": _mean(error, inside),
+        "step": _step(placed, source, mask, kept),
+        "new": _colour(placed, ideal, new),
+    }
+    return figures
+
+
+def misregistration(made: Answered) -> dict[str, float]:
+    """How far off the registration is where the selection has texture, and how much it found."""
+    found = repair.judge(
+        np.asarray(made.built.source), np.asarray(made.answer), np.asarray(made.built.mask)
+    )
+    way = layouts(made.built.source_size, made.answer.size)[0][1]
+    matrix = way if found is None else found.registration.matrix
+    gray = cv2.cvtColor(np.asarray(made.source), cv2.COLOR_RGB2GRAY).astype(np.float32)
+    mean = cv2.blur(gray, (9, 9))
+    texture = np.sqrt(np.maximum(cv2.blur(gray * gray, (9, 9)) - mean * mean, 0))
+    where = (np.asarray(made.mask) > 127) & _shown(made) & (texture > 6)
+    rows, columns = np.nonzero(where)
+    if len(rows) < 50:
+        return {"off": np.nan, "found": found is not None}
+    some = slice(None, None, max(1, len(rows) // 2000))
+    points = np.stack([columns[some], rows[some], np.ones_like(rows[some])]).astype(np.float64)
+    back = np.linalg.inv(made.true) @ matrix @ made.to_sent @ points
+    off = np.hypot(*(back - points)[:2])
+    return {"off": float(np.median(off)), "found": found is not None}
+
+
+def _shown(made: Answered) -> Array:
+    """Where the answer shows anything of the source."""
+    full = np.full((made.answer.height, made.answer.width), 255, np.uint8)
+    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    shown = cv2.warpAffine(full, made.true[:2], made.source.size, flags=flags)
+    return cv2.erode(shown, np.ones((9, 9), np.uint8), borderValue=255) > 0
+
+
+def _mean(values: Array, where: Array) -> float:
+    return float(values[where].mean()) if where.sum() > 100 else np.nan
+
+
+def _step(placed: Array, source: Array, mask: Array, kept: Array) -> float:
+    """ΔE2000 across the selection's edge, of means over places of 8×8 pixels; their median."""
+    chosen = (mask > 127).astype(np.uint8)
+    rim = (chosen - cv2.erode(chosen, np.ones((7, 7), np.uint8), borderValue=1)) > 0
+    weight = (rim & kept).astype(np.float32)
+    height, width = weight.shape[0] // 8 * 8, weight.shape[1] // 8 * 8
+
+    def blocks(values: Array) -> Array:
+        return values[:height, :width].reshape(height // 8, 8, width // 8, 8, -1).sum(axis=(1, 3))
+
+    count = blocks(weight)[..., 0]
+    told = count >= 8
+    if told.sum() < 5:
+        return np.nan
+    one, other = (
+        blocks(picture * weight[..., None])[told] / count[told][:, None]
+        for picture in (placed, source)
+    )
+    return float(np.median(deltaE_ciede2000(rgb2lab(one / 255), rgb2lab(other / 255))))
+
+
+def _colour(placed: Array, ideal: Array, new: Array) -> float:
+    """ΔE2000 of new content, of means over places of 8×8 pixels; their median."""
+    if new.sum() < 500:
+        return np.nan
+    size = (max(1, new.shape[1] // 8), max(1, new.shape[0] // 8))
+    count = cv2.resize(new.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    told = count > 0.7
+    if told.sum() < 5:
+        return np.nan
+    one, other = (
+        cv2.resize(picture * new[..., None], size, interpolation=cv2.INTER_AREA)[told]
+        / count[told][:, None]
+        for picture in (placed, ideal)
+    )
+    return float(np.median(deltaE_ciede2000(rgb2lab(one / 255), rgb2lab(other / 255))))

@@ -224,15 +224,26 @@ def test_a_service_that_is_gone_meanwhile_can_be_asked_later(
     assert resume().returncode == 0 and sandbox.posts == 1
 
 
-def test_a_refused_key_while_asking_is_told_and_loses_nothing(
-    sandbox: Sandbox, by_task: None, photo: Path
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (401, "invalid_api_key", "doesn't accept the API key"),
+        (402, "insufficient_balance", "balance at the service is used up"),
+        (403, "forbidden", "tells this API key nothing of the edit (403)"),
+    ],
+)
+def test_a_refusal_to_tell_of_a_task_loses_nothing(
+    sandbox: Sandbox, by_task: None, photo: Path, status: int, code: str, words: str
 ) -> None:
     sandbox.thinking = 0.3
-    body = {"error": {"message": "Bad key", "code": "invalid_api_key"}}
-    sandbox.task_answers.append((401, {}, body))
+    body = {"error": {"message": "Sorry", "code": code}}
+    sandbox.task_answers.append((status, {}, body))
     done = command("edit", photo, "--prompt", "echo")
-    assert done.returncode == 1 and "doesn't accept the API key" in done.stderr
-    assert only_post().state == ACCEPTED and only_post().task in done.stderr
+    assert done.returncode == 1 and words in done.stderr and "Sorry" in done.stderr
+    # It is not the edit that was refused.
+    assert "took the edit" in done.stderr and "refused the edit" not in done.stderr
+    assert (only_post().state, only_post().kind) == (ACCEPTED, Failure.PENDING)
+    assert only_post().task in done.stderr
     assert resume().returncode == 0 and sandbox.posts == 1
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from PIL import Image
 
 from plugin import job
-from plugin.job import ACCEPTED, FAILED, PREPARED, RECEIVED, SENT, Job
+from plugin.job import ACCEPTED, FAILED, PREPARED, RECEIVED, SENT, Job, JobRequest
 from plugin.region import Box, plan
 from plugin.worker import picture
 from plugin.worker.failure import Failure
@@ -126,7 +126,7 @@ def _kill(service: Service, image: Image.Image, route: str, seconds: float) -> K
         lasted,
         tuple(post.state for post in left),
         tuple(bool(post.task) for post in left),
-        service.sent[made.request["prompt"]],
+        service.sent[made.request.prompt],
         tuple(post.kind if post.state == FAILED else post.state for post in ended),
         all(post.message for post in ended if post.state == FAILED),
     )
@@ -141,15 +141,13 @@ def _job(image: Image.Image) -> Job:
         picture.write_own(image, folder / "source.png")
         return job.publish(
             folder,
-            {
-                "prompt": f"warmer {secrets.token_hex(6)}",
-                "model": "gpt-image-2",
-                "region": plan(whole, whole, "auto", "1k").to_json(),
-                "variations": 2,
-                "references": [],
-                "blend": 0,
-                "repair": False,
-            },
+            JobRequest(
+                f"warmer {secrets.token_hex(6)}",
+                "gpt-image-2",
+                plan(whole, whole, "auto", "1k"),
+                variations=2,
+                repair=False,
+            ),
         )
 
 

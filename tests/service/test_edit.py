@@ -615,7 +615,7 @@ def test_the_mask_is_explained_if_the_user_wants_it(
     assert _run("edit", photo, "--prompt", "sepia", "--mask", mask).returncode == 0
     whole, masked = (edit.fields["prompt"] for edit in sandbox.edits)
     assert whole == "sepia" and masked == f"sepia\n\n{settings.MASK_LINE}"
-    assert {each.request["prompt"] for each in job.all_jobs()} == {"sepia"}
+    assert {each.request.prompt for each in job.all_jobs()} == {"sepia"}
 
 
 def test_the_ceiling_and_the_days_of_the_settings_count(

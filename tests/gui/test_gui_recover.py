@@ -152,11 +152,7 @@ def test_damaged_jobs_stand_in_nobodys_way(window: Window, image: Image) -> None
 
 def kill_all(window: Window) -> None:
     """End plug-in and workers as a crash would do it."""
-    until(
-        lambda: window.desk.press(app="gimp", role="button", name="Cancel"),
-        "the status bar's Cancel",
-    )
-    window.wait_for_plug_in()
+    window.cancel_in_the_status_bar()
     for process in window.workers():
         os.kill(process, signal.SIGKILL)
     until(lambda: not window.workers(), "the end of the workers")

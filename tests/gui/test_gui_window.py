@@ -221,8 +221,7 @@ def test_cancel_while_waiting(window: Window, image: Image, slow: SlowService) -
     before, seen = image.state(), image.view()
     use_service(window, slow.base_url)
     begin(window, slow, "sepia")
-    window.press_in_dialog("Cancel")
-    until(lambda: window.shows("You stopped waiting", PLUG_IN), "what becomes of it")
+    stop_waiting(window)
     until(lambda: not progress(window), "no progress in the status bar")
     assert window.workers()
     slow.answer.set()
@@ -307,8 +306,7 @@ def test_cancel_while_fetching(window: Window, image: Image, slow: SlowService) 
     window.press_in_dialog("Edit")
     assert slow.fetched.wait(PATIENCE)
     until(lambda: window.shows("Fetching the result", PLUG_IN), "the phase")
-    window.press_in_dialog("Cancel")
-    until(lambda: window.shows("You stopped waiting", PLUG_IN), "what becomes of it")
+    stop_waiting(window)
     slow.deliver.set()
     put_in(window)
     assert_only_added(before, image.state())
@@ -345,11 +343,7 @@ def test_cancel_in_the_status_bar(window: Window, image: Image, slow: SlowServic
     before, seen = image.state(), image.view()
     use_service(window, slow.base_url)
     begin(window, slow, "sepia")
-    until(
-        lambda: window.desk.press(app="gimp", role="button", name="Cancel"),
-        "the status bar's Cancel",
-    )
-    window.wait_for_plug_in()
+    window.cancel_in_the_status_bar()
     assert image.state() == before
     assert window.workers()
 
@@ -627,6 +621,12 @@ def begin(window: Window, slow: SlowService, prompt: str, result: str = "New lay
     window.press_in_dialog("Edit")
     assert slow.asked.wait(PATIENCE)
     until(lambda: window.shows("Waiting for the service", PLUG_IN), "the phase in the row")
+
+
+def stop_waiting(window: Window) -> None:
+    """Press Cancel, and return when the row says what becomes of the edit."""
+    window.press_in_dialog("Cancel")
+    until(lambda: window.shows("You stopped waiting", PLUG_IN), "what becomes of it")
 
 
 def put_in(window: Window) -> None:

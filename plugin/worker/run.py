@@ -112,8 +112,8 @@ class Run:
         """Take every variation as far as it may go without being sent twice.
 
         Without `sending` that is what was sent already; nothing new is. What went wrong is in the
-        job's state afterwards. Raises Failure if another process works on the job, OSError if its
-        state can't be written any more.
+        job's state afterwards. Raises Failure if another process works on the job or what went
+        wrong can't be written, OSError if how far it got can't.
         """
         owner = filelock.FileLock(self._job.folder / "lock", mode=0o600, blocking=False)
         try:
@@ -390,7 +390,10 @@ class Run:
         return Failure(Failure.PENDING, sentence.format(folder=self._job.folder, job=self._job.id))
 
     def _failed(self, post: Post, failure: Failure) -> None:
-        """Note a failure; what has arrived, or waits at the service, stays what it is."""
+        """Note a failure; what has arrived, or waits at the service, stays what it is.
+
+        Raises Failure where it can't be noted.
+        """
         held = post.result and failure.kind != Failure.ANSWER
         waiting = post.state == ACCEPTED and post.task and not isinstance(failure, TaskEnded)
         message = str(failure)
@@ -399,7 +402,11 @@ class Run:
                 sentence=message, task=post.task
             )
         state = post.state if held or waiting else FAILED
-        self._change(post, state=state, kind=failure.kind, message=message)
+        try:
+            self._change(post, state=state, kind=failure.kind, message=message)
+        except OSError as error:
+            # What is on the disk is the safe side; why it stays so can only be said.
+            raise Failure(failure.kind, message) from error
 
     def _change(self, post: Post, **changes: object) -> None:
         with self._lock:

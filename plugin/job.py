@@ -5,6 +5,7 @@
         source.png      the region's pixels, sRGB
         mask.png        the selection over them, gray, 255 = edit (none: edit everything)
         reference-N.png
+        place.json      where the results belong in an image, if it came from one
         state.json      how far it got, written by the worker alone
         result-N.*      the answer, as received
         placed-N.png    the answer, fitted to source.png

@@ -87,7 +87,6 @@ class Run:
         self._state = job.state
         self._lock = threading.Lock()
         self._called_off = threading.Event()
-        self._pace = patience.Pace()
         self._leaving: set[int] = set()
         """The variations whose POST has begun, and whose last piece has not left."""
 
@@ -241,9 +240,13 @@ class Run:
                 if last:
                     self._leaving.discard(number)
 
-        tries = patience.Tries(self._pace)
+        tries = patience.Tries(line.pace)
         while True:
-            while wait := self._pace.turn():
+            while wait := line.pace.turn():
+                if wait > patience.STAGGER:
+                    # Another job was told so.
+                    note = _again(Failure.BUSY, wait)
+                    self._report(Progress("preparing", number, note=note))
                 self._sleep(wait)
             began = time.monotonic()
             self._announce(number, post, line.route)
@@ -254,7 +257,7 @@ class Run:
                     raise Stopped from failure
                 wait = tries.wait(failure, began)
                 self._change(post, state=PREPARED)
-                self._report(Progress("preparing", number, note=_again(failure, wait)))
+                self._report(Progress("preparing", number, note=_again(failure.kind, wait)))
             except Failure as failure:
                 if self._was_cut_off(number):
                     raise Stopped from failure
@@ -512,11 +515,11 @@ def _lost_track() -> Failure:
     )
 
 
-def _again(failure: NotAccepted, wait: float) -> str:
+def _again(kind: str, wait: float) -> str:
     """The sentence for a variation that will be sent again."""
     sentence = (
         _("The service is busy. The edit is sent in {seconds} s.")
-        if failure.kind == Failure.BUSY
+        if kind == Failure.BUSY
         else _("The service can't be reached yet. The next try is in {seconds} s.")
     )
     return sentence.format(seconds=max(1, round(wait)))
@@ -530,6 +533,7 @@ class _Line:
     address: str
     """As the settings have it."""
     route: str
+    pace: patience.Pace
 
     def check_has_task(self, post: Post) -> None:
         """Let a task be asked for only where it was made. Raises Failure."""
@@ -558,10 +562,10 @@ def _line() -> Iterator[_Line]:
     except (ValueError, OSError) as error:
         raise Failure(Failure.SETUP, str(error)) from error
     if url != settings.SANDBOX:
-        yield _Line(Service(url, key), url, route)
+        yield _Line(Service(url, key), url, route, patience.Pace(url))
         return
     # Most edits never need it.
     from plugin.worker.sandbox import Sandbox
 
     with Sandbox() as sandbox:
-        yield _Line(Service(sandbox.base_url, key), url, route)
+        yield _Line(Service(sandbox.base_url, key), url, route, patience.Pace(url))

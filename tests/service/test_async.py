@@ -455,14 +455,14 @@ def test_what_a_service_asks_for_is_read_if_it_can_be(header: str | None, second
 
 
 def test_an_absurd_wish_to_wait_has_a_limit() -> None:
-    pace = patience.Pace()
+    pace = patience.Pace("s")
     assert pace.turn() == 0
     for asked in (86400.0, 1e12):
         assert 59 < pace.hold(time.monotonic(), asked) <= 72.1
 
 
 def test_variations_start_one_after_the_other_and_wait_together() -> None:
-    pace = patience.Pace()
+    pace = patience.Pace("s")
     began = time.monotonic()
     assert pace.turn() == 0
     assert 0 < pace.turn() <= patience.STAGGER
@@ -480,7 +480,7 @@ def test_patience_with_a_busy_service_ends_after_two_minutes(
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     for kind, most in ((Failure.BUSY, 120), (Failure.UNREACHABLE, 20)):
-        began, tries = now, patience.Tries(patience.Pace())
+        began, tries = now, patience.Tries(patience.Pace(kind))
         with pytest.raises(NotAccepted):
             for _ in range(100):
                 now += tries.wait(NotAccepted(kind, "x"), now)
@@ -505,6 +505,27 @@ def test_variations_share_the_rate_limit(
     assert sandbox.posts == 4
     pauses = np.diff(times)
     assert pauses[0] > 1.9 and all(0.15 < pause < 1.5 for pause in pauses[1:])
+
+
+def test_jobs_share_the_rate_limit(
+    sandbox: Sandbox, route: str, photo: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.answers.append((429, {"Retry-After": "3"}, {}))
+    assert command("edit", photo, "--prompt", "echo").returncode == 1
+    began = time.monotonic()
+    done = command("edit", photo, "--prompt", "echo")
+    assert done.returncode == 0 and time.monotonic() - began > 2
+    assert done.stderr.count("The service is busy. The edit is sent in") == 1
+    assert sandbox.posts == 2
+    # Another service knows nothing of it, and no damage to the note holds anybody up.
+    pace = patience.Pace(sandbox.base_url)
+    assert pace.hold(time.monotonic(), 30) > 29
+    assert 29 < patience.Pace(sandbox.base_url).turn() < 40
+    assert patience.Pace("https://elsewhere.example/v1").turn() == 0
+    note = json.loads((home / "busy.json").read_text("utf-8"))
+    for damage in ({**note, "until": time.time() + 9e5}, {**note, "until": 10**400}, [], {}):
+        (home / "busy.json").write_text(json.dumps(damage))
+        assert patience.Pace(sandbox.base_url).turn() == 0
 
 
 def test_a_service_that_comes_up_in_time_gets_the_edit(

@@ -241,9 +241,9 @@ class EditRow(Gtk.Box):
             )
         if kind == "failed":
             sentences = self.edit.sentences if self.edit is not None else []
-            sentences = [*(sentences or self._messages), *filter(None, [self._note])]
-            return " ".join(dict.fromkeys(sentences)) or _("It was not sent.")
-        sentences = list(self.edit.sentences) if self.edit is not None else []
+            told = dict.fromkeys([*(sentences or self._messages), self._note])
+            return " ".join(filter(None, told)) or _("It was not sent.")
+        sentences = list(self._messages if self.edit is None else self.edit.sentences)
         if self._note:
             sentences.append(self._note)
         elif not any(self._is_there(key) for key in self._results_key()):

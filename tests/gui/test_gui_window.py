@@ -217,6 +217,23 @@ def test_cancel_before_anything_is_sent(window: Window, image: Image, slow: Slow
     assert image.state() == before
 
 
+def test_worker_killed_before_anything_is_sent(
+    window: Window, image: Image, slow: SlowService
+) -> None:
+    use_service(window, slow.base_url)
+    window.prompt("sepia")
+    window.press_in_dialog("Edit")
+    (worker,) = until(window.workers, "the worker", pause=0)
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: window.shows("before anything was sent", PLUG_IN), "what became of it")
+    slow.answer.set()
+    window.press_in_dialog("Try Again")
+    until(lambda: len(image.layers()) == 2, "the result")
+    window.wait_for_edits()
+    window.close_dialog()
+    assert slow.posts == 1
+
+
 def test_cancel_while_waiting(window: Window, image: Image, slow: SlowService) -> None:
     before, seen = image.state(), image.view()
     use_service(window, slow.base_url)

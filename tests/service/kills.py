@@ -35,6 +35,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 KEY = "test-key"
 _LONGEST = 3.6
 """Seconds in which a worker mostly ends by itself."""
+_UNDER_WAY = 1.2
+"""Seconds that the service takes for both variations, and a little more."""
 _AT_ONCE = 3
 
 
@@ -91,17 +93,19 @@ def kills(service: Service, image: Image.Image, route: str, number: int) -> Iter
 
     The settings must lead to `service`; it is asked by this process too.
     """
-    # Chance that can be repeated; half of them where something is under way.
+    # Chance that can be repeated; half of them where something is under way, on any machine.
     chance = random.Random(f"{route} {number}")
     moments = [
-        chance.uniform(0.3, _LONGEST) if n % 2 else chance.uniform(0.7, 1.7) for n in range(number)
+        ("", chance.uniform(0.3, _LONGEST)) if n % 2 else (SENT, chance.uniform(0, _UNDER_WAY))
+        for n in range(number)
     ]
     chance.shuffle(moments)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        yield from pool.map(lambda seconds: _kill(service, image, route, seconds), moments)
+        yield from pool.map(lambda moment: _kill(service, image, route, *moment), moments)
 
 
-def _kill(service: Service, image: Image.Image, route: str, seconds: float) -> Kill:
+def _kill(service: Service, image: Image.Image, route: str, after: str, seconds: float) -> Kill:
+    """Kill a worker so long after its job has come to a state, or after its start."""
     made = _job(image)
     began = time.monotonic()
     worker = subprocess.Popen(
@@ -112,6 +116,8 @@ def _kill(service: Service, image: Image.Image, route: str, seconds: float) -> K
         env={**os.environ, "DIMILINKS_ROUTE": route},
     )
     with worker:
+        while after and made.state.name != after and worker.poll() is None:
+            time.sleep(0.005)
         time.sleep(seconds)
         worker.send_signal(signal.SIGKILL)
     lasted = time.monotonic() - began

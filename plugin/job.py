@@ -5,6 +5,7 @@
         source.png      the region's pixels, sRGB
         mask.png        the selection over them, gray, 255 = edit (none: edit everything)
         reference-N.png
+        place.json      where the results belong in an image, if it came from one
         state.json      how far it got, written by the worker alone
         result-N.*      the answer, as received
         placed-N.png    the answer, fitted to source.png
@@ -27,11 +28,12 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from plugin import settings
+from plugin.region import Region
 from plugin.words import _
 
 PREPARED = "prepared"
@@ -46,6 +48,45 @@ FAILED = "failed"
 """Ended without a result; `kind` and `message` say why."""
 
 _STATES = (SENT, ACCEPTED, PREPARED, RECEIVED, FAILED)
+
+
+class Kind:
+    """What can go wrong, in a word for programs."""
+
+    SETUP = "setup"
+    """The key, the address, a file of the job: something must be mended here."""
+    UNREACHABLE = "unreachable"
+    """Nothing was sent: no connection came about."""
+    REFUSED = "refused"
+    """The service said no, and why; nothing was made."""
+    BUSY = "busy"
+    """The service asked to come back later."""
+    OUTCOME_UNKNOWN = "outcome unknown"
+    """It was sent and no answer came: it may have been made and billed."""
+    PENDING = "pending"
+    """The service took it and may still finish it: it can be asked for, at no cost."""
+    ANSWER = "answer"
+    """It was made, and the answer can't be used or fetched."""
+
+
+_FREE = (Kind.SETUP, Kind.UNREACHABLE, Kind.REFUSED, Kind.BUSY)
+"""After these nothing was paid for."""
+
+PHASES = ("preparing", "uploading", "waiting", "downloading", "placing")
+"""What a worker does, one after the other."""
+
+
+def phase_text(phase: str) -> str:
+    """Return one of PHASES in words."""
+    return {
+        "preparing": _("Preparing the picture"),
+        "uploading": _("Sending the picture"),
+        "waiting": _("Waiting for the service"),
+        "downloading": _("Fetching the result"),
+        "placing": _("Fitting the result"),
+    }[phase]
+
+
 _PICTURE = re.compile(r"(result|placed|reference)-[0-9]{1,3}\.[a-z]{3,4}")
 """What the files that a job names are called; anything else would lead out of its folder."""
 
@@ -54,8 +95,15 @@ MOST_PICTURES = 9
 _DAY = 86400.0
 """Seconds; whatever was going on longer ago has ended."""
 
+MOST_VARIATIONS = 4
+MOST_BLEND = 1000
+"""Pixels."""
+
 MOST_PROMPT = 32_000
 """Characters of a prompt; what is longer was pasted by mistake."""
+
+_LATEST = 2**36
+"""Seconds since 1970 that a calendar still has a date for."""
 
 
 def check_prompt(text: str) -> str:
@@ -77,6 +125,89 @@ def check_prompt(text: str) -> str:
     return prompt
 
 
+@dataclass(frozen=True)
+class Files:
+    """Where a job without GIMP came from and goes: paths; `mask` is "" if there is none."""
+
+    image: str
+    mask: str
+    out: str
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What is asked: `request.json`."""
+
+    prompt: str
+    model: str
+    region: Region | None
+    """None where it can't be read any more."""
+    variations: int = 1
+    references: tuple[str, ...] = ()
+    """The pictures' names in the folder."""
+    blend: int = 0
+    """Pixels inside the selection's edge over which a result fades in."""
+    repair: bool = True
+    keep_alpha: bool | None = None
+    """Whether results get the source's transparency; jobs of version 0.1.0 don't say."""
+    created: float = 0
+    """Seconds since 1970; 0 if unknown."""
+    file: Files | None = None
+
+    @staticmethod
+    def from_json(saved: Any) -> JobRequest:
+        """Read what `asdict` gave in any version, and what may have been changed since.
+
+        Raises KeyError, TypeError or ValueError where that leaves no edit to speak of. Of the rest
+        what can't be read is left out: nobody needs it to get at results that have arrived.
+        """
+        if not isinstance(saved, dict):
+            raise TypeError
+        prompt, variations, names = saved["prompt"], saved["variations"], saved.get("references")
+        names = [] if names is None else names
+        if not _is_whole(variations) or not 1 <= variations <= MOST_VARIATIONS:
+            raise TypeError
+        if not _is_text(prompt) or not isinstance(names, list):
+            raise TypeError
+        if not all(isinstance(name, str) and _PICTURE.fullmatch(name) for name in names):
+            raise TypeError
+        model, blend, created = saved.get("model"), saved.get("blend"), saved.get("created")
+        repair, keep_alpha = saved.get("repair"), saved.get("keep_alpha")
+        if not (_is_whole(created) or isinstance(created, float)) or not 0 <= created < _LATEST:
+            created = 0
+        region, file = None, None
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            region = Region.from_json(saved["region"])
+        with contextlib.suppress(KeyError, TypeError):
+            file = Files(**saved["file"])
+        return JobRequest(
+            prompt,
+            model if _is_text(model) else "",
+            region,
+            variations,
+            tuple(names),
+            blend if _is_whole(blend) and 0 <= blend <= MOST_BLEND else 0,
+            repair if isinstance(repair, bool) else True,
+            keep_alpha if isinstance(keep_alpha, bool) else None,
+            created,
+            file if file and all(isinstance(path, str) for path in astuple(file)) else None,
+        )
+
+
+def _is_whole(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    """Whether it is a text that can be shown and sent: JSON has halves of characters, too."""
+    return isinstance(value, str) and _shown(value) == value
+
+
+def _shown(text: str) -> str:
+    """What of a text can be shown: names of files may be no text at all."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
+
+
 @dataclass
 class Post:
     """One request to the service, that is one variation, and what became of it."""
@@ -92,6 +223,31 @@ class Post:
     """How it was sent, one of settings.ROUTES; jobs from before there were two don't say."""
     service: str = ""
     """The address of the service that has the task, as the settings have it."""
+
+    @property
+    def to_be_placed(self) -> bool:
+        return self.state == RECEIVED and not self.placed
+
+    @property
+    def may_be_sent_again(self) -> bool:
+        """Whether it failed and surely cost nothing, so that the user may have it sent again."""
+        return self.state == FAILED and self.kind in _FREE and not self.result
+
+    @property
+    def may_be_asked_for_again(self) -> bool:
+        """Whether its task may be told another time, or its picture be a better one.
+
+        The service forgets a task if the key is another one meanwhile, and what came in place of a
+        picture may have been a network's own page.
+        """
+        asked = self.state == FAILED and self.kind == Kind.ANSWER
+        return asked and bool(self.task) and not self.placed
+
+    @property
+    def recoverable(self) -> bool:
+        """Whether going on may bring the result of what was sent, at no cost."""
+        waits = self.state == ACCEPTED and bool(self.task)
+        return waits or self.to_be_placed or self.may_be_asked_for_again
 
 
 @dataclass
@@ -128,11 +284,12 @@ class Job:
         return self.folder.name
 
     @property
-    def request(self) -> dict[str, Any]:
+    def request(self) -> JobRequest:
         """What was asked. Raises OSError or ValueError if the folder is damaged."""
         try:
-            return _checked_request(json.loads((self.folder / "request.json").read_text("utf-8")))
-        except (KeyError, TypeError, RecursionError) as error:
+            saved = json.loads((self.folder / "request.json").read_text("utf-8"))
+            return JobRequest.from_json(saved)
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(
                 _("The job {job} is damaged: request.json is malformed.").format(job=self.id)
             ) from error
@@ -144,8 +301,8 @@ class Job:
             saved = json.loads((self.folder / "state.json").read_text("utf-8"))
             return State([_checked_post(post) for post in saved["posts"] or [None]])
         except FileNotFoundError:
-            return State([Post() for _ in range(self.request["variations"])])
-        except (KeyError, TypeError, RecursionError) as error:
+            return State([Post() for _ in range(self.request.variations)])
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(
                 _("The job {job} is damaged: state.json is malformed.").format(job=self.id)
             ) from error
@@ -187,20 +344,6 @@ class Job:
         return unfinished and self.age(now) < _DAY
 
 
-def _checked_request(request: Any) -> dict[str, Any]:
-    """Return it if its parts are of the right kind, as far as it has them. Raises TypeError."""
-    if not isinstance(request, dict):
-        raise TypeError
-    variations, names = request["variations"], request.get("references", [])
-    if isinstance(variations, bool) or not isinstance(variations, int) or variations < 1:
-        raise TypeError
-    if not isinstance(request["prompt"], str) or not isinstance(names, list):
-        raise TypeError
-    if not all(isinstance(name, str) and _PICTURE.fullmatch(name) for name in names):
-        raise TypeError
-    return request
-
-
 def _checked_post(saved: Any) -> Post:
     """Return it if its parts are of the right kind. Raises TypeError."""
     post = Post(**saved)
@@ -209,6 +352,7 @@ def _checked_post(saved: Any) -> Post:
         isinstance(text, str) for text in texts + post.notes
     ):
         raise TypeError
+    post.message, post.notes = _shown(post.message), [_shown(note) for note in post.notes]
     names = [name for name in (post.result, post.placed) if name]
     if post.state not in _STATES or not all(_PICTURE.fullmatch(name) for name in names):
         raise TypeError
@@ -288,14 +432,14 @@ def prepare() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def publish(folder: Path, request: dict[str, Any]) -> Job:
+def publish(folder: Path, request: JobRequest) -> Job:
     """Make the filled folder a job, at once and for good. Raises OSError."""
     for file in folder.iterdir():
         # GIMP and the libraries write by the user's umask.
         file.chmod(0o600)
         with open(file, "r+b") as handle:
             os.fsync(handle.fileno())
-    settings.write_private(folder / "request.json", json.dumps(request, indent=1))
+    settings.write_private(folder / "request.json", json.dumps(asdict(request), indent=1))
     final = folder.with_name(folder.name.removeprefix("."))
     os.rename(folder, final)
     settings.sync_folder(final.parent)

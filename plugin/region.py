@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from plugin.words import _
@@ -67,6 +67,11 @@ class Box:
     def empty(self) -> bool:
         return self.width <= 0 or self.height <= 0
 
+    @staticmethod
+    def from_json(saved: Any) -> Box:
+        """Read x, y, width and height. Raises TypeError or ValueError if it is something else."""
+        return Box(*whole_numbers(saved, 4))
+
     def intersection(self, other: Box) -> Box:
         x, y = max(self.x, other.x), max(self.y, other.y)
         return Box(
@@ -105,21 +110,38 @@ class Region:
     answer: tuple[int, int]
     upload: tuple[int, int]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it as the object that `from_json` reads."""
-        return asdict(self)
-
     @staticmethod
-    def from_json(saved: dict[str, Any]) -> Region:
-        """Read what `to_json` gave. Raises KeyError or TypeError if it is something else."""
-        return Region(
-            Box(**saved["box"]),
-            Box(**saved["content"]),
-            saved["size"],
-            saved["resolution"],
-            tuple(saved["answer"]),
-            tuple(saved["upload"]),
+    def from_json(saved: Any) -> Region:
+        """Read what `asdict` gave.
+
+        Raises KeyError, TypeError or ValueError if it is something else.
+        """
+        box, content = (
+            Box.from_json([saved[name][each] for each in ("x", "y", "width", "height")])
+            for name in ("box", "content")
         )
+        across, down = whole_numbers(saved["answer"], 2)
+        width, height = whole_numbers(saved["upload"], 2)
+        size, resolution = saved["size"], saved["resolution"]
+        if not isinstance(size, str) or resolution not in TIERS:
+            raise TypeError
+        if content.empty or content.intersection(box) != content:
+            raise ValueError
+        # Nothing larger is asked for; what goes up may be larger by RATIO_TOLERANCE.
+        if min(across, down, width, height) < 1 or across * down > _EXACT_PIXELS[1]:
+            raise ValueError
+        if width * height > 1.1 * _EXACT_PIXELS[1]:
+            raise ValueError
+        return Region(box, content, check_size(size), resolution, (across, down), (width, height))
+
+
+def whole_numbers(saved: Any, count: int) -> list[int]:
+    """Return that many integers. Raises TypeError or ValueError if it is something else."""
+    if not isinstance(saved, (list, tuple)) or len(saved) != count:
+        raise ValueError
+    if not all(isinstance(each, int) and not isinstance(each, bool) for each in saved):
+        raise TypeError
+    return list(saved)
 
 
 def check_size(size: str) -> str:

@@ -78,7 +78,7 @@ def load() -> dict[str, Any]:
     """Return the saved settings; an unreadable file counts as none, for they are comforts only."""
     try:
         saved = json.loads((home() / "settings.json").read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return saved if isinstance(saved, dict) else {}
 

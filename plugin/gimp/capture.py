@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 from gi.repository import Gegl, Gimp, Gio
 
@@ -19,11 +20,10 @@ from plugin import job, region, settings
 from plugin.gimp import landmarks, pixels
 from plugin.gimp.landmarks import Landmarks
 from plugin.gimp.messages import CallingError, EditError, NotReplaceable, _
-from plugin.job import MOST_PICTURES, Job
+from plugin.job import MOST_PICTURES, Job, JobRequest
 from plugin.region import Box, Region
 
 PLACE = "place.json"
-"""Where in the image the results of a job belong."""
 _TITLE = 40
 """Characters of a prompt that name a layer."""
 
@@ -61,26 +61,73 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the results of a job belong, and as what: `place.json`.
+
+    `layer` is the tattoo of the one that was edited; `visible` that it was the canvas. `on_canvas`
+    is what was sent of it, in the canvas's coordinates, and `marks` what tells where that is by
+    now. `name` is what a result's layer is called, `sandbox` whether the sandbox made it.
+    """
+
+    layer: int
+    visible: bool
+    name: str
+    sandbox: bool
+    on_canvas: Box
+    marks: Landmarks
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as the object that `from_json` reads."""
+        return {
+            **vars(self),
+            "on_canvas": astuple(self.on_canvas),
+            "marks": self.marks.to_json(),
+        }
+
+    @staticmethod
+    def from_json(saved: Any) -> Place:
+        """Read it again. Raises KeyError, TypeError or ValueError if it is damaged."""
+        on_canvas = Box.from_json(saved["on_canvas"])
+        marks = Landmarks.from_json(saved["marks"])
+        layer, name = saved["layer"], saved["name"]
+        visible, sandbox = saved["visible"], saved["sandbox"]
+        flags = isinstance(visible, bool) and isinstance(sandbox, bool)
+        if not (flags and isinstance(name, str) and isinstance(layer, int)):
+            raise TypeError
+        if on_canvas.empty or (on_canvas.width, on_canvas.height) != (
+            marks.box.width,
+            marks.box.height,
+        ):
+            raise ValueError
+        name.encode()
+        return Place(layer, visible, name, sandbox, on_canvas, marks)
+
+
+@dataclass(frozen=True)
 class Capture:
     """One layer, or the canvas, as it was when its edit began.
 
-    `box` is what was sent of it, in the layer's coordinates (the canvas's for `visible`), and
-    `on_canvas` the same place in the canvas's; `selection` is a copy of the selection there, None
-    for a whole-layer edit. `name` is what a result's layer is called, `sandbox` whether the sandbox
-    made it.
+    `selection` is a copy of the selection where it was sent, in the canvas's coordinates; None for
+    a whole-layer edit.
     """
 
     image: Gimp.Image
     layer: Gimp.Layer
     request: Request
-    name: str
-    sandbox: bool
-    box: Box
-    on_canvas: Box
+    place: Place
     selection: Gegl.Buffer | None
     keeps_alpha: bool
-    marks: Landmarks
     job: Job
+
+    @property
+    def box(self) -> Box:
+        """What was sent, in the layer's coordinates (the canvas's for `visible`)."""
+        return self.place.marks.box
+
+    @property
+    def on_canvas(self) -> Box:
+        """The same place in the canvas's coordinates."""
+        return self.place.on_canvas
 
 
 def targets(
@@ -307,9 +354,14 @@ def _capture(
                 "disable the mask."
             ).format(name=layer.get_name())
         )
-    marks = landmarks.take(image if request.visible else layer, drawable, box)
-    name = _result_name(layer, request)
-    sandbox = settings.base_url() == settings.SANDBOX
+    place = Place(
+        layer.get_tattoo(),
+        request.visible,
+        _result_name(layer, request),
+        settings.base_url() == settings.SANDBOX,
+        on_canvas,
+        landmarks.take(image if request.visible else layer, drawable, box),
+    )
     snapshot = None
     with job.prepare() as folder:
         pixels.write_png(drawable.get_buffer(), box, folder / "source.png", drawable.has_alpha())
@@ -319,43 +371,20 @@ def _capture(
             ).dup()
             pixels.write_mask_png(selection, on_canvas, folder / "mask.png")
         references = _write_references(folder, request, MOST_PICTURES - 1 - masked)
-        place = {
-            "image": image.get_name(),
-            "layer": layer.get_tattoo(),
-            "visible": request.visible,
-            "name": name,
-            "sandbox": sandbox,
-            "on_canvas": astuple(on_canvas),
-            "marks": marks.to_json(),
-        }
-        (folder / PLACE).write_text(json.dumps(place), "utf-8")
-        prepared = job.publish(
-            folder,
-            {
-                "prompt": request.prompt,
-                "model": request.model,
-                "region": plan.region.to_json(),
-                "variations": request.variations,
-                "references": references,
-                "blend": request.blend,
-                "repair": request.repair,
-                "keep_alpha": keeps_alpha,
-                "created": time.time(),
-            },
+        (folder / PLACE).write_text(json.dumps(place.to_json()), "utf-8")
+        asked = JobRequest(
+            request.prompt,
+            request.model,
+            plan.region,
+            request.variations,
+            tuple(references),
+            request.blend,
+            request.repair,
+            keeps_alpha,
+            time.time(),
         )
-    return Capture(
-        image,
-        layer,
-        request,
-        name,
-        sandbox,
-        box,
-        on_canvas,
-        snapshot,
-        keeps_alpha,
-        marks,
-        prepared,
-    )
+        prepared = job.publish(folder, asked)
+    return Capture(image, layer, request, place, snapshot, keeps_alpha, prepared)
 
 
 def recalled(done: Job, image: Gimp.Image) -> Capture:
@@ -364,57 +393,47 @@ def recalled(done: Job, image: Gimp.Image) -> Capture:
     Raises EditError if too little of it is left.
     """
     try:
-        place = json.loads((done.folder / PLACE).read_text("utf-8"))
+        place = Place.from_json(json.loads((done.folder / PLACE).read_text("utf-8")))
         asked = done.request
-        on_canvas = Box(*place["on_canvas"])
-        marks = Landmarks.from_json(place["marks"])
-        request = Request(
-            prompt=asked["prompt"],
-            model=asked["model"],
-            size="auto",
-            resolution="auto",
-            output="new-layer",
-            source="visible" if place["visible"] else "layer",
-            use_selection=True,
-            variations=asked["variations"],
-            reference_layers=[],
-            reference_files=[],
-            blend=asked["blend"],
-            context=-1,
-            repair=asked["repair"],
-            titled=True,
-        )
-        name, sandbox, tattoo = place["name"], place["sandbox"], place["layer"]
-        keeps_alpha = asked["keep_alpha"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        size = (place.on_canvas.width, place.on_canvas.height)
+        masked = (done.folder / "mask.png").exists()
+        if masked and pixels.png_size(done.folder / "mask.png") != size:
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise EditError(
             _(
                 "Where this edit belongs is not known any more. Its pictures are in {folder}: "
                 "bring them in with File ▸ Open as Layers…"
             ).format(folder=done.folder)
         ) from error
+    request = Request(
+        prompt=asked.prompt,
+        model=asked.model,
+        size="auto",
+        resolution="auto",
+        output="new-layer",
+        source="visible" if place.visible else "layer",
+        use_selection=True,
+        variations=asked.variations,
+        reference_layers=[],
+        reference_files=[],
+        blend=asked.blend,
+        context=-1,
+        repair=asked.repair,
+        titled=True,
+    )
     selection = None
-    if (done.folder / "mask.png").exists():
-        whole = Box(0, 0, on_canvas.width, on_canvas.height)
+    if masked:
+        on_canvas = place.on_canvas
+        whole = Box(0, 0, *size)
         shares = pixels.linear_gray(done.folder / "mask.png", whole)
         selection = Gegl.Buffer.new("Y u8", *astuple(on_canvas))
         shares.copy(
             pixels.rectangle(whole), Gegl.AbyssPolicy.NONE, selection, pixels.rectangle(on_canvas)
         )
-    layer = image.get_layer_by_tattoo(tattoo)
-    return Capture(
-        image,
-        layer,
-        request,
-        name,
-        sandbox,
-        marks.box,
-        on_canvas,
-        selection,
-        keeps_alpha,
-        marks,
-        done,
-    )
+    layer = image.get_layer_by_tattoo(place.layer)
+    keeps_alpha = selection is None if asked.keep_alpha is None else asked.keep_alpha
+    return Capture(image, layer, request, place, selection, keeps_alpha, done)
 
 
 def offsets(layer: Gimp.Layer) -> tuple[int, int]:

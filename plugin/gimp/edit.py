@@ -8,6 +8,7 @@ A script waits for it in `edit`; a window goes on and is told of every change.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,10 +21,20 @@ from plugin.gimp.capture import Capture, Request
 from plugin.gimp.messages import CallingError, EditError, _, unforeseen
 from plugin.gimp.placing import Placed
 from plugin.gimp.worker_process import WorkerProcess
-from plugin.job import ACCEPTED, PREPARED, RECEIVED, SENT, Job, Post, check_prompt
+from plugin.job import (
+    ACCEPTED,
+    PHASES,
+    PREPARED,
+    RECEIVED,
+    SENT,
+    Job,
+    Post,
+    State,
+    check_prompt,
+    phase_text,
+)
 
 _POSTS_AT_ONCE = 4
-_PHASES = ("preparing", "uploading", "waiting", "downloading", "placing")
 
 
 def edit(
@@ -117,6 +128,7 @@ class Edit:
         """Let the workers begin, a few at a time; what is finished or not to be sent is left."""
         self.ended = self.detached = False
         self.sentences = []
+        self.waiting_since = 0.0
         self._waiting = list(self.captures)
         self._begin()
         return False
@@ -150,8 +162,12 @@ class Edit:
 
     @property
     def posts(self) -> list[Post]:
-        """Every variation of every layer, as far as their jobs still exist."""
-        return [post for job in self.jobs if job.folder.exists() for post in job.state.posts]
+        """Every variation of every layer, as far as their jobs can still be read."""
+        posts: list[Post] = []
+        for job in self.jobs:
+            with contextlib.suppress(OSError, ValueError):
+                posts += job.state.posts
+        return posts
 
     @property
     def sent(self) -> bool:
@@ -161,7 +177,7 @@ class Edit:
     def phase(self) -> str:
         """The phase of the variation that is furthest behind."""
         phases = {report.get("phase") for report in self.reports.values()}
-        return next((phase for phase in _PHASES if phase in phases), "preparing")
+        return next((phase for phase in PHASES if phase in phases), "preparing")
 
     def uploaded(self) -> tuple[int, int]:
         """The bytes that have left, and their total, of all variations that are being uploaded."""
@@ -179,12 +195,7 @@ class Edit:
             return _("Uploading: {sent:.1f} of {total:.1f} MB").format(
                 sent=sent / 1e6, total=total / 1e6
             )
-        return {
-            "preparing": _("Preparing the picture"),
-            "waiting": _("Waiting for the service"),
-            "downloading": _("Fetching the result"),
-            "placing": _("Fitting the result"),
-        }[phase]
+        return phase_text(phase)
 
     def _begin(self) -> None:
         while self._waiting and len(self._running) < max(
@@ -196,7 +207,7 @@ class Edit:
                     one.job, self._listener(one.job), self._ender(one.job)
                 )
             except EditError as error:
-                self.sentences.append(str(error))
+                self._say([str(error)])
                 self._waiting.clear()
         if not self._running and not self.ended:
             self.ended = True
@@ -226,26 +237,35 @@ class Edit:
 
     def _finish(self) -> None:
         """Place what has arrived, unless the user stopped waiting for it."""
-        captures = [one for one in self.captures if one.job.folder.exists()]
-        if self.detached:
-            for one in captures:
-                # What the service had stays, also where it failed: it may have been billed.
-                if all(post.state == PREPARED for post in one.job.state.posts):
-                    one.job.discard()
-            return
         done = {each.job.id for each in self.placed}
-        delivered = [
-            one
-            for one in captures
-            if one.job.id not in done and any(post.placed for post in one.job.state.posts)
-        ]
-        self.sentences += _sentences(captures)
+        delivered = []
+        for one in self.captures:
+            if not one.job.folder.exists():
+                continue
+            try:
+                state = one.job.state
+            except (OSError, ValueError) as error:
+                self._say([str(error)])
+                continue
+            if self.detached:
+                # What the service had stays, also where it failed: it may have been billed.
+                if all(post.state == PREPARED for post in state.posts):
+                    one.job.discard()
+                continue
+            self._say(_sentences(one.job, state))
+            if one.job.id not in done and any(post.placed for post in state.posts):
+                delivered.append(one)
+        if self.detached:
+            return
         try:
             placed, missing = placing.place(delivered)
             self.placed += placed
-            self.sentences += missing
+            self._say(missing)
         except Exception as error:
-            self.sentences.append(unforeseen(error))
+            self._say([unforeseen(error)])
+
+    def _say(self, sentences: list[str]) -> None:
+        self.sentences = list(dict.fromkeys(self.sentences + sentences))
 
 
 def _captured(image: Gimp.Image, layers: Sequence[Gimp.Layer], request: Request) -> list[Capture]:
@@ -272,37 +292,34 @@ def _pulse() -> bool:
     return True
 
 
-def _sentences(captures: list[Capture]) -> list[str]:
-    """What went wrong or is worth knowing, each once."""
-    sentences = []
-    for one in captures:
-        state = one.job.state
-        sentences += state.messages + state.notes
-        for post in state.posts:
-            if post.message or post.placed:
-                continue
-            # The worker ended without a word: it was killed, or the machine ran out of memory.
-            if post.state == PREPARED:
-                sentences.append(_("The worker stopped before anything was sent. Try again."))
-            elif post.state == RECEIVED:
-                sentences.append(
-                    _(
-                        "The result arrived, but the worker stopped before it was fitted. It is "
-                        "kept in {folder}; “python -m plugin resume {job}” goes on."
-                    ).format(folder=one.job.folder, job=one.job.id)
-                )
-            elif post.state == ACCEPTED and post.task:
-                sentences.append(
-                    _(
-                        "The worker stopped while the service had the edit. “python -m plugin "
-                        "resume {job}” fetches the result, at no further cost."
-                    ).format(job=one.job.id)
-                )
-            else:
-                sentences.append(
-                    _(
-                        "The worker stopped while the edit was under way. It may have been made "
-                        "and billed, so it is not sent again by itself; its job is {job}."
-                    ).format(job=one.job.id)
-                )
-    return list(dict.fromkeys(sentences))
+def _sentences(job: Job, state: State) -> list[str]:
+    """What went wrong with a job or is worth knowing."""
+    sentences = state.messages + state.notes
+    for post in state.posts:
+        if post.message or post.placed:
+            continue
+        # The worker ended without a word: it was killed, or the machine ran out of memory.
+        if post.state == PREPARED:
+            sentences.append(_("The worker stopped before anything was sent. Try again."))
+        elif post.state == RECEIVED:
+            sentences.append(
+                _(
+                    "The result arrived, but the worker stopped before it was fitted. It is "
+                    "kept in {folder}; “python -m plugin resume {job}” goes on."
+                ).format(folder=job.folder, job=job.id)
+            )
+        elif post.state == ACCEPTED and post.task:
+            sentences.append(
+                _(
+                    "The worker stopped while the service had the edit. “python -m plugin "
+                    "resume {job}” fetches the result, at no further cost."
+                ).format(job=job.id)
+            )
+        else:
+            sentences.append(
+                _(
+                    "The worker stopped while the edit was under way. It may have been made "
+                    "and billed, so it is not sent again by itself; its job is {job}."
+                ).format(job=job.id)
+            )
+    return sentences

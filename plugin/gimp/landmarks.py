@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from gi.repository import Gegl, Gimp
 
 from plugin.gimp import pixels
-from plugin.region import Box
+from plugin.region import Box, whole_numbers
 
 _FORMAT = "R'G'B'A u8"
 _RUN = 24
@@ -72,13 +72,13 @@ class Landmarks:
     def from_json(saved: dict[str, Any]) -> Landmarks:
         """Read them again. Raises KeyError, TypeError or ValueError if they are damaged."""
         width, height, values = saved["look"]
-        across, down = saved["size"]
-        return Landmarks(
-            Box(*saved["box"]),
-            (across, down),
-            Look(width, height, tuple(values)),
-            tuple((x, y, bytes.fromhex(run)) for x, y, run in saved["runs"]),
-        )
+        across, down = whole_numbers(saved["size"], 2)
+        look = Look(width, height, tuple(whole_numbers(values, width * height)))
+        runs = []
+        for x, y, run in saved["runs"]:
+            x, y = whole_numbers([x, y], 2)
+            runs.append((x, y, bytes.fromhex(run)))
+        return Landmarks(Box.from_json(saved["box"]), (across, down), look, tuple(runs))
 
 
 def take(thing: Gimp.Layer | Gimp.Image, picture: Gimp.Drawable, box: Box) -> Landmarks:

@@ -174,12 +174,14 @@ def _found(capture: Capture) -> Box:
     """Where the exported pixels are, whatever of the image is left there. Raises EditError."""
     image, layer, request = capture.image, capture.layer, capture.request
     edited = image if request.visible else layer
-    if request.visible and landmarks.unmoved(capture.marks, image):
+    if request.visible and landmarks.unmoved(capture.place.marks, image):
         return capture.box
     # A layer that was extended or cut stays where it was on the canvas.
     dx, dy = (0, 0) if request.visible else offsets(layer)
     with contextlib.closing(_pictures(capture)) as pictures:
-        found = landmarks.find(capture.marks, edited, pictures, capture.on_canvas.moved(-dx, -dy))
+        found = landmarks.find(
+            capture.place.marks, edited, pictures, capture.on_canvas.moved(-dx, -dy)
+        )
     if found is None:
         raise EditError(
             _(
@@ -258,8 +260,8 @@ def _new_layers(capture: Capture, box: Box, only: int) -> list[Placed]:
 
 
 def _layer_name(capture: Capture, variation: int = 0) -> str:
-    name = f"{capture.name} {variation}" if variation else capture.name
-    return f"{name} {_('(sandbox)')}" if capture.sandbox else name
+    name = f"{capture.place.name} {variation}" if variation else capture.place.name
+    return f"{name} {_('(sandbox)')}" if capture.place.sandbox else name
 
 
 def _add_mask(layer: Gimp.Layer, capture: Capture) -> None:

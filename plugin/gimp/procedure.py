@@ -14,6 +14,7 @@ from gi.repository import Gimp, GLib, GObject
 from plugin.gimp import choices
 from plugin.gimp.capture import Request
 from plugin.gimp.messages import CallingError, EditError, _, unforeseen
+from plugin.job import MOST_BLEND, MOST_VARIATIONS
 from plugin.region import TIERS
 
 NAME = "dimilinks-edit"
@@ -100,7 +101,13 @@ def _add_arguments(procedure: Gimp.Procedure) -> None:
         _STORED,
     )
     procedure.add_int_argument(
-        "variations", _("_Variations"), _("How many results, each paid for"), 1, 4, 1, _STORED
+        "variations",
+        _("_Variations"),
+        _("How many results, each paid for"),
+        1,
+        MOST_VARIATIONS,
+        1,
+        _STORED,
     )
     procedure.add_core_object_array_argument(
         "reference-layers",
@@ -118,7 +125,7 @@ def _add_arguments(procedure: Gimp.Procedure) -> None:
         _("_Blend at the edge"),
         _("Pixels inside the selection's edge over which the result fades in"),
         0,
-        1000,
+        MOST_BLEND,
         0,
         _STORED,
     )

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from plugin import __version__, job, region, settings
-from plugin.job import Job
+from plugin.job import MOST_VARIATIONS, Files, Job, JobRequest, phase_text
 from plugin.words import _
 from plugin.worker import image_file, key_store, picture
 from plugin.worker.failure import Failure
@@ -64,7 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     edit.add_argument("--size", default="auto", help="auto, a ratio such as 3:2, or WxH")
     edit.add_argument("--resolution", default="auto", choices=("auto", *region.TIERS))
-    edit.add_argument("--variations", type=int, default=1, choices=range(1, 5), metavar="1…4")
+    edit.add_argument(
+        "--variations",
+        type=int,
+        default=1,
+        choices=range(1, MOST_VARIATIONS + 1),
+        metavar=f"1…{MOST_VARIATIONS}",
+    )
     edit.add_argument("--out", type=Path, help="folder for the results")
     edit.set_defaults(command=_edit)
 
@@ -119,22 +125,20 @@ def _edit(arguments: argparse.Namespace) -> int:
             picture.write_own(reference, folder / name)
         prepared = job.publish(
             folder,
-            {
-                "prompt": prompt,
-                "model": _MODEL,
-                "region": planned.to_json(),
-                "variations": arguments.variations,
-                "references": names,
-                "blend": 0,
-                "repair": True,
-                "keep_alpha": mask is None,
-                "created": time.time(),
-                "file": {
-                    "image": str(arguments.image.absolute()),
-                    "mask": str(arguments.mask.absolute()) if arguments.mask else "",
-                    "out": str(out),
-                },
-            },
+            JobRequest(
+                prompt,
+                _MODEL,
+                planned,
+                arguments.variations,
+                tuple(names),
+                keep_alpha=mask is None,
+                created=time.time(),
+                file=Files(
+                    image=str(arguments.image.absolute()),
+                    mask=str(arguments.mask.absolute()) if arguments.mask else "",
+                    out=str(out),
+                ),
+            ),
         )
     print(
         _("Job {job}: {width}×{height} pixels go up.").format(
@@ -148,8 +152,8 @@ def _edit(arguments: argparse.Namespace) -> int:
 def _jobs(arguments: argparse.Namespace) -> int:
     for listed in job.all_jobs():
         try:
-            line = f"{listed.state.name}\t{' '.join(listed.request['prompt'].split())}"
-        except (OSError, ValueError, KeyError):
+            line = f"{listed.state.name}\t{' '.join(listed.request.prompt.split())}"
+        except (OSError, ValueError):
             line = "damaged\t"
         print(f"{listed.id}\t{line}")
     return 0
@@ -171,14 +175,15 @@ def _finish(unfinished: Job) -> int:
                 print(progress.note, file=sys.stderr)
             elif phase not in shown:
                 shown.add(phase)
-                _show(progress.phase)
+                print(f"{phase_text(progress.phase)} …", file=sys.stderr)
 
     Run(unfinished, show).finish()
     state = unfinished.state
-    source = unfinished.request.get("file")
+    request = unfinished.request
     placed = [post.placed for post in state.posts if post.placed]
-    if source and placed and not unfinished.imported:
-        for path in _write_results(unfinished, placed, source):
+    if request.file and request.region and placed and not unfinished.imported:
+        pictures = [unfinished.folder / name for name in placed]
+        for path in _write_results(pictures, request.region.content, request.file):
             print(path)
         unfinished.mark_imported()
     elif placed:
@@ -189,26 +194,15 @@ def _finish(unfinished: Job) -> int:
     return 0 if len(placed) == len(state.posts) else 1
 
 
-def _show(phase: str) -> None:
-    words = {
-        "preparing": _("Preparing the picture"),
-        "uploading": _("Sending the picture"),
-        "waiting": _("Waiting for the service"),
-        "downloading": _("Fetching the result"),
-        "placing": _("Fitting the result"),
-    }
-    print(f"{words.get(phase, phase)} …", file=sys.stderr)
-
-
-def _write_results(done: Job, placed: list[str], source: dict[str, str]) -> list[Path]:
-    box = region.Region.from_json(done.request["region"]).content
-    original = Path(source["image"])
+def _write_results(placed: list[Path], box: region.Box, files: Files) -> list[Path]:
+    """Put each result into a copy of the picture that was edited, and return what was written."""
+    original = Path(files.image)
     image = image_file.read_image(original)
-    mask = image_file.read_mask(Path(source["mask"]), image.size) if source["mask"] else None
+    mask = image_file.read_mask(Path(files.mask), image.size) if files.mask else None
     paths = []
-    for name in placed:
-        merged = image_file.merge(image, picture.read_own(done.folder / name), box, mask)
-        paths.append(image_file.save(merged, Path(source["out"]), f"{original.stem}-edit"))
+    for path in placed:
+        merged = image_file.merge(image, picture.read_own(path), box, mask)
+        paths.append(image_file.save(merged, Path(files.out), f"{original.stem}-edit"))
     return paths
 
 

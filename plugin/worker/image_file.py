@@ -17,6 +17,8 @@ from plugin.worker.picture import between_profiles, eight_bits, upright, upright
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 _KEPT_MODES = ("L", "LA", "RGB", "RGBA")
+_MOST_PIXELS = 400_000_000
+"""What is edited is held several times over, with four bytes per pixel."""
 
 
 def read_image(path: Path) -> Image.Image:
@@ -137,6 +139,19 @@ def _open(path: Path) -> tuple[Image.Image, str]:
     """Return the picture and how its file stores a pixel, the only place that tells its depth."""
     try:
         with Image.open(path, formats=_FORMATS) as picture:
+            if picture.width * picture.height > _MOST_PIXELS:
+                raise Failure(
+                    Failure.SETUP,
+                    _(
+                        "{path} has {width}×{height} pixels, and the command line takes at most "
+                        "{most} million: scale it down, or edit a part of it in GIMP."
+                    ).format(
+                        path=path,
+                        width=picture.width,
+                        height=picture.height,
+                        most=_MOST_PIXELS // 1_000_000,
+                    ),
+                )
             tiles = getattr(picture, "tile", [])
             arguments = tiles[0][3] if tiles else ""
             raw_mode = arguments if isinstance(arguments, str) else str(arguments[0])

@@ -5,6 +5,8 @@ A POST is tried again only where it surely was not accepted; GETs cost nothing.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import random
 import threading
@@ -12,6 +14,7 @@ import time
 
 import urllib3
 
+from plugin import settings
 from plugin.worker.failure import Failure, NotAccepted
 
 CONNECTING = 20.0
@@ -20,6 +23,9 @@ BUSY = 120.0
 """For a service that wants fewer requests."""
 LONGEST = 60.0
 """The most that is waited at once, whatever the service asks for."""
+_SPREAD = 1.2
+"""By how much more than that, so that not everybody comes back at the same moment."""
+_NOTE = "busy.json"
 STAGGER = 0.25
 """Between the starts of a job's variations, which would trip a limit together."""
 POLLING = 15 * 60.0
@@ -43,9 +49,13 @@ def asked_for(header: str | None) -> float:
 
 
 class Pace:
-    """The starts of a job's POSTs: one after the other, and none while the service is busy."""
+    """The starts of a job's POSTs to `service`, an address: one after the other, none while busy.
 
-    def __init__(self) -> None:
+    That it is busy all jobs of the user hear of, by a note in the home.
+    """
+
+    def __init__(self, service: str) -> None:
+        self._service = service
         self._lock = threading.Lock()
         self._free = -math.inf
         """When the next one may start, on the monotonic clock."""
@@ -57,8 +67,9 @@ class Pace:
         """Take the next start and return 0, or return how long to wait before asking again."""
         with self._lock:
             now = time.monotonic()
-            if now < self._free:
-                return self._free - now
+            wait = max(self._free - now, self._told())
+            if wait > 0:
+                return wait
             self._free = now + STAGGER
             return 0
 
@@ -74,10 +85,28 @@ class Pace:
                 self._held = now
                 self._times += 1
                 wait = max(wait, 2.0**self._times)
-            # Never earlier than asked, and not everybody at the same moment.
-            until = now + min(wait, LONGEST) * random.uniform(1, 1.2)  # noqa: S311
+            # Never earlier than asked.
+            until = now + min(wait, LONGEST) * random.uniform(1, _SPREAD)  # noqa: S311
             self._free = max(self._free, until)
+            self._tell(self._free - now)
             return self._free - now
+
+    def _told(self) -> float:
+        """Return for how long one of the user's jobs was last told to wait."""
+        try:
+            note = json.loads((settings.home() / _NOTE).read_text("utf-8"))
+            wait = note["until"] - time.time() if note["service"] == self._service else 0.0
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            return 0
+        # Nobody waits longer because of a clock that was set back.
+        return wait if 0 < wait < _SPREAD * LONGEST else 0
+
+    def _tell(self, wait: float) -> None:
+        note = json.dumps({"service": self._service, "until": time.time() + wait})
+        # Without it each job hears it from the service itself.
+        with contextlib.suppress(OSError):
+            if wait > self._told():
+                settings.write_private(settings.home() / _NOTE, note)
 
 
 class Tries:

@@ -22,7 +22,7 @@ FOREIGN_BYTES = 64_000_000
 FOREIGN_PIXELS = 64_000_000
 """Most pixels of one, far above the largest that the service makes (8.3 million)."""
 
-# Pillow's own limit counts for the user's pictures too, which may be as large as they like.
+# Pillow's own limit counts for the user's pictures too, which may be larger; ours are told apart.
 Image.MAX_IMAGE_PIXELS = None
 
 

@@ -23,7 +23,6 @@ from PIL import Image
 
 from plugin import settings
 from plugin.job import ACCEPTED, FAILED, PREPARED, RECEIVED, SENT, Job, Post
-from plugin.region import Region
 from plugin.words import _
 from plugin.worker import form, key_store, patience, picture, placement, upload
 from plugin.worker.failure import Failure, NotAccepted, TaskEnded
@@ -88,7 +87,6 @@ class Run:
         self._state = job.state
         self._lock = threading.Lock()
         self._called_off = threading.Event()
-        self._pace = patience.Pace()
         self._leaving: set[int] = set()
         """The variations whose POST has begun, and whose last piece has not left."""
 
@@ -106,15 +104,15 @@ class Run:
                 with contextlib.suppress(OSError):
                     self._job.save_state(self._state)
             return not any(
-                post.state in (SENT, ACCEPTED) or _to_be_placed(post) for post in self._state.posts
+                post.state in (SENT, ACCEPTED) or post.to_be_placed for post in self._state.posts
             )
 
     def finish(self, sending: bool = True) -> None:
         """Take every variation as far as it may go without being sent twice.
 
         Without `sending` that is what was sent already; nothing new is. What went wrong is in the
-        job's state afterwards. Raises Failure if another process works on the job, OSError if its
-        state can't be written any more.
+        job's state afterwards. Raises Failure if another process works on the job or what went
+        wrong can't be written, OSError if how far it got can't.
         """
         owner = filelock.FileLock(self._job.folder / "lock", mode=0o600, blocking=False)
         try:
@@ -130,16 +128,16 @@ class Run:
     def _finish_owned(self, sending: bool) -> None:
         numbered = list(enumerate(self._state.posts, 1))
         for number, post in numbered:
-            if sending and _may_be_sent_again(post):
+            if sending and post.may_be_sent_again:
                 post.state, post.kind, post.message, post.task = PREPARED, "", "", ""
-            elif _may_be_asked_for_again(post):
+            elif post.may_be_asked_for_again:
                 post.state, post.kind, post.message, post.result = ACCEPTED, "", "", ""
             elif post.state in (SENT, ACCEPTED) and (result := self._result(number)):
                 # The worker was killed between the two.
                 post.state, post.result = RECEIVED, result
             elif post.state == SENT or (post.state == ACCEPTED and not post.task):
                 self._failed(post, _lost_track())
-        arrived = [(number, post) for number, post in numbered if _to_be_placed(post)]
+        arrived = [(number, post) for number, post in numbered if post.to_be_placed]
         wanted = (PREPARED, ACCEPTED) if sending else (ACCEPTED,)
         open_ = [(number, post) for number, post in numbered if post.state in wanted]
         if not arrived and not open_:
@@ -177,7 +175,7 @@ class Run:
 
     def _variation(self, number: int, post: Post, edit: _Edit, line: _Line) -> None:
         self._guarded(post, self._receive, number, post, edit, line)
-        if _to_be_placed(post):
+        if post.to_be_placed:
             self._guarded(post, self._place, number, post, edit)
 
     def _guarded(self, post: Post, step: Callable[..., None], *arguments: object) -> None:
@@ -242,9 +240,13 @@ class Run:
                 if last:
                     self._leaving.discard(number)
 
-        tries = patience.Tries(self._pace)
+        tries = patience.Tries(line.pace)
         while True:
-            while wait := self._pace.turn():
+            while wait := line.pace.turn():
+                if wait > patience.STAGGER:
+                    # Another job was told so.
+                    note = _again(Failure.BUSY, wait)
+                    self._report(Progress("preparing", number, note=note))
                 self._sleep(wait)
             began = time.monotonic()
             self._announce(number, post, line.route)
@@ -255,7 +257,7 @@ class Run:
                     raise Stopped from failure
                 wait = tries.wait(failure, began)
                 self._change(post, state=PREPARED)
-                self._report(Progress("preparing", number, note=_again(failure, wait)))
+                self._report(Progress("preparing", number, note=_again(failure.kind, wait)))
             except Failure as failure:
                 if self._was_cut_off(number):
                     raise Stopped from failure
@@ -391,7 +393,10 @@ class Run:
         return Failure(Failure.PENDING, sentence.format(folder=self._job.folder, job=self._job.id))
 
     def _failed(self, post: Post, failure: Failure) -> None:
-        """Note a failure; what has arrived, or waits at the service, stays what it is."""
+        """Note a failure; what has arrived, or waits at the service, stays what it is.
+
+        Raises Failure where it can't be noted.
+        """
         held = post.result and failure.kind != Failure.ANSWER
         waiting = post.state == ACCEPTED and post.task and not isinstance(failure, TaskEnded)
         message = str(failure)
@@ -400,7 +405,11 @@ class Run:
                 sentence=message, task=post.task
             )
         state = post.state if held or waiting else FAILED
-        self._change(post, state=state, kind=failure.kind, message=message)
+        try:
+            self._change(post, state=state, kind=failure.kind, message=message)
+        except OSError as error:
+            # What is on the disk is the safe side; why it stays so can only be said.
+            raise Failure(failure.kind, message) from error
 
     def _change(self, post: Post, **changes: object) -> None:
         with self._lock:
@@ -417,30 +426,27 @@ class _Edit:
 
     def __init__(self, job: Job) -> None:
         self._lock = threading.Lock()
+        damaged = Failure(
+            Failure.SETUP, _("The job {job} is damaged and can't be sent.").format(job=job.id)
+        )
         try:
-            request = job.request
-            self.prompt: str = request["prompt"]
-            self.model: str = request["model"]
-            self.region = Region.from_json(request["region"])
-            self._repair: bool = request["repair"]
-            blend: int = request["blend"]
-            names: list[str] = request["references"]
-            keep_alpha: bool | None = request.get("keep_alpha")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise Failure(
-                Failure.SETUP,
-                _("The job {job} is damaged and can't be sent.").format(job=job.id),
-            ) from error
+            self._request = job.request
+        except (OSError, ValueError) as error:
+            raise damaged from error
+        if self._request.region is None or not self._request.model:
+            raise damaged
+        self._region = self._request.region
+        self._prompt = self._request.prompt
         self._source, self._mask = upload.read_source(job.folder)
-        # Jobs of version 0.1.0 don't say.
+        keep_alpha = self._request.keep_alpha
         self._keep_alpha = self._mask is None if keep_alpha is None else keep_alpha
-        self._references = upload.read_references(job.folder, names)
+        self._references = upload.read_references(job.folder, self._request.references)
         self._uploads: dict[str, Upload] = {}
         self._forms: dict[str, Form] = {}
         if self._mask is not None and settings.explains_mask():
-            self.prompt += f"\n\n{settings.MASK_LINE}"
-        if blend > 0 and self._mask is not None:
-            factor = placement.blend_factor(self._mask, blend)
+            self._prompt += f"\n\n{settings.MASK_LINE}"
+        if self._request.blend and self._mask is not None:
+            factor = placement.blend_factor(self._mask, self._request.blend)
             picture.write_own(factor, job.folder / "blend.png")
 
     def upload(self, route: str) -> Upload:
@@ -449,7 +455,7 @@ class _Edit:
         with self._lock:
             if route not in self._uploads:
                 self._uploads[route] = upload.build(
-                    self.region,
+                    self._region,
                     self._source,
                     self._mask,
                     self._references,
@@ -464,10 +470,10 @@ class _Edit:
             if route not in self._forms:
                 self._forms[route] = form.build(
                     route,
-                    self.prompt,
-                    self.model,
-                    self.region.size,
-                    self.region.resolution,
+                    self._prompt,
+                    self._request.model,
+                    self._region.size,
+                    self._region.resolution,
                     uploaded,
                 )
             return self._forms[route]
@@ -478,7 +484,7 @@ class _Edit:
         The notes are sentences for the user.
         """
         sent = self.upload(route)
-        placed, notes = placement.fit(answer, sent, self._source, self._mask, self._repair)
+        placed, notes = placement.fit(answer, sent, self._source, self._mask, self._request.repair)
         if self._keep_alpha:
             placed = placement.keep_alpha(placed, self._source)
         return placed, sent.notes + notes
@@ -499,26 +505,6 @@ def _log(error: BaseException) -> None:
         cause = cause.__cause__ or cause.__context__
 
 
-def _to_be_placed(post: Post) -> bool:
-    return post.state == RECEIVED and not post.placed
-
-
-def _may_be_sent_again(post: Post) -> bool:
-    """Whether it failed and surely cost nothing, so that the user may have it sent again."""
-    free = (Failure.SETUP, Failure.UNREACHABLE, Failure.REFUSED, Failure.BUSY)
-    return post.state == FAILED and post.kind in free and not post.result
-
-
-def _may_be_asked_for_again(post: Post) -> bool:
-    """Whether its task may be told another time, or its picture be a better one.
-
-    The service forgets a task if the key is another one meanwhile, and what came in place of a
-    picture may have been a network's own page.
-    """
-    asked = post.state == FAILED and post.kind == Failure.ANSWER
-    return asked and bool(post.task) and not post.placed
-
-
 def _lost_track() -> Failure:
     return Failure(
         Failure.OUTCOME_UNKNOWN,
@@ -529,11 +515,11 @@ def _lost_track() -> Failure:
     )
 
 
-def _again(failure: NotAccepted, wait: float) -> str:
+def _again(kind: str, wait: float) -> str:
     """The sentence for a variation that will be sent again."""
     sentence = (
         _("The service is busy. The edit is sent in {seconds} s.")
-        if failure.kind == Failure.BUSY
+        if kind == Failure.BUSY
         else _("The service can't be reached yet. The next try is in {seconds} s.")
     )
     return sentence.format(seconds=max(1, round(wait)))
@@ -547,6 +533,7 @@ class _Line:
     address: str
     """As the settings have it."""
     route: str
+    pace: patience.Pace
 
     def check_has_task(self, post: Post) -> None:
         """Let a task be asked for only where it was made. Raises Failure."""
@@ -575,10 +562,10 @@ def _line() -> Iterator[_Line]:
     except (ValueError, OSError) as error:
         raise Failure(Failure.SETUP, str(error)) from error
     if url != settings.SANDBOX:
-        yield _Line(Service(url, key), url, route)
+        yield _Line(Service(url, key), url, route, patience.Pace(url))
         return
     # Most edits never need it.
     from plugin.worker.sandbox import Sandbox
 
     with Sandbox() as sandbox:
-        yield _Line(Service(sandbox.base_url, key), url, route)
+        yield _Line(Service(sandbox.base_url, key), url, route, patience.Pace(url))

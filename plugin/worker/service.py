@@ -313,7 +313,13 @@ class Service:
                 ),
             )
         if status in (401, 402, 403) or 300 <= status < 400:
-            raise self._refusal(response, body)
+            raise Failure(
+                Failure.PENDING,
+                _(
+                    "{sentence} The service took the edit before: once this is mended, resume it, "
+                    "and its result is fetched at no cost."
+                ).format(sentence=self._refusal(response, body, asking=True)),
+            )
         wait = patience.asked_for(response.headers.get("Retry-After"))
         raise Stumbled(_answered(status, said), wait)
 
@@ -539,7 +545,8 @@ class Service:
         lasting = isinstance(error, (requests.exceptions.ProxyError, requests.exceptions.SSLError))
         return (Failure if lasting else NotAccepted)(Failure.UNREACHABLE, sentence)
 
-    def _refusal(self, response: requests.Response, body: bytes) -> Failure:
+    def _refusal(self, response: requests.Response, body: bytes, asking: bool = False) -> Failure:
+        """Tell why an edit was not accepted, or why the service may not be asked for one."""
         status = response.status_code
         said = self._said(response, body)
         code = _error_code(body)
@@ -570,6 +577,10 @@ class Service:
                 )
             )
             said = ""
+        elif asking:
+            text = _("The service tells this API key nothing of the edit ({status}).").format(
+                status=status
+            )
         elif 400 <= status < 500 and status != 408:
             text = _("The service refused the edit ({status}).").format(status=status)
         else:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,7 @@ from typing import Any
 import pytest
 
 from installer.host import PrivateGimp
-
-SCRIPTS = Path(__file__).parent / "scripts"
+from tests.gimp.run_inside import run_inside
 
 Inside = Callable[..., Any]
 
@@ -33,26 +30,4 @@ def inside(gimp: PrivateGimp, tmp_path: Path, photo_files: Path) -> Inside:
     DIMILINKS_TEST_PHOTOS; it leaves its findings there as `found.json`.
     """
 
-    return functools.partial(run_inside, gimp, tmp_path, photo_files)
-
-
-def run_inside(
-    gimp: PrivateGimp, folder: Path, photos: Path, script: str, *arguments: str, **environment: str
-) -> Any:
-    out, err = io.BytesIO(), io.BytesIO()
-    code = gimp.script(
-        SCRIPTS / f"{script}.py",
-        [str(folder), *arguments],
-        env={
-            "DIMILINKS_HOME": str(folder / "home"),
-            "DIMILINKS_BASE_URL": "sandbox",
-            "DIMILINKS_TEST_PHOTOS": str(photos),
-            **environment,
-        },
-        shares=[folder],
-        out=out,
-        err=err,
-        timeout=240,
-    )
-    assert code == 0, out.getvalue().decode() + err.getvalue().decode()
-    return json.loads((folder / "found.json").read_text("utf-8"))
+    return functools.partial(run_inside, gimp, tmp_path, photo_files, timeout=240)

@@ -20,8 +20,7 @@ import numpy as np
 from covertable import make
 
 from installer.host import PrivateGimp
-
-SCRIPT = Path(__file__).parent / "scripts" / "promise.py"
+from tests.gimp.run_inside import run_inside
 
 AXES: dict[str, list[str]] = {
     "precision": [
@@ -101,19 +100,8 @@ def run(
 ) -> list[Case]:
     """Edit every case in this GIMP; return them with what was found, the pixels in `folder`."""
     (folder / "cases.json").write_text(json.dumps(chosen), "utf-8")
-    code = gimp.script(
-        SCRIPT,
-        [str(folder)],
-        env={
-            "DIMILINKS_HOME": str(folder / "home"),
-            "DIMILINKS_BASE_URL": base_url,
-            "DIMILINKS_API_KEY": "test-key",
-            "DIMILINKS_TEST_PHOTOS": str(photographs),
-        },
-        shares=[folder],
-    )
-    assert code == 0
-    found: list[Case] = json.loads((folder / "found.json").read_text("utf-8"))
+    access = {"DIMILINKS_BASE_URL": base_url, "DIMILINKS_API_KEY": "test-key"}
+    found: list[Case] = run_inside(gimp, folder, photographs, "promise", **access)
     return found
 
 

@@ -5,7 +5,6 @@ Used by the tests for a few edits, by `tests/bench/soak` for many.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Callable
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from installer.host import PrivateGimp
+from tests.gimp.run_inside import run_inside
 
-SCRIPT = Path(__file__).parent / "scripts" / "soak.py"
 MODES = ("procedure", "window")
 
 Row = dict[str, Any]
@@ -44,19 +43,15 @@ def run(
     every: int,
 ) -> list[Row]:
     """Make that many edits, and return what was held after `every` so many."""
-    code = gimp.script(
-        SCRIPT,
-        [str(folder), mode, str(number), str(every)],
-        env={
-            "DIMILINKS_HOME": str(folder / "home"),
-            "DIMILINKS_BASE_URL": base_url,
-            "DIMILINKS_API_KEY": "test-key",
-            "DIMILINKS_TEST_PHOTOS": str(photographs),
-        },
-        shares=[folder],
+    access = {"DIMILINKS_BASE_URL": base_url, "DIMILINKS_API_KEY": "test-key"}
+    rows: list[Row] = run_inside(
+        gimp,
+        folder,
+        photographs,
+        "soak",
+        *(mode, str(number), str(every)),
+        **access,
     )
-    assert code == 0
-    rows: list[Row] = json.loads((folder / "found.json").read_text("utf-8"))
     return rows
 
 

@@ -9,7 +9,7 @@ import pytest
 from installer.host import PrivateGimp
 from installer.private_gimp import LOCALE
 from plugin.worker.sandbox import Sandbox
-from tests.gimp.conftest import run_inside
+from tests.gimp.run_inside import run_inside
 
 pytestmark = pytest.mark.gimp
 

@@ -312,6 +312,14 @@ class Window:
         self.wait_for_edits()
         self.close_dialog()
 
+    def cancel_in_the_status_bar(self) -> None:
+        """Press the Cancel beside GIMP's progress bar, and return when the plug-in has ended."""
+        until(
+            lambda: self.desk.press(app="gimp", role="button", name="Cancel"),
+            "the status bar's Cancel",
+        )
+        self.wait_for_plug_in()
+
     def dismiss_message(self) -> None:
         """Close GIMP's window with a message."""
         until(lambda: self.desk.press(app="gimp", role="button", name="OK"), "a message")

@@ -152,7 +152,7 @@ def test_chinese_prompt(window: Window, image: Image) -> None:
     title = "复古胶片，保留主体 sepia tone, and leave the cli…"
     assert new["name"] == f"{title} (sandbox)"
     (made,) = [each for each in job.all_jobs() if each.id not in before]
-    assert made.request["prompt"] == prompt
+    assert made.request.prompt == prompt
     assert made.state.name == job.RECEIVED
     assert made.imported
 
@@ -179,8 +179,8 @@ def test_repeat(window: Window, image: Image, photograph: Path) -> None:
     until(lambda: len(image.state()["layers"]) == 3, "a second result")
     window.wait_for_plug_in()
     (made,) = [each for each in job.all_jobs() if each.id not in before]
-    assert made.request["prompt"] == "warmer"
-    assert made.request["references"] == ["reference-1.png"]
+    assert made.request.prompt == "warmer"
+    assert made.request.references == ("reference-1.png",)
     # Below the first it would not be seen.
     assert image.state()["layers"][1:] == once["layers"]
     image.undo(once)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -56,13 +59,100 @@ def test_an_unknown_outcome_is_explained(window: Window, image: Image, slow: Slo
     assert image.state() == before
 
 
+def test_a_task_is_asked_for_again_as_often_as_the_user_likes(window: Window, image: Image) -> None:
+    before = image.state()
+    page = base64.b64encode(b"<html>Sign in to this network</html>").decode("ascii")
+    unusable = (200, {}, {"status": "succeeded", "data": [{"b64_json": page}]})
+    with Sandbox(keys={"test-key"}, task_answers=[(401, {}, {}), unusable, unusable]) as service:
+        use_service(window, service.base_url)
+        settings.save(route=settings.ASYNC)
+        window.prompt("sepia")
+        window.press_in_dialog("Edit")
+        until(lambda: window.shows("doesn't accept the API key", PLUG_IN), "the refusal")
+        # One beside the prompt, and one in the row.
+        until(lambda: window.buttons().count("Settings…") == 2, "the settings")
+        window.press_in_dialog("Try Again")
+        until(lambda: window.shows("can't be used", PLUG_IN), "what came in place of a picture")
+        window.close_dialog()
+
+        window.open_dialog()
+        window.press_in_dialog("Earlier edits", "toggle button")
+        window.press_in_dialog("Try Again")
+        until(lambda: not service.task_answers, "the same once more")
+        until(lambda: "Try Again" in window.buttons(), "the offer to go on")
+        assert image.state() == before
+        window.press_in_dialog("Try Again")
+        window.press_in_dialog("Put into Image")
+        until(lambda: len(image.layers()) == 2, "the result in the image")
+        window.close_dialog()
+        assert service.posts == 1
+    image.undo(before)
+
+
+def test_an_unusable_picture_is_fetched_anew(window: Window, image: Image) -> None:
+    before = image.state()
+    nothing = (200, {}, {"status": "succeeded", "data": []})
+    with Sandbox(keys={"test-key"}, task_answers=[nothing]) as service:
+        use_service(window, service.base_url)
+        settings.save(route=settings.ASYNC, choices={"variations": 2})
+        window.prompt("sepia")
+        window.press_in_dialog("Edit")
+        # One of the two has arrived.
+        until(lambda: window.shows("without a picture", PLUG_IN), "what went wrong")
+        until(lambda: "Compare" in window.buttons(), "the other one")
+        (made,) = job.all_jobs()
+        (missing,) = [n for n, post in enumerate(made.state.posts, 1) if not post.placed]
+        window.press_in_dialog("Try Again")
+        until(lambda: "Try Again" not in window.buttons(), "both")
+        window.wait_for_edits()
+        window.press_in_dialog(f"Variation {missing}", "radio button")
+        until(lambda: len(image.layers()) == 3, "the second result in the image")
+        window.close_dialog()
+        assert service.posts == 2
+    assert image.state()["selected"] == before["selected"]
+
+
+def test_damaged_jobs_stand_in_nobodys_way(window: Window, image: Image) -> None:
+    window.prompt("sepia")
+    window.edit_and_close()
+    (made,) = job.all_jobs()
+    request, place, state = (
+        json.loads((made.folder / name).read_text("utf-8"))
+        for name in ("request.json", "place.json", "state.json")
+    )
+    for number, (name, damaged, imported) in enumerate(
+        [
+            ("request.json", {"prompt": "lost"}, False),
+            ("request.json", {**request, "created": "yesterday", "prompt": "dateless"}, True),
+            ("request.json", {**request, "region": 7, "prompt": "homeless"}, True),
+            ("state.json", {**state, "posts": 5}, False),
+            ("place.json", {**place, "on_canvas": "here"}, False),
+        ]
+    ):
+        copy = made.folder.with_name(f"20990101-00000{number}-aaaaaa")
+        shutil.copytree(made.folder, copy)
+        (copy / name).write_text(json.dumps(damaged), "utf-8")
+        if not imported:
+            (copy / "imported").unlink()
+    window.open_dialog()
+    assert window.buttons().count("Put into Image") == 1
+    window.press_in_dialog("Put into Image")
+    until(lambda: window.shows("is not known any more", PLUG_IN), "what is wrong with it")
+    window.press_in_dialog("Discard")
+    window.agree("Discard")
+    until(lambda: "Discard" not in window.buttons(), "the end of its row")
+    window.press_in_dialog("Earlier edits", "toggle button")
+    for prompt in ("dateless", "homeless"):
+        until(lambda prompt=prompt: window.shows(prompt, PLUG_IN), "what can be read")
+    # It can be read no more while it is shown.
+    (made.folder / "state.json").write_text("{")
+    until(lambda: window.shows("damaged", PLUG_IN), "what became of it")
+    window.close_dialog()
+
+
 def kill_all(window: Window) -> None:
     """End plug-in and workers as a crash would do it."""
-    until(
-        lambda: window.desk.press(app="gimp", role="button", name="Cancel"),
-        "the status bar's Cancel",
-    )
-    window.wait_for_plug_in()
+    window.cancel_in_the_status_bar()
     for process in window.workers():
         os.kill(process, signal.SIGKILL)
     until(lambda: not window.workers(), "the end of the workers")

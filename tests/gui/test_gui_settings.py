@@ -12,7 +12,7 @@ import pytest
 from gui_window import Window, until
 
 from plugin import job, settings
-from plugin.job import RECEIVED, Job, Post, State
+from plugin.job import RECEIVED, Job, JobRequest, Post, State
 from plugin.worker.sandbox import Sandbox
 
 pytestmark = pytest.mark.gimp
@@ -131,7 +131,7 @@ def test_clearing_keeps_what_was_paid_for(window: Window) -> None:
 def _job(imported: bool) -> Job:
     """A job with a result of a megabyte, a day old."""
     with job.prepare() as folder:
-        made = job.publish(folder, {"prompt": "x", "variations": 1})
+        made = job.publish(folder, JobRequest("x", "gpt-image-2", None))
     made.save_state(State([Post(RECEIVED, result="result-1.png")]))
     (made.folder / "result-1.png").write_bytes(bytes(1_000_000))
     if imported:

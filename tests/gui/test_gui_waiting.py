@@ -48,11 +48,7 @@ def test_cancelled_in_the_status_bar(window: Window, image: Image, slow: SlowSer
     (made,) = [each for each in job.all_jobs() if each.id not in jobs]
     assert made.state.name == job.SENT
 
-    until(
-        lambda: window.desk.press(app="gimp", role="button", name="Cancel"),
-        "the status bar's Cancel",
-    )
-    window.wait_for_plug_in()
+    window.cancel_in_the_status_bar()
     assert image.state() == before
     # GIMP itself goes on.
     window.open_dialog()

@@ -217,12 +217,28 @@ def test_cancel_before_anything_is_sent(window: Window, image: Image, slow: Slow
     assert image.state() == before
 
 
+def test_worker_killed_before_anything_is_sent(
+    window: Window, image: Image, slow: SlowService
+) -> None:
+    use_service(window, slow.base_url)
+    window.prompt("sepia")
+    window.press_in_dialog("Edit")
+    (worker,) = until(window.workers, "the worker", pause=0)
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: window.shows("before anything was sent", PLUG_IN), "what became of it")
+    slow.answer.set()
+    window.press_in_dialog("Try Again")
+    until(lambda: len(image.layers()) == 2, "the result")
+    window.wait_for_edits()
+    window.close_dialog()
+    assert slow.posts == 1
+
+
 def test_cancel_while_waiting(window: Window, image: Image, slow: SlowService) -> None:
     before, seen = image.state(), image.view()
     use_service(window, slow.base_url)
     begin(window, slow, "sepia")
-    window.press_in_dialog("Cancel")
-    until(lambda: window.shows("You stopped waiting", PLUG_IN), "what becomes of it")
+    stop_waiting(window)
     until(lambda: not progress(window), "no progress in the status bar")
     assert window.workers()
     slow.answer.set()
@@ -307,8 +323,7 @@ def test_cancel_while_fetching(window: Window, image: Image, slow: SlowService) 
     window.press_in_dialog("Edit")
     assert slow.fetched.wait(PATIENCE)
     until(lambda: window.shows("Fetching the result", PLUG_IN), "the phase")
-    window.press_in_dialog("Cancel")
-    until(lambda: window.shows("You stopped waiting", PLUG_IN), "what becomes of it")
+    stop_waiting(window)
     slow.deliver.set()
     put_in(window)
     assert_only_added(before, image.state())
@@ -345,11 +360,7 @@ def test_cancel_in_the_status_bar(window: Window, image: Image, slow: SlowServic
     before, seen = image.state(), image.view()
     use_service(window, slow.base_url)
     begin(window, slow, "sepia")
-    until(
-        lambda: window.desk.press(app="gimp", role="button", name="Cancel"),
-        "the status bar's Cancel",
-    )
-    window.wait_for_plug_in()
+    window.cancel_in_the_status_bar()
     assert image.state() == before
     assert window.workers()
 
@@ -627,6 +638,12 @@ def begin(window: Window, slow: SlowService, prompt: str, result: str = "New lay
     window.press_in_dialog("Edit")
     assert slow.asked.wait(PATIENCE)
     until(lambda: window.shows("Waiting for the service", PLUG_IN), "the phase in the row")
+
+
+def stop_waiting(window: Window) -> None:
+    """Press Cancel, and return when the row says what becomes of the edit."""
+    window.press_in_dialog("Cancel")
+    until(lambda: window.shows("You stopped waiting", PLUG_IN), "what becomes of it")
 
 
 def put_in(window: Window) -> None:

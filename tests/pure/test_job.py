@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 
 from plugin import job, settings
-from plugin.job import ACCEPTED, FAILED, PREPARED, RECEIVED, SENT, Job, Post, State
+from plugin.job import ACCEPTED, FAILED, PREPARED, RECEIVED, SENT, Job, JobRequest, Post, State
 
 
 def _publish(prompt: str = "x", variations: int = 1) -> Job:
     with job.prepare() as folder:
         (folder / "source.png").write_bytes(b"picture")
-        return job.publish(folder, {"prompt": prompt, "variations": variations})
+        return job.publish(folder, JobRequest(prompt, "gpt-image-2", None, variations))
 
 
 def test_a_published_job_is_found_and_private(home: Path) -> None:
     published = _publish("把图片改成复古胶片风格")
     assert [j.id for j in job.all_jobs()] == [published.id]
-    assert job.find(published.id).request["prompt"] == "把图片改成复古胶片风格"
+    assert job.find(published.id).request.prompt == "把图片改成复古胶片风格"
     assert published.state.name == PREPARED
     for folder in (home, home / "jobs", published.folder):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700

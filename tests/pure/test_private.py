@@ -7,6 +7,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 from PIL import Image
 
 from plugin import job, settings
-from plugin.job import Job
+from plugin.job import Files, Job, JobRequest
+from plugin.region import Box, plan
 from tests.service.workers import command
 
 
@@ -88,7 +90,7 @@ def test_a_planted_link_is_not_written_through(home: Path, tmp_path: Path) -> No
 
 
 def _planted(request: Any = None, posts: Any = None, state: bytes | None = None) -> Job:
-    good = {"prompt": "x", "variations": 1, "references": []}
+    good = JobRequest("x", "gpt-image-2", None)
     with job.prepare() as folder:
         (folder / "source.png").write_bytes(b"picture")
         made = job.publish(folder, good)
@@ -113,6 +115,8 @@ REQUESTS: list[Any] = [
     {"prompt": "x", "variations": "many"},
     {"prompt": "x", "variations": 0},
     {"prompt": "x", "variations": True},
+    {"prompt": "x", "variations": 10**9},
+    {"prompt": "\ud800", "variations": 1},
     {"prompt": "x", "variations": 1, "references": "reference-1.png"},
     {"prompt": "x", "variations": 1, "references": ["../../key"]},
     {"prompt": "x", "variations": 1, "references": ["/etc/passwd"]},
@@ -162,3 +166,51 @@ def test_a_state_that_somebody_changed_is_damaged(posts: Any) -> None:
 
 def test_a_state_that_is_too_deep_is_damaged() -> None:
     _is_harmless(_planted(state=b'{"posts": ' + b"[" * 100_000))
+
+
+WHOLE = JobRequest(
+    "x", "gpt-image-2", plan(Box(2, 2, 30, 20), Box(0, 0, 48, 32)), 2, ("reference-1.png",),
+    blend=3, repair=False, keep_alpha=True, created=1.8e9, file=Files("a.png", "", "/out"),
+)  # fmt: skip
+
+PARTS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {}),
+    ({"model": ["x"]}, {"model": ""}),
+    ({"region": 5}, {"region": None}),
+    ({"region": {**asdict(WHOLE)["region"], "resolution": "9k"}}, {"region": None}),
+    ({"region": {**asdict(WHOLE)["region"], "upload": [10**6, 10**6]}}, {"region": None}),
+    ({"region": {**asdict(WHOLE)["region"], "box": [0, 0, 1, 1]}}, {"region": None}),
+    ({"region": {**asdict(WHOLE)["region"], "size": 3}}, {"region": None}),
+    ({"blend": "wide"}, {"blend": 0}),
+    ({"blend": 10**400}, {"blend": 0}),
+    ({"repair": "no"}, {"repair": True}),
+    ({"keep_alpha": 1}, {"keep_alpha": None}),
+    ({"created": "yesterday"}, {"created": 0}),
+    ({"created": 1e300}, {"created": 0}),
+    ({"created": float("nan")}, {"created": 0}),
+    ({"created": 10**400}, {"created": 0}),
+    ({"file": {"image": "a.png"}}, {"file": None}),
+    ({"file": {"image": 5, "mask": "", "out": ""}}, {"file": None}),
+]
+
+
+@pytest.mark.parametrize(("changed", "read"), PARTS, ids=range(len(PARTS)))
+def test_the_rest_of_a_request_is_read_as_far_as_it_can_be(
+    changed: dict[str, Any], read: dict[str, Any]
+) -> None:
+    planted = _planted(request={**asdict(WHOLE), **changed})
+    assert planted.request == replace(WHOLE, **read)
+    assert f"{planted.id}\tprepared\tx" in command("jobs").stdout
+
+
+@pytest.mark.parametrize("part", ["model", "region"])
+def test_what_is_missing_to_send_it_is_told(part: str) -> None:
+    planted = _planted(request={**asdict(WHOLE), part: None})
+    done = command("resume", planted.id)
+    assert done.returncode == 1 and "can't be sent" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_name_that_is_no_text_can_be_shown_in_a_message() -> None:
+    planted = _planted(posts=[{"state": "failed", "message": "no /tmp/\udcff", "notes": ["\0"]}])
+    assert planted.state.messages == ["no /tmp/?"] and planted.state.notes == ["?"]

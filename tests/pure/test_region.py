@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -154,4 +155,4 @@ def test_a_selection_beside_the_picture_is_told() -> None:
 def test_it_survives_the_job_folder(case: tuple[Box, Box]) -> None:
     extent, selection = case
     region = plan(selection, extent)
-    assert Region.from_json(region.to_json()) == region
+    assert Region.from_json(asdict(region)) == region

@@ -27,7 +27,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import skimage
@@ -38,7 +38,7 @@ from cryptography.x509.oid import NameOID
 from PIL import Image
 
 from plugin import settings
-from plugin.job import ACCEPTED, FAILED, PREPARED, RECEIVED, SENT, Job, Post
+from plugin.job import ACCEPTED, FAILED, PREPARED, RECEIVED, SENT, Job, JobRequest, Post
 from plugin.region import Box, plan
 from plugin.worker import picture
 from plugin.worker.failure import Failure
@@ -318,17 +318,9 @@ def _edit(folder: Path, image: Image.Image) -> Path:
     folder.mkdir()
     picture.write_own(image, folder / "source.png")
     whole = Box(0, 0, *image.size)
-    request = {
-        "prompt": "echo",
-        "model": "gpt-image-2",
-        "region": plan(whole, whole, "auto", "2k").to_json(),
-        "variations": 1,
-        "references": [],
-        "blend": 0,
-        "repair": False,
-        "keep_alpha": True,
-    }
-    (folder / "request.json").write_text(json.dumps(request), "utf-8")
+    planned = plan(whole, whole, "auto", "2k")
+    request = JobRequest("echo", "gpt-image-2", planned, repair=False, keep_alpha=True)
+    (folder / "request.json").write_text(json.dumps(asdict(request)), "utf-8")
     return folder
 
 

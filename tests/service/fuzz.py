@@ -27,7 +27,7 @@ from hypothesis.strategies import SearchStrategy
 from PIL import Image, ImageCms
 
 from plugin import job, settings
-from plugin.job import Job
+from plugin.job import Job, JobRequest
 from plugin.region import Box, plan
 from plugin.worker import patience, picture, service
 from plugin.worker.run import Run
@@ -327,7 +327,7 @@ class Fuzzed:
         enter(mock.patch.object(os, "fsync", lambda descriptor: None))
         for name, value in {
             "FETCHES": (0, 0), "POLLS": (0, 0.01, 0.01), "POLLING": 0.05, "CONNECTING": 0,
-            "BUSY": 0, "STAGGER": 0,
+            "BUSY": 0, "LONGEST": 0, "STAGGER": 0,
         }.items():  # fmt: skip
             enter(mock.patch.object(patience, name, value))
         enter(warnings.catch_warnings())
@@ -394,13 +394,8 @@ def _job() -> Job:
     with job.prepare() as folder:
         picture.write_own(source.crop((box.x, box.y, box.right, box.bottom)), folder / "source.png")
         picture.write_own(mask.crop((box.x, box.y, box.right, box.bottom)), folder / "mask.png")
-        return job.publish(
-            folder,
-            {
-                "prompt": "fuzz", "model": "gpt-image-2", "region": planned.to_json(),
-                "variations": 1, "references": [], "blend": 0, "repair": True, "keep_alpha": False,
-            },
-        )  # fmt: skip
+        asked = JobRequest("fuzz", "gpt-image-2", planned, keep_alpha=False)
+        return job.publish(folder, asked)
 
 
 def fuzz(fuzzed: Fuzzed, family: str, number: int) -> list[str]:

@@ -24,7 +24,7 @@ from typing import Any
 from PIL import Image
 
 from plugin import job
-from plugin.job import ACCEPTED, FAILED, PREPARED, RECEIVED, SENT, Job
+from plugin.job import ACCEPTED, FAILED, PREPARED, RECEIVED, SENT, Job, JobRequest
 from plugin.region import Box, plan
 from plugin.worker import picture
 from plugin.worker.failure import Failure
@@ -35,6 +35,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 KEY = "test-key"
 _LONGEST = 3.6
 """Seconds in which a worker mostly ends by itself."""
+_UNDER_WAY = 1.2
+"""Seconds that the service takes for both variations, and a little more."""
 _AT_ONCE = 3
 
 
@@ -91,17 +93,19 @@ def kills(service: Service, image: Image.Image, route: str, number: int) -> Iter
 
     The settings must lead to `service`; it is asked by this process too.
     """
-    # Chance that can be repeated; half of them where something is under way.
+    # Chance that can be repeated; half of them where something is under way, on any machine.
     chance = random.Random(f"{route} {number}")
     moments = [
-        chance.uniform(0.3, _LONGEST) if n % 2 else chance.uniform(0.7, 1.7) for n in range(number)
+        ("", chance.uniform(0.3, _LONGEST)) if n % 2 else (SENT, chance.uniform(0, _UNDER_WAY))
+        for n in range(number)
     ]
     chance.shuffle(moments)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        yield from pool.map(lambda seconds: _kill(service, image, route, seconds), moments)
+        yield from pool.map(lambda moment: _kill(service, image, route, *moment), moments)
 
 
-def _kill(service: Service, image: Image.Image, route: str, seconds: float) -> Kill:
+def _kill(service: Service, image: Image.Image, route: str, after: str, seconds: float) -> Kill:
+    """Kill a worker so long after its job has come to a state, or after its start."""
     made = _job(image)
     began = time.monotonic()
     worker = subprocess.Popen(
@@ -112,6 +116,8 @@ def _kill(service: Service, image: Image.Image, route: str, seconds: float) -> K
         env={**os.environ, "DIMILINKS_ROUTE": route},
     )
     with worker:
+        while after and made.state.name != after and worker.poll() is None:
+            time.sleep(0.005)
         time.sleep(seconds)
         worker.send_signal(signal.SIGKILL)
     lasted = time.monotonic() - began
@@ -126,7 +132,7 @@ def _kill(service: Service, image: Image.Image, route: str, seconds: float) -> K
         lasted,
         tuple(post.state for post in left),
         tuple(bool(post.task) for post in left),
-        service.sent[made.request["prompt"]],
+        service.sent[made.request.prompt],
         tuple(post.kind if post.state == FAILED else post.state for post in ended),
         all(post.message for post in ended if post.state == FAILED),
     )
@@ -141,15 +147,13 @@ def _job(image: Image.Image) -> Job:
         picture.write_own(image, folder / "source.png")
         return job.publish(
             folder,
-            {
-                "prompt": f"warmer {secrets.token_hex(6)}",
-                "model": "gpt-image-2",
-                "region": plan(whole, whole, "auto", "1k").to_json(),
-                "variations": 2,
-                "references": [],
-                "blend": 0,
-                "repair": False,
-            },
+            JobRequest(
+                f"warmer {secrets.token_hex(6)}",
+                "gpt-image-2",
+                plan(whole, whole, "auto", "1k"),
+                variations=2,
+                repair=False,
+            ),
         )
 
 

@@ -224,15 +224,26 @@ def test_a_service_that_is_gone_meanwhile_can_be_asked_later(
     assert resume().returncode == 0 and sandbox.posts == 1
 
 
-def test_a_refused_key_while_asking_is_told_and_loses_nothing(
-    sandbox: Sandbox, by_task: None, photo: Path
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (401, "invalid_api_key", "doesn't accept the API key"),
+        (402, "insufficient_balance", "balance at the service is used up"),
+        (403, "forbidden", "tells this API key nothing of the edit (403)"),
+    ],
+)
+def test_a_refusal_to_tell_of_a_task_loses_nothing(
+    sandbox: Sandbox, by_task: None, photo: Path, status: int, code: str, words: str
 ) -> None:
     sandbox.thinking = 0.3
-    body = {"error": {"message": "Bad key", "code": "invalid_api_key"}}
-    sandbox.task_answers.append((401, {}, body))
+    body = {"error": {"message": "Sorry", "code": code}}
+    sandbox.task_answers.append((status, {}, body))
     done = command("edit", photo, "--prompt", "echo")
-    assert done.returncode == 1 and "doesn't accept the API key" in done.stderr
-    assert only_post().state == ACCEPTED and only_post().task in done.stderr
+    assert done.returncode == 1 and words in done.stderr and "Sorry" in done.stderr
+    # It is not the edit that was refused.
+    assert "took the edit" in done.stderr and "refused the edit" not in done.stderr
+    assert (only_post().state, only_post().kind) == (ACCEPTED, Failure.PENDING)
+    assert only_post().task in done.stderr
     assert resume().returncode == 0 and sandbox.posts == 1
 
 
@@ -444,14 +455,14 @@ def test_what_a_service_asks_for_is_read_if_it_can_be(header: str | None, second
 
 
 def test_an_absurd_wish_to_wait_has_a_limit() -> None:
-    pace = patience.Pace()
+    pace = patience.Pace("s")
     assert pace.turn() == 0
     for asked in (86400.0, 1e12):
         assert 59 < pace.hold(time.monotonic(), asked) <= 72.1
 
 
 def test_variations_start_one_after_the_other_and_wait_together() -> None:
-    pace = patience.Pace()
+    pace = patience.Pace("s")
     began = time.monotonic()
     assert pace.turn() == 0
     assert 0 < pace.turn() <= patience.STAGGER
@@ -469,7 +480,7 @@ def test_patience_with_a_busy_service_ends_after_two_minutes(
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     for kind, most in ((Failure.BUSY, 120), (Failure.UNREACHABLE, 20)):
-        began, tries = now, patience.Tries(patience.Pace())
+        began, tries = now, patience.Tries(patience.Pace(kind))
         with pytest.raises(NotAccepted):
             for _ in range(100):
                 now += tries.wait(NotAccepted(kind, "x"), now)
@@ -494,6 +505,27 @@ def test_variations_share_the_rate_limit(
     assert sandbox.posts == 4
     pauses = np.diff(times)
     assert pauses[0] > 1.9 and all(0.15 < pause < 1.5 for pause in pauses[1:])
+
+
+def test_jobs_share_the_rate_limit(
+    sandbox: Sandbox, route: str, photo: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.answers.append((429, {"Retry-After": "3"}, {}))
+    assert command("edit", photo, "--prompt", "echo").returncode == 1
+    began = time.monotonic()
+    done = command("edit", photo, "--prompt", "echo")
+    assert done.returncode == 0 and time.monotonic() - began > 2
+    assert done.stderr.count("The service is busy. The edit is sent in") == 1
+    assert sandbox.posts == 2
+    # Another service knows nothing of it, and no damage to the note holds anybody up.
+    pace = patience.Pace(sandbox.base_url)
+    assert pace.hold(time.monotonic(), 30) > 29
+    assert 29 < patience.Pace(sandbox.base_url).turn() < 40
+    assert patience.Pace("https://elsewhere.example/v1").turn() == 0
+    note = json.loads((home / "busy.json").read_text("utf-8"))
+    for damage in ({**note, "until": time.time() + 9e5}, {**note, "until": 10**400}, [], {}):
+        (home / "busy.json").write_text(json.dumps(damage))
+        assert patience.Pace(sandbox.base_url).turn() == 0
 
 
 def test_a_service_that_comes_up_in_time_gets_the_edit(

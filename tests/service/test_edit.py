@@ -7,10 +7,12 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,6 +171,7 @@ BAD_INPUT: list[tuple[str, Callable[[Path, Path], list[object]], str]] = [
     ("empty mask", lambda p, t: [p, "--prompt", "x", "--mask", t / "black.png"], "is empty"),
     ("impossible size", lambda p, t: [p, "--prompt", "x", "--size", "9000x9000"], "can't make"),
     ("16 bits", lambda p, t: [t / "deep.png", "--prompt", "x"], "more than 8 bits"),
+    ("huge", lambda p, t: [t / "huge.png", "--prompt", "x"], "at most 400 million"),
     ("endless prompt", lambda p, t: [p, "--prompt", "x" * 40_000], "too long"),
     ("broken prompt", lambda p, t: [p, "--prompt", "a\udcff"], "broken characters"),
     ("10 pictures", lambda p, t: [p, "--prompt", "x"] + ["--reference", p] * 9, "at most 8"),
@@ -187,6 +190,13 @@ def test_bad_input_is_told_before_anything_is_sent(
     Image.new("L", (60, 40), 255).save(tmp_path / "small.png")
     Image.new("L", (600, 400), 0).save(tmp_path / "black.png")
     Image.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / "deep.png")
+    Image.new("L", (1, 1)).save(tmp_path / "huge.png")
+    with open(tmp_path / "huge.png", "r+b") as file:
+        # The size that the header tells, and its checksum.
+        file.seek(12)
+        head = b"IHDR" + struct.pack(">2I", 40_000, 40_000) + file.read(17)[12:]
+        file.seek(12)
+        file.write(head + struct.pack(">I", zlib.crc32(head)))
     done = _run("edit", *arguments(photo, tmp_path))
     assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr
     assert done.stdout == "" and sandbox.posts == 0
@@ -615,7 +625,7 @@ def test_the_mask_is_explained_if_the_user_wants_it(
     assert _run("edit", photo, "--prompt", "sepia", "--mask", mask).returncode == 0
     whole, masked = (edit.fields["prompt"] for edit in sandbox.edits)
     assert whole == "sepia" and masked == f"sepia\n\n{settings.MASK_LINE}"
-    assert {each.request["prompt"] for each in job.all_jobs()} == {"sepia"}
+    assert {each.request.prompt for each in job.all_jobs()} == {"sepia"}
 
 
 def test_the_ceiling_and_the_days_of_the_settings_count(

@@ -102,6 +102,8 @@ def test_a_redirect_that_leads_nowhere_is_a_refusal(status: int, location: str, 
 
 
 SLOW = [
+    # Each byte just before the socket would have had enough.
+    dripping(b"", b"H", 0.9),
     dripping(b"HTTP/1.1 200 OK\r\nX: "),
     dripping(b"HTTP/1.1 200 OK\r\n", b"A: b\r\n", 0.3),
     dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n"),

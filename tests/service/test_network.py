@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,12 +17,12 @@ from pathlib import Path
 import pytest
 
 from plugin import job, settings
-from plugin.worker import picture, service
+from plugin.worker import service
 from plugin.worker.failure import Failure
 from plugin.worker.form import Form
 from plugin.worker.sandbox import Sandbox
 from plugin.worker.service import Service
-from tests.service.workers import command
+from tests.service.workers import CHECKOUT, command
 
 FORM = Form("/images/edits", "text/plain", b"edit")
 BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
@@ -119,16 +121,29 @@ def test_a_folder_that_can_not_be_made_is_told_before_anything_is_sent(
     assert str(home) in done.stderr and sandbox.posts == 0
 
 
-def test_a_disk_that_is_full_is_told_before_anything_is_sent(
-    sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, os.strerror(28), "source.png")
+FULL = [
+    ("from the start", "No space left on device", 0, []),
+    ("nearly", "nearly full", 0, [["failed", "setup"]]),
+    ("for a while", "free some space", 1, [["received", ""]]),
+    # Not even that can be noted.
+    ("for good", "it could not be kept", 1, [["sent", ""]]),
+]
 
-    monkeypatch.setattr(picture, "write_own", full)
-    done = command("edit", photo, "--prompt", "echo")
-    assert done.returncode == 1 and "No space left on device" in done.stderr
-    assert sandbox.posts == 0 and job.all_jobs() == []
+
+@pytest.mark.parametrize(("when", "words", "posts", "states"), FULL, ids=[f[0] for f in FULL])
+def test_a_full_disk_is_told(
+    when: str, words: str, posts: int, states: list[list[str]], home: Path, photo: Path
+) -> None:
+    alone = ["unshare", "--mount"] + ["--map-root-user"] * (os.geteuid() != 0)
+    done = subprocess.run(
+        [*alone, sys.executable, "-m", "tests.service.full_disk", when, home, photo],
+        cwd=CHECKOUT, env={**os.environ, "DIMILINKS_API_KEY": "k"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert words in found["said"] and "Traceback" not in found["said"]
+    assert (found["posts"], found["states"]) == (posts, states)
+    assert found["code"] == (0 if when == "for a while" else 1)
 
 
 def test_a_state_that_can_not_be_kept_is_told_and_nothing_is_sent(

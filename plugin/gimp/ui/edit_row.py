@@ -19,7 +19,16 @@ from plugin.gimp.ui import thumbnails
 from plugin.gimp.ui.messages import agreed
 from plugin.gimp.undo import one_step
 from plugin.gimp.worker_process import WorkerProcess
-from plugin.job import ACCEPTED, FAILED, RECEIVED, SENT, Job, Post
+from plugin.job import (
+    ACCEPTED,
+    FAILED,
+    PREPARED,
+    RECEIVED,
+    SENT,
+    Job,
+    Kind,
+    Post,
+)
 
 _SIDE = 76
 _USUAL = {"1k": 60, "2k": 120, "4k": 180}
@@ -52,7 +61,13 @@ class EditRow(Gtk.Box):
         self._owner = owner
         self._jobs = list(jobs)
         self.edit = edit
-        self.prompt: str = self._jobs[0].request["prompt"]
+        requests = [job.request for job in self._jobs]
+        self.prompt, self._created = requests[0].prompt, requests[0].created
+        tiers = [each.region.resolution for each in requests if each.region]
+        self._usual = max((_USUAL[tier] for tier in tiers), default=_USUAL["1k"])
+        self._posts: list[tuple[Job, int, Post]] = []
+        self._messages: list[str] = []
+        """What the jobs say of failures."""
         self._layers: dict[tuple[str, int], Gimp.Layer] = {}
         self._chosen = 0
         self._note = ""
@@ -61,7 +76,7 @@ class EditRow(Gtk.Box):
         self._drawn: object = None
         title = Gtk.Label(label=capture.shortened(self.prompt), xalign=0)
         title.set_ellipsize(Pango.EllipsizeMode.END)
-        title.set_tooltip_text(f"{self.prompt}\n{_when(self._jobs[0])}")
+        title.set_tooltip_text(f"{self.prompt}\n{_when(self._created)}".rstrip())
         bold = Pango.AttrList()
         bold.insert(Pango.attr_weight_new(Pango.Weight.BOLD))
         title.set_attributes(bold)
@@ -98,7 +113,8 @@ class EditRow(Gtk.Box):
         Where its worker is still at it, that one goes on.
         """
         (job,) = self._jobs
-        if not (self._alive() and any(_to_collect(post) for post in job.state.posts)):
+        self._look()
+        if not any(_to_collect(post) for _job, _number, post in self._posts):
             on_end()
             return
 
@@ -120,6 +136,7 @@ class EditRow(Gtk.Box):
         if not self._alive():
             self.destroy()
             return False
+        self._look()
         kind = self._kind()
         self._status.set_text(self._status_text(kind))
         self._status.set_visible(bool(self._status.get_text()))
@@ -128,7 +145,7 @@ class EditRow(Gtk.Box):
             self._show_progress()
         keys = self._results_key()
         there = [self._is_there(key) for key in keys]
-        drawn = kind, keys, there, self._is_there(self._chosen_key())
+        drawn = kind, keys, there, self._is_there(self._chosen_key()), self._retry_hint()
         if drawn == self._drawn:
             return False
         self._drawn = drawn
@@ -144,16 +161,21 @@ class EditRow(Gtk.Box):
     def _alive(self) -> bool:
         return any(job.folder.exists() for job in self._jobs)
 
-    def _posts(self) -> list[tuple[Job, int, Post]]:
-        return [
-            (job, number, post)
-            for job in self._jobs
-            if job.folder.exists()
-            for number, post in enumerate(job.state.posts, 1)
-        ]
+    def _look(self) -> None:
+        """Read how far the jobs are, as far as they can be read."""
+        self._posts, self._messages = [], []
+        for job in self._jobs:
+            try:
+                state = job.state
+            except (OSError, ValueError) as error:
+                if job.folder.exists():
+                    self._messages.append(str(error))
+                continue
+            self._posts += [(job, number, post) for number, post in enumerate(state.posts, 1)]
+            self._messages += state.messages
 
     def _results(self) -> list[tuple[Job, int, Post]]:
-        return [each for each in self._posts() if each[2].placed]
+        return [each for each in self._posts if each[2].placed]
 
     def _results_key(self) -> list[tuple[str, int]]:
         return [(job.id, number) for job, number, _post in self._results()]
@@ -179,13 +201,15 @@ class EditRow(Gtk.Box):
             return "running"
         if self.edit is not None and not self.edit.ended:
             return "left"
-        states = {post.state for _job, _number, post in self._posts()}
         if self._results_key():
             return "results"
-        if states & {SENT, ACCEPTED} and self.edit is None:
-            age = time.time() - self._jobs[0].request.get("created", 0)
-            return "left" if self._collecting or age < _GIVEN_UP else "unknown"
-        return "failed"
+        if self._collecting:
+            return "left"
+        sent = [post for _job, _number, post in self._posts if post.state in (SENT, ACCEPTED)]
+        if self.edit is not None or all(post.message for post in sent):
+            return "failed"
+        # Another window's worker may be at it.
+        return "left" if time.time() - self._created < _GIVEN_UP else "unknown"
 
     # In words
 
@@ -196,10 +220,10 @@ class EditRow(Gtk.Box):
             if self.edit.phase() == "waiting" and self.edit.waiting_since:
                 elapsed = time.monotonic() - self.edit.waiting_since
                 text = _("{phase}: {elapsed} (usually {usual})").format(
-                    phase=text, elapsed=_clock(elapsed), usual=_clock(self._usual())
+                    phase=text, elapsed=_clock(elapsed), usual=_clock(self._usual)
                 )
             ready = len(self._results_key())
-            total = len(self._posts())
+            total = len(self._posts)
             if total > 1:
                 text += " " + _("({ready} of {total} ready)").format(ready=ready, total=total)
             return text
@@ -216,26 +240,15 @@ class EditRow(Gtk.Box):
                 "sent again by itself: look at your account, then decide."
             )
         if kind == "failed":
-            assert self._jobs
             sentences = self.edit.sentences if self.edit is not None else []
-            sentences = sentences or [
-                sentence
-                for job in self._jobs
-                if job.folder.exists()
-                for sentence in job.state.messages
-            ]
-            return " ".join(sentences) or _("It was not sent.")
-        sentences = list(self.edit.sentences) if self.edit is not None else []
+            told = dict.fromkeys([*(sentences or self._messages), self._note])
+            return " ".join(filter(None, told)) or _("It was not sent.")
+        sentences = list(self._messages if self.edit is None else self.edit.sentences)
         if self._note:
             sentences.append(self._note)
         elif not any(self._is_there(key) for key in self._results_key()):
             sentences.append(_("Not in this image."))
         return " ".join(sentences)
-
-    def _usual(self) -> float:
-        assert self.edit is not None
-        tiers = [one.job.request["region"]["resolution"] for one in self.edit.captures]
-        return max(_USUAL.get(tier, 60) for tier in tiers)
 
     def _show_progress(self) -> None:
         assert self.edit is not None
@@ -245,7 +258,7 @@ class EditRow(Gtk.Box):
             self._bar.set_fraction(0.1 * sent / max(1, total))
         elif phase == "waiting" and self.edit.waiting_since:
             known = [r.get("progress") or 0 for r in self.edit.reports.values()]
-            share = (time.monotonic() - self.edit.waiting_since) / self._usual()
+            share = (time.monotonic() - self.edit.waiting_since) / self._usual
             # Never full before it is: the longer it takes, the slower it goes.
             guess = share / (share + 0.5)
             self._bar.set_fraction(0.1 + 0.85 * max(guess, min(known) / 100))
@@ -323,7 +336,7 @@ class EditRow(Gtk.Box):
         elif kind == "results":
             self._add_result_buttons()
         else:
-            self._add_failure_buttons(kind)
+            self._add_failure_buttons()
         self._buttons.show_all()
 
     def _add_result_buttons(self) -> None:
@@ -339,25 +352,33 @@ class EditRow(Gtk.Box):
                 self._add(_("_Keep"), self._keep, _("Take the other variations out of the image"))
         else:
             self._add(_("P_ut into Image"), self._put_back, _("As a new layer, in its old place"))
+        self._add_retry()
         self._add(_("_Discard"), self._discard, _("Out of the image, and off the disk"))
         self._add_more()
 
-    def _add_failure_buttons(self, kind: str) -> None:
-        posts = [post for _job, _number, post in self._posts()]
-        kinds = {post.kind for post in posts}
-        accepted = any(post.state == ACCEPTED for post in posts)
-        if self.edit is not None and kind == "failed" and (accepted or kinds & _FREE):
-            hint = _("What was paid for is asked for again, at no cost")
-            self._add(
-                _("T_ry Again"),
-                self._retry,
-                hint if accepted else _("Nothing was paid for so far"),
-            )
-        if kinds & {"setup", "refused"}:
+    def _add_failure_buttons(self) -> None:
+        self._add_retry()
+        kinds = {post.kind for _job, _number, post in self._posts}
+        if kinds & {Kind.SETUP, Kind.REFUSED, Kind.PENDING}:
             self._add(_("_Settings…"), self._owner.settings)
         self._add(_("Show the _Job"), self._show_job, _("Its folder, with all that is known"))
         self._add(_("_Discard"), self._discard)
         self._add_more()
+
+    def _add_retry(self) -> None:
+        if hint := self._retry_hint():
+            self._add(_("T_ry Again"), self._retry, hint)
+
+    def _retry_hint(self) -> str:
+        """What going on would cost; "" if there is nothing to go on with."""
+        posts = [post for _job, _number, post in self._posts]
+        asked = not self._collecting and any(post.recoverable for post in posts)
+        sent = self.edit is not None and any(_to_be_sent(post) for post in posts)
+        if asked and sent:
+            return _("What was paid for is asked for again, at no cost; the rest is sent again")
+        if asked:
+            return _("What was paid for is asked for again, at no cost")
+        return _("Nothing was paid for so far") if sent else ""
 
     def _add_more(self) -> None:
         more = Gtk.MenuButton()
@@ -389,6 +410,7 @@ class EditRow(Gtk.Box):
 
     def _guarded(self, action: Callable[[], None]) -> None:
         """Do what the user wants, and tell in the row what stands in its way."""
+        self._look()
         try:
             action()
         except EditError as error:
@@ -409,8 +431,11 @@ class EditRow(Gtk.Box):
         self.edit.wait_again()
 
     def _retry(self) -> None:
-        assert self.edit is not None
-        self.edit.start()
+        self._note = ""
+        if self.edit is not None:
+            self.edit.start()
+        else:
+            self.collect(lambda: None)
 
     def _discard(self) -> None:
         if self._results_key() or self._kind() == "left":
@@ -492,35 +517,39 @@ class EditRow(Gtk.Box):
         return False
 
 
-_FREE = {"setup", "unreachable", "refused", "busy"}
-"""Kinds of failure after which nothing was paid for."""
+def _to_be_sent(post: Post) -> bool:
+    """Whether it may be sent if the user wants that: it was not, or surely cost nothing."""
+    return post.state == PREPARED or post.may_be_sent_again
 
 
 def _to_collect(post: Post) -> bool:
     """Whether a worker can still do something for what was sent."""
-    return post.state in (SENT, ACCEPTED) or (post.state == RECEIVED and not post.placed)
+    return post.state in (SENT, ACCEPTED) or post.recoverable
 
 
 def unfinished(job: Job) -> bool:
     """Whether a job of an earlier window still has something for the user."""
-    try:
-        state = job.state.name
-    except (OSError, ValueError):
-        return False
-    return not job.imported and state in (RECEIVED, SENT, ACCEPTED)
+    return _reached(job, RECEIVED, SENT, ACCEPTED) and not job.imported
 
 
 def has_something(job: Job) -> bool:
     """Whether a job is worth a row: damaged ones and those that never were sent aren't."""
+    return _reached(job, RECEIVED, SENT, ACCEPTED, FAILED)
+
+
+def _reached(job: Job, *states: str) -> bool:
+    """Whether a job can be read, and has come to one of these states."""
     try:
-        return job.state.name in (RECEIVED, SENT, ACCEPTED, FAILED) and bool(job.request["prompt"])
-    except (OSError, ValueError, KeyError):
+        return bool(job.request.prompt) and job.state.name in states
+    except (OSError, ValueError):
         return False
 
 
-def _when(job: Job) -> str:
-    """When a job was asked for, as people here write it."""
-    moment = GLib.DateTime.new_from_unix_local(int(job.request.get("created", 0)))
+def _when(created: float) -> str:
+    """When it was asked for, as people here write it; "" if that is not known."""
+    if not created:
+        return ""
+    moment = GLib.DateTime.new_from_unix_local(int(created))
     return str(moment.format("%x %H:%M"))
 
 

@@ -1,0 +1,62 @@
+"""An edit on a disk of its own that is full: `full_disk.py WHEN HOME PHOTO`, by itself in a mount
+namespace, where it may mount.
+
+`from the start`, `nearly` full then, or `for a while` and `for good` once the service has the edit.
+Prints what came of it as JSON.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from plugin import job
+from plugin.worker import patience
+from tests.service.raw_server import Got, RawServer, Reply, http
+from tests.service.workers import command
+
+ROOMY, NEARLY_FULL, TINY = "300m", "50m", "64k"
+
+
+def mount(home: Path, *options: str) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "none", home], check=True)
+
+
+def fill(home: Path) -> None:
+    """Leave no room for another byte: the size of such a disk can be changed."""
+    disk = os.statvfs(home)
+    used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
+    mount(home, "remount", f"size={used}")
+
+
+def main(when: str, home: Path, photo: Path) -> None:
+    picture = base64.b64encode(photo.read_bytes()).decode("ascii")
+    body = json.dumps({"data": [{"b64_json": picture}]}).encode("ascii")
+
+    def answer(got: Got) -> Reply:
+        if when in ("for a while", "for good"):
+            fill(home)
+        if when == "for a while":
+            threading.Timer(1, mount, (home, "remount", f"size={ROOMY}")).start()
+        return http(200, body, "Content-Type: application/json")
+
+    home.mkdir()
+    sizes = {"from the start": TINY, "nearly": NEARLY_FULL}
+    mount(home, f"size={sizes.get(when, ROOMY)}", "mode=700")
+    patience.LOOKS, patience.ROOM = 0.1, 20 if when == "for a while" else 0.5
+    with RawServer(answer) as server:
+        os.environ["DIMILINKS_BASE_URL"] = server.base_url
+        done = command("edit", photo, "--prompt", "echo", "--out", photo.parent)
+        # What is found there, by the next start.
+        states = [[post.state, post.kind] for each in job.all_jobs() for post in each.state.posts]
+        found = {"code": done.returncode, "said": done.stderr, "posts": server.posts}
+    print(json.dumps({**found, "states": states}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

@@ -57,8 +57,14 @@ def data_folder() -> Path:
 
 
 def make_data_folder() -> None:
-    """Make it private from the start: by default the plug-in keeps its key and jobs there too."""
-    data_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Make it private from the start: by default the plug-in keeps its key and jobs there too.
+
+    Raises Failure.
+    """
+    try:
+        data_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Failure(f"The folder {data_folder()} can't be made: {error.strerror}.") from error
 
 
 def cache_folder() -> Path:

@@ -30,6 +30,15 @@ def made_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all packages for this Python, as the command makes it."""
+    folder = tmp_path_factory.mktemp("wheels") / "a folder é"
+    command = [sys.executable, "-m", "installer", "wheels", folder]
+    subprocess.run(command, cwd=CHECKOUT, check=True)
+    return folder
+
+
 @pytest.fixture
 def data(tmp_path: Path, made_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's data folder, with the environment made already."""

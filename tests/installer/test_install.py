@@ -385,15 +385,6 @@ def test_an_old_python_is_told_what_is_missing():
 # Without a network
 
 
-@pytest.fixture(scope="session")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of all packages for this Python, as the command makes it."""
-    folder = tmp_path_factory.mktemp("wheels") / "a folder é"
-    command = [sys.executable, "-m", "installer", "wheels", folder]
-    subprocess.run(command, cwd=CHECKOUT, check=True)
-    return folder
-
-
 # What pip would reach the network by leads nowhere.
 OFFLINE = {
     "PIP_INDEX_URL": "http://127.0.0.1:9/simple",

@@ -6,6 +6,7 @@ and stored, as compressors differ.
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,8 @@ def build(folder: Path) -> Path:
                 archive.writestr(about, path.read_bytes())
         partial.replace(target)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise Failure(f"{target} can't be written: {error.strerror}.") from error
     return target
 

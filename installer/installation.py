@@ -15,6 +15,7 @@ from pathlib import Path
 from . import doctor, environment, payload
 from .folders import (
     CHECKOUT,
+    NAME,
     Failure,
     data_folder,
     locked,
@@ -207,7 +208,9 @@ def uninstall(gimp_dir: Path | None, everything: bool, dry_run: bool) -> int:
 
 
 def _forget_key() -> None:
-    """Have the worker take the key out of the system's keyring, if it still can."""
+    """Have the worker take the key out of the system's keyring, if it is there."""
+    if not any('"keyring"' in _text(home / "settings.json") for home in homes()):
+        return
     pythons = {payload.worker_pythons(profile.folder).get("") for profile in _all_profiles()}
     for python in filter(None, pythons):
         with contextlib.suppress(OSError):
@@ -216,7 +219,14 @@ def _forget_key() -> None:
             )
             if done.returncode == 0:
                 return
-    print("The key could not be taken out of a keyring, if it is in one.")
+    print(f"The key is still in the system's keyring: remove the entry {NAME} there.")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _refresh(profile: Profile) -> None:

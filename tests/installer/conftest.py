@@ -15,6 +15,13 @@ from installer.folders import cache_folder
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+# What pip would reach the network by leads nowhere.
+OFFLINE = {
+    "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+    "PIP_CONFIG_FILE": os.devnull,
+    "PIP_RETRIES": "0",
+    "PIP_FIND_LINKS": "",
+}
 
 
 @pytest.fixture(scope="session")

@@ -83,7 +83,9 @@ def control(machine: Machine, home: Path) -> set[str]:
 
 
 def names(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+    """All files in a home but what the user has unpacked."""
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+    return {name for name in found if not name.startswith("Downloads/")}
 
 
 def live(machine: Machine, alone: set[str], *options: str) -> Life:
@@ -120,7 +122,7 @@ def live(machine: Machine, alone: set[str], *options: str) -> Life:
 
 
 def _traces(home: Path) -> list[Path]:
-    return [path for path in home.rglob("*") if path.is_file() and b"imilinks" in path.read_bytes()]
+    return [home / name for name in names(home) if b"imilinks" in (home / name).read_bytes()]
 
 
 def copy_checkout(target: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from installer import environment, payload
 from installer.folders import Failure
+from tests.installer.conftest import OFFLINE
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -383,15 +384,6 @@ def test_an_old_python_is_told_what_is_missing():
 
 
 # Without a network
-
-
-# What pip would reach the network by leads nowhere.
-OFFLINE = {
-    "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
-    "PIP_CONFIG_FILE": os.devnull,
-    "PIP_RETRIES": "0",
-    "PIP_FIND_LINKS": "",
-}
 
 
 def test_without_a_network_a_folder_of_wheels_does(user, data, installer, profile, wheels):

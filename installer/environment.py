@@ -111,12 +111,22 @@ def for_tests(requirements: Path) -> Path:
     return _for_machine(cache_folder() / _name(_VERSION, requirements), requirements, None)
 
 
-def _for_machine(folder: Path, requirements: Path, wheels: Path | None) -> Path:
+def check_python() -> None:
+    """Raise Failure if this Python can't make an environment that others can use."""
     if sysconfig.get_platform().startswith("mingw"):
-        raise Failure(
-            f"{sys.executable} belongs to MSYS2, for which there are no ready packages. Install "
-            "Python from python.org or the Microsoft Store, and run the installer with that."
-        )
+        why = "belongs to MSYS2, for which there are no ready packages"
+    elif "WindowsApps" in Path(sys.base_prefix).parts:
+        # Windows redirects what a packaged program writes to AppData into the package's own folder.
+        why = "is from the Microsoft Store: Windows hides from GIMP what it writes"
+    else:
+        return
+    raise Failure(
+        f"{sys.executable} {why}. Install Python from python.org, and run the installer with that."
+    )
+
+
+def _for_machine(folder: Path, requirements: Path, wheels: Path | None) -> Path:
+    check_python()
 
     def works(place: Path) -> bool:
         return runs(str(place / _PYTHON))

@@ -38,6 +38,7 @@ def install(gimp_dir: Path | None, wheels: Path | None, dry_run: bool) -> int:
     What goes wrong with one doesn't keep the others from theirs.
     """
     _refuse_foreign_home()
+    environment.check_python()
     if wheels and not wheels.is_dir():
         raise Failure(f"There is no folder {wheels}: make it with the command wheels.")
     profiles = [named_profile(gimp_dir)] if gimp_dir else find_profiles()

@@ -268,3 +268,21 @@ def test_a_flatpak_whose_folder_moves_by_a_first_start_is_followed(machine, flat
     for folder in (shared / "3.2", shared / "3.0"):
         assert payload.is_installed(folder)
     assert "flatpak" in payload.worker_pythons(shared / "3.0")
+
+
+@pytest.mark.parametrize(
+    ("platform", "prefix", "words"),
+    [
+        ("win-amd64", "C/Program Files/WindowsApps/Python.3.13_x64", "from the Microsoft Store"),
+        ("mingw_x86_64_ucrt_gnu", "C/msys64/ucrt64", "belongs to MSYS2"),
+    ],
+)
+def test_a_python_that_others_could_not_use_is_refused(
+    windows, monkeypatch, platform, prefix, words
+):
+    console(windows / "Program Files/GIMP 3/bin/gimp-console-3.0.exe", "3.0.4")
+    monkeypatch.setattr(environment.sysconfig, "get_platform", lambda: platform)
+    monkeypatch.setattr(sys, "base_prefix", prefix)
+    with pytest.raises(folders.Failure, match=words):
+        installation.install(None, None, False)
+    assert not (windows / "Users").exists()

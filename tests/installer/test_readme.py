@@ -54,8 +54,6 @@ def block_with(words: str) -> list[str]:
 
 @pytest.mark.parametrize("readme", READMES)
 def test_every_command_is_run_by_a_test(readme):
-    if not (CHECKOUT / readme).exists():
-        pytest.skip(f"there is no {readme}")
     here = "\n".join(["\n".join(block_with(words)) for words in TYPED])
     commands = [line for block in blocks(readme) for line in block if line.startswith(STARTS)]
     assert len(commands) > 15
@@ -158,3 +156,13 @@ def test_the_files_and_folders_it_names_are_there():
                for line in re.findall(r"^##+ (.+)$", text, re.MULTILINE)}  # fmt: skip
     for anchor in re.findall(r"\]\(#([^)]+)\)", text):
         assert anchor in anchors, anchor
+
+
+def test_the_translation_has_the_same_scripts_and_commands():
+    english, chinese = ((CHECKOUT / name).read_text(encoding="utf-8") for name in READMES)
+    fenced = re.compile(r"^```(?:python|scheme)\n.*?^```", re.MULTILINE | re.DOTALL)
+    assert fenced.findall(chinese) == fenced.findall(english)
+    commands = [{line for block in blocks(name) for line in block} for name in READMES]
+    assert commands[1] <= commands[0]
+    for name in re.findall(r"\]\(([\w-]+\.(?:png|jpg))\)", chinese):
+        assert (CHECKOUT / "docs" / name).is_file(), name

@@ -74,13 +74,12 @@ def install(gimp_dir: Path | None, wheels: Path | None, dry_run: bool) -> int:
 
 def _refuse_foreign_home() -> None:
     """With sudo, what is put into a user's home would be root's, and GIMP could not write there."""
-    if sys.platform != "win32" and os.geteuid() == 0:
-        with contextlib.suppress(OSError):
-            if Path.home().stat().st_uid != 0:
-                raise Failure(
-                    f"This would make files of root in {Path.home()}: run it without sudo, as the "
-                    "user who runs GIMP."
-                )
+    caller = os.environ.get("SUDO_UID", "")
+    if caller not in ("", "0") and str(Path.home().stat().st_uid) == caller:
+        raise Failure(
+            f"This would make files of root in {Path.home()}: run it without sudo, as the user who "
+            "runs GIMP."
+        )
 
 
 def _show_plan(profiles: Iterable[Profile], wheels: Path | None) -> None:

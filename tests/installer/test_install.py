@@ -363,11 +363,12 @@ def test_what_gimp_remembers_of_the_window_goes_with_the_plug_in(user, installer
     assert tree(profile) == {"plug-in-settings/GimpProcedureConfigRun-plug-in-other.last": b"other"}
 
 
-def test_root_does_not_put_files_into_a_users_home(user, installer):
+def test_sudo_does_not_put_roots_files_into_a_users_home(user, installer, monkeypatch):
     if os.geteuid() != 0:
         pytest.skip("this needs root, as sudo gives it")
     (user / ".config/GIMP/3.0").mkdir(parents=True)
     os.chown(user, 1000, 1000)
+    monkeypatch.setenv("SUDO_UID", "1000")
     done = installer()
     assert done.returncode == 1
     assert "without sudo" in done.stderr

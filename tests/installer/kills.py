@@ -20,13 +20,17 @@ from installer import payload
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 NOTHING, OLD, NEW, HALF = "nothing", "old", "new", "half"
+UPDATE, PACKAGES, INSTALLATION = "update", "update with new packages", "installation"
+_SLOW_EVERY = 25
+"""Making an environment takes most of the time, and nothing of the plug-in changes meanwhile."""
 
 
 @dataclass(frozen=True)
 class Kill:
     """A killed run of the installer."""
 
-    update: bool
+    kind: str
+    """UPDATE, PACKAGES or INSTALLATION."""
     seconds: float
     """From its start to its end."""
     left: str
@@ -38,14 +42,13 @@ class Kill:
 
     @property
     def broken(self) -> bool:
-        allowed = (OLD, NEW) if self.update else (NOTHING, NEW)
+        allowed = (NOTHING if self.kind == INSTALLATION else OLD, NEW)
         return self.left not in allowed or not self.works or not self.mended
 
 
 class Kills:
     """Versions to install from, and the homes that are installed into.
 
-    The old version has another environment than the new one, so that an update makes that, too.
     `lists`, if given, tells whether GIMP lists the plug-in of a profile.
     """
 
@@ -55,60 +58,63 @@ class Kills:
         self._folder = folder
         self._wheels = wheels
         self._lists = lists
-        self._old, self._new = folder / "checkout-old", folder / "checkout-new"
-        for checkout in (self._old, self._new):
+        self._old, new, packages = (folder / name for name in ("old", "new", "packages"))
+        for checkout in (self._old, new, packages):
             _copy_checkout(checkout)
         version = self._old / "plugin/__init__.py"
         version.write_text(version.read_text().replace('__version__ = "', '__version__ = "0.0.'))
         # Another list of packages by its name alone.
-        with (self._old / "installer/requirements.txt").open("a") as file:
-            file.write("# of the old version\n")
+        with (packages / "installer/requirements.txt").open("a") as file:
+            file.write("# of the newest version\n")
+        self._checkouts = {UPDATE: new, PACKAGES: packages, INSTALLATION: new}
         # Made once: an update begins with a copy of it.
         self._before = folder / "before"
-        self._whole = {OLD: self._made(self._old), NEW: self._made(self._new)}
-
-    def _made(self, checkout: Path) -> dict[str, bytes]:
-        shutil.rmtree(self._before, ignore_errors=True)
-        self._run(checkout, self._before)
-        tree = _tree(payload.plugin_folder(self._before / "profile"))
-        if checkout == self._old:
-            shutil.copytree(self._before, self._folder / "old", symlinks=True)
-        return tree
+        trees = []
+        for checkout in (new, self._old):
+            self._run(checkout, self._before)
+            trees.append(_tree(payload.plugin_folder(self._before / "profile")))
+        whole, self._old_tree = trees
+        name = "installer/requirements.txt"
+        changed = {**whole, name: (packages / name).read_bytes()}
+        self._new_trees = {UPDATE: whole, PACKAGES: changed, INSTALLATION: whole}
 
     def kills(self, number: int) -> Iterator[Kill]:
-        """Kill that many runs, by turns installations and updates, at moments that are the same
-        each time: half of them anywhere, half about the exchange at the end.
+        """Kill that many runs, mostly updates, at moments that are the same each time: half of them
+        anywhere, half about the exchange at the end.
         """
         chance = random.Random(number)
-        longest = {update: self._longest(update) for update in (False, True)}
+        longest: dict[str, float] = {}
         for n in range(number):
-            update = bool(n % 2)
-            span = longest[update]
-            share = chance.random() if n % 4 < 2 else chance.uniform(0.75, 1.0)
-            yield self._kill(update, share * span)
+            kind = {2: PACKAGES, 3: INSTALLATION}.get(n % _SLOW_EVERY, UPDATE)
+            if kind not in longest:
+                longest[kind] = self._longest(kind)
+            share = chance.random() if n % 2 else chance.uniform(0.75, 1.0)
+            yield self._kill(kind, share * longest[kind])
 
-    def _longest(self, update: bool) -> float:
-        home = self._start(update)
+    def _longest(self, kind: str) -> float:
+        home = self._start(kind)
         began = time.monotonic()
-        self._run(self._new, home)
+        self._run(self._checkouts[kind], home)
         return time.monotonic() - began
 
-    def _start(self, update: bool) -> Path:
+    def _start(self, kind: str) -> Path:
         home = self._folder / "home"
         shutil.rmtree(home, ignore_errors=True)
-        if update:
-            shutil.copytree(self._folder / "old", home, symlinks=True, copy_function=os.link)
+        if kind == INSTALLATION:
+            home.mkdir()
+        else:
+            shutil.copytree(self._before, home, symlinks=True, copy_function=os.link)
             # The copy's own place, as an installation there would have noted it.
-            note = payload.plugin_folder(home / "profile") / payload.WORKER_PYTHON
-            text = note.read_text().replace(str(self._before), str(home))
-            note.unlink()
-            note.write_text(text)
-            listed = home / "data/dimilinks-gimp/profiles.txt"
-            listed.unlink()
-            listed.write_text(f"{home / 'profile'}\n")
+            for file in (
+                payload.plugin_folder(home / "profile") / payload.WORKER_PYTHON,
+                home / "data/dimilinks-gimp/profiles.txt",
+            ):
+                text = file.read_text().replace(str(self._before), str(home))
+                file.unlink()
+                file.write_text(text)
         return home
 
-    def _command(self, checkout: Path, home: Path) -> tuple[list[str], dict[str, str]]:
+    def _command(self, home: Path) -> tuple[list[str], dict[str, str]]:
         command = [sys.executable, "-m", "installer", "--gimp-dir", str(home / "profile")]
         command += ["--wheels", str(self._wheels)]
         own = {
@@ -120,33 +126,38 @@ class Kills:
 
     def _run(self, checkout: Path, home: Path) -> None:
         home.mkdir(exist_ok=True)
-        command, env = self._command(checkout, home)
+        command, env = self._command(home)
         subprocess.run(command, cwd=checkout, env=env, check=True, capture_output=True)
 
-    def _kill(self, update: bool, seconds: float) -> Kill:
-        home = self._start(update)
-        home.mkdir(exist_ok=True)
-        command, env = self._command(self._new, home)
+    def _kill(self, kind: str, seconds: float) -> Kill:
+        home = self._start(kind)
+        command, env = self._command(home)
         began = time.monotonic()
         with subprocess.Popen(
-            command, cwd=self._new, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command,
+            cwd=self._checkouts[kind],
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         ) as run:
             time.sleep(seconds)
             run.send_signal(signal.SIGKILL)
         lasted = time.monotonic() - began
-        left = self._left(home)
-        works = left == NOTHING or self._works(home)
-        self._run(self._new, home)
+        left = self._left(kind, home)
+        works = left == NOTHING or (
+            self._works(home) and (not self._lists or self._lists(home / "profile"))
+        )
+        self._run(self._checkouts[kind], home)
         names = {path.name for path in (home / "profile").iterdir()}
-        mended = self._left(home) == NEW and self._works(home) and not names - {"plug-ins"}
-        return Kill(update, lasted, left, works, mended)
+        mended = self._left(kind, home) == NEW and self._works(home) and names == {"plug-ins"}
+        return Kill(kind, lasted, left, works, mended)
 
-    def _left(self, home: Path) -> str:
+    def _left(self, kind: str, home: Path) -> str:
         folder = payload.plugin_folder(home / "profile")
         if not folder.exists():
             return NOTHING
-        tree = _tree(folder)
-        return next((name for name, whole in self._whole.items() if tree == whole), HALF)
+        whole = {OLD: self._old_tree, NEW: self._new_trees[kind]}
+        return next((name for name, tree in whole.items() if tree == _tree(folder)), HALF)
 
     def _works(self, home: Path) -> bool:
         profile = home / "profile"
@@ -155,7 +166,7 @@ class Kills:
         command = [python, "-B", "-m", "plugin", "jobs"]
         env = {**os.environ, "DIMILINKS_HOME": str(home / "dimilinks")}
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True)
-        return done.returncode == 0 and (not self._lists or self._lists(profile))
+        return done.returncode == 0
 
 
 def _copy_checkout(folder: Path) -> None:
@@ -182,9 +193,9 @@ def table(done: list[Kill]) -> str:
         "| of | kills | nothing yet | old | new | half, or not working |",
         "|---|---|---|---|---|---|",
     ]
-    for update, name in ((False, "installation"), (True, "update")):
-        of = [kill for kill in done if kill.update is update]
+    for kind in (UPDATE, PACKAGES, INSTALLATION):
+        of = [kill for kill in done if kill.kind == kind]
         counts = [sum(kill.left == left for kill in of) for left in (NOTHING, OLD, NEW)]
         broken = sum(kill.broken for kill in of)
-        lines.append(f"| {name} | {len(of)} | " + " | ".join(map(str, [*counts, broken])) + " |")
+        lines.append(f"| {kind} | {len(of)} | " + " | ".join(map(str, [*counts, broken])) + " |")
     return "\n".join(lines) + "\n"

@@ -19,7 +19,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 def checkout(tmp_path: Path) -> Path:
     """A checkout as a contributor has it, with what the tools leave in it."""
     folder = tmp_path / "checkout"
-    skip = shutil.ignore_patterns(".git", "__pycache__")
+    skip = shutil.ignore_patterns(".*", "__pycache__")
     shutil.copytree(CHECKOUT, folder, ignore=skip)
     return folder
 

@@ -83,9 +83,12 @@ def control(machine: Machine, home: Path) -> set[str]:
 
 
 def names(folder: Path) -> set[str]:
-    """All files in a home but what the user has unpacked."""
+    """All files in a home but what the user has unpacked, and caches of fonts.
+
+    The system names the latter by the path of the home.
+    """
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
-    return {name for name in found if not name.startswith("Downloads/")}
+    return {name for name in found if not name.startswith(("Downloads/", ".cache/fontconfig/"))}
 
 
 def live(machine: Machine, alone: set[str], *options: str) -> Life:

@@ -78,9 +78,10 @@ def run_with_progress(command: list[str]) -> None:
     shower.start()
     try:
         assert process.stdout is not None
-        for line in process.stdout:
-            if line.strip():
-                lines.append(line.strip())
+        with process.stdout:
+            for line in process.stdout:
+                if line.strip():
+                    lines.append(line.strip())
         code = process.wait()
     except BaseException:
         stop(process)

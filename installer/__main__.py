@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from . import demo, environment, host, installation
+from . import demo, environment, host, installation, release
 from .folders import Failure
 from .profiles import SERIES
 
@@ -19,16 +19,42 @@ def _arguments() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, text in {
-        "install": "put the plug-in into every GIMP 3 of this user",
+        "install": "put the plug-in into every GIMP 3 of this user, or update it there",
         "list": "show the GIMPs, their profiles, and where the plug-in is installed",
-        "uninstall": "remove the plug-in; key, settings and jobs stay",
-        "doctor": "check the installation, and say how to mend it",
+        "uninstall": "remove the plug-in; key, settings and edits stay",
+        "doctor": "check the installation, and say how to mend it; changes nothing",
     }.items():
         command = commands.add_parser(name, help=text, description=text)
         if name != "list":
             _add_profile_option(command)
+        if name in ("install", "uninstall"):
+            _add_dry_run(command)
+        if name == "install":
+            _add_wheels_option(command)
+        if name == "uninstall":
+            command.add_argument(
+                "--everything",
+                action="store_true",
+                help="remove key, settings and all edits, too",
+            )
     _add_profile_option(parser)
-    commands.add_parser("python", help="make the worker's environment; print its interpreter")
+    _add_dry_run(parser)
+    _add_wheels_option(parser)
+    command = commands.add_parser(
+        "python", help="make the worker's environment; print its interpreter"
+    )
+    _add_wheels_option(command)
+    command = commands.add_parser(
+        "wheels", help="fetch all packages into a folder, for a machine without a network"
+    )
+    command.add_argument("folder", metavar="DIR", type=Path)
+    command.add_argument(
+        "--python", metavar="VERSION", help="of that machine, such as 3.13 (default: as here)"
+    )
+    command = commands.add_parser("release", help="build the zip to hand out")
+    command.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path("dist"), help="where to (default: dist)"
+    )
     command = commands.add_parser("host", help="run a Python-Fu script in a private GIMP")
     _add_series_option(command)
     command.add_argument(
@@ -53,8 +79,11 @@ def _arguments() -> argparse.ArgumentParser:
     return parser
 
 
+# Defaults are suppressed where an option may stand before the command or after it, so that the
+# command's default doesn't undo what was given before.
+
+
 def _add_profile_option(parser: argparse.ArgumentParser) -> None:
-    # Suppressed, so that a command's default doesn't undo the option given before the command.
     parser.add_argument(
         "--gimp-dir",
         metavar="DIR",
@@ -64,15 +93,43 @@ def _add_profile_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_dry_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="show what would be done, and do nothing",
+    )
+
+
+def _add_wheels_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--wheels",
+        metavar="DIR",
+        type=Path,
+        default=argparse.SUPPRESS,
+        help="take the packages from this folder instead of the network",
+    )
+
+
 def _add_series_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gimp", choices=SERIES, help="which GIMP (default: the machine's own)")
 
 
 def _run(options: argparse.Namespace) -> int:
     gimp_dir: Path | None = getattr(options, "gimp_dir", None)
+    wheels: Path | None = getattr(options, "wheels", None)
+    dry_run: bool = getattr(options, "dry_run", False)
     match options.command:
         case "python":
-            print(environment.for_machine())
+            print(environment.for_machine(wheels))
+            return 0
+        case "wheels":
+            environment.download(options.folder, options.python)
+            print(f"All packages are in {options.folder}: install with --wheels {options.folder}")
+            return 0
+        case "release":
+            print(release.build(options.out))
             return 0
         case "host":
             return host.host(options.gimp, options.share, options.script, options.arguments)
@@ -81,16 +138,19 @@ def _run(options: argparse.Namespace) -> int:
         case "list":
             return installation.show()
         case "uninstall":
-            return installation.uninstall(gimp_dir)
+            return installation.uninstall(gimp_dir, options.everything, dry_run)
         case "doctor":
             return installation.examine(gimp_dir)
         case _:
-            return installation.install(gimp_dir)
+            return installation.install(gimp_dir, wheels, dry_run)
 
 
 def main() -> int:
     # As Ctrl-C does it: with GIMP ended and temporary folders removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # What is said holds letters that not every terminal's encoding has.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         return _run(_arguments().parse_args())
     except Failure as failure:

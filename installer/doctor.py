@@ -2,65 +2,107 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from . import environment, payload
-from .profiles import Gimp, Profile
+from .folders import CHECKOUT
+from .profiles import Gimp, Profile, homes
 
 PROCEDURE = "dimilinks-edit"
 TIMEOUT = 300
+_ASKED = f"""
+import json
+procedure = Gimp.get_pdb().lookup_procedure("gimp-gimprc-query")
+config = procedure.create_config()
+config.set_property("token", "plug-in-path")
+value = procedure.run(config).index(1)
+with open({{answer!r}}, "w", encoding="utf-8") as file:
+    json.dump(
+        {{{{
+            "listed": Gimp.get_pdb().procedure_exists("{PROCEDURE}"),
+            "folder": Gimp.directory(),
+            "path": value or "",
+        }}}},
+        file,
+    )
+"""
+_CERTIFICATES = """
+import json, os, requests
+from requests.utils import DEFAULT_CA_BUNDLE_PATH as own
+names = "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"
+chosen = next(((name, os.environ[name]) for name in names if os.environ.get(name)), ("", own))
+print(json.dumps([*chosen, os.path.exists(chosen[1])]))
+"""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: what was seen, and what to do if it is wrong."""
+    """One check: what was seen, and what to do about it.
+
+    What is only `noted` keeps nothing from working here, or may pass by itself.
+    """
 
     text: str
     remedy: str = ""
+    noted: bool = False
+
+    @property
+    def wrong(self) -> bool:
+        return bool(self.remedy) and not self.noted
 
     def __str__(self) -> str:
-        mark = "wrong" if self.remedy else "ok"
+        mark = "wrong" if self.wrong else "note" if self.noted else "ok"
         return f"  {mark:5}  {self.text}" + (f"\n         → {self.remedy}" if self.remedy else "")
 
 
-def start(gimp: Gimp, profile: Path, *options: str) -> str:
+def start(gimp: Gimp, profile: Path | None, *options: str) -> str:
     """Start this GIMP once without a window; what it printed.
 
-    It must make a missing profile by itself: in one that it finds, it doesn't take over the
-    settings of the version before.
+    With no profile given it takes its own. It must make a missing one by itself: in one that it
+    finds, it doesn't take over the settings of the version before.
     """
+    led = {"GIMP3_DIRECTORY": str(profile)} if profile else {}
     try:
         return subprocess.run(
-            [gimp.console, "--no-interface", "--quit", *options],
+            gimp.command("--no-interface", "--quit", *options),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
             timeout=TIMEOUT,
-            env={**os.environ, "GIMP3_DIRECTORY": str(profile)},
+            env={**os.environ, **led},
         ).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
 
 
-def lists_procedure(gimp: Gimp, profile: Path) -> tuple[bool, str]:
-    """Start this GIMP without a window on this profile: does it list our procedure?
+def ask(gimp: Gimp, profile: Profile) -> tuple[dict[str, Any], str]:
+    """Start this GIMP without a window, and ask it what it reads and lists.
 
-    Also returns what it printed, which tells why not.
+    Returns "listed" (whether it has our procedure), "folder" (its profile) and "path" (its setting
+    plug-in-path), or nothing at all, and what it printed, which tells why not.
     """
-    with tempfile.TemporaryDirectory(prefix="dimilinks-gimp-") as folder:
+    # In the profile's own parent, which this GIMP sees even from a sandbox.
+    parent = profile.folder.parent if gimp.place else None
+    with tempfile.TemporaryDirectory(prefix=".dimilinks-gimp-", dir=parent) as folder:
         answer = Path(folder) / "answer"
-        code = (
-            f"open({str(answer)!r}, 'w').write(str(Gimp.get_pdb().procedure_exists('{PROCEDURE}')))"
-        )
-        printed = start(gimp, profile, "--batch-interpreter=python-fu-eval", f"--batch={code}")
-        return answer.is_file() and answer.read_text() == "True", printed
+        code = f"exec({_ASKED.format(answer=str(answer))!r})"
+        led = profile.folder if profile.named else None
+        printed = start(gimp, led, "--batch-interpreter=python-fu-eval", f"--batch={code}")
+        try:
+            return json.loads(answer.read_text(encoding="utf-8")), printed
+        except (OSError, ValueError):
+            return {}, printed
 
 
 def examine(profile: Profile, install_command: str) -> Iterator[Finding]:
@@ -88,28 +130,150 @@ def examine(profile: Profile, install_command: str) -> Iterator[Finding]:
         yield Finding(
             f"{main.name} is not executable, so GIMP skips it", f"{again}, or: chmod +x '{main}'"
         )
-    yield _worker(profile.folder, again)
-    if profile.gimp:
-        yield _listed(profile.gimp, profile.folder, again)
+    for gimp in profile.gimps:
+        yield from _asked(gimp, profile, main, again)
+    yield from _workers(profile, again)
 
 
-def _worker(profile: Path, again: str) -> Finding:
-    python = payload.worker_python(profile)
-    if not python:
-        return Finding(f"{payload.WORKER_PYTHON} is missing: the worker has no interpreter", again)
-    if not os.access(python, os.X_OK):
-        return Finding(f"the worker's interpreter {python} is gone", again)
-    if not environment.runs(python):
-        return Finding(f"the worker's packages do not load in {python}", again)
-    return Finding(f"worker: {python} has its packages")
-
-
-def _listed(gimp: Gimp, profile: Path, again: str) -> Finding:
-    listed, messages = lists_procedure(gimp, profile)
-    if listed:
-        return Finding(f"GIMP {gimp.version} lists {PROCEDURE}")
-    tail = "\n".join(f"         | {line}" for line in messages.strip().splitlines()[-30:])
-    return Finding(
-        f"GIMP {gimp.version} does not list {PROCEDURE}; its messages:\n{tail}",
+def _asked(gimp: Gimp, profile: Profile, main: Path, again: str) -> Iterator[Finding]:
+    """What this GIMP itself says."""
+    # Before the question, whose start of GIMP brings it up to date.
+    yield _remembered(profile.folder, main)
+    about, messages = ask(gimp, profile)
+    name = f"GIMP {gimp.version} ({gimp.kind})"
+    if about and Path(about["folder"]) != profile.folder and not profile.named and not gimp.place:
+        yield Finding(
+            f"{name} reads the folder {about['folder']}, not {profile.folder}",
+            f"name it: {again} --gimp-dir '{about['folder']}'",
+        )
+    path = str(about.get("path", ""))
+    if path and "${gimp_dir}" not in path and str(profile.folder) not in path:
+        yield Finding(
+            f"{name} looks for plug-ins in other folders only: {path}",
+            f"add {main.parent.parent} in GIMP under Edit ▸ Preferences ▸ Folders ▸ Plug-ins",
+        )
+    if about.get("listed"):
+        yield Finding(f"{name} lists {PROCEDURE}")
+        return
+    # GIMP asks a plug-in, and so shows its error, only once after each change.
+    os.utime(main)
+    _about, again_messages = ask(gimp, profile)
+    lines = (again_messages or messages).strip().splitlines()
+    tail = "\n".join(f"         | {line}" for line in lines[-30:])
+    yield Finding(
+        f"{name} does not list {PROCEDURE}; its messages:\n{tail}",
         f"{again}; if that does not help, report these messages",
     )
+
+
+def _remembered(profile: Path, main: Path) -> Finding:
+    """Whether GIMP's own list of plug-ins, its file pluginrc, is of this installation."""
+    try:
+        text = (profile / "pluginrc").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return Finding("pluginrc: none yet, GIMP makes it at its start")
+    found = re.search(rf'\(plug-in-def "[^"]*{re.escape(payload.MAIN)}" (\d+)', text)
+    if found and int(found[1]) == int(main.stat().st_mtime):
+        return Finding("pluginrc has the plug-in as it is installed")
+    return Finding(
+        "pluginrc is older than the plug-in: a GIMP that is running doesn't see it",
+        "start GIMP anew",
+        noted=True,
+    )
+
+
+def _workers(profile: Profile, again: str) -> Iterator[Finding]:
+    """The worker's interpreter, its packages, and what it can reach."""
+    pythons = payload.worker_pythons(profile.folder)
+    places = dict.fromkeys(gimp.place for gimp in profile.gimps) or dict.fromkeys(pythons)
+    for place in places or [""]:
+        inside = f" (in the {place})" if place else ""
+        python = pythons.get(place, "")
+        if not python:
+            yield Finding(
+                f"{payload.WORKER_PYTHON} is missing: the worker has no interpreter{inside}", again
+            )
+        elif place:
+            gimp = next((each for each in profile.gimps if each.place == place), None)
+            if gimp and not environment.in_sandbox(gimp).works():
+                yield Finding(f"the worker's packages do not load in {python}{inside}", again)
+            else:
+                yield Finding(f"worker: {python}{inside}")
+        elif not os.access(python, os.X_OK):
+            yield Finding(f"the worker's interpreter {python} is gone", again)
+        elif not environment.runs(python):
+            why = _last_line([python, "-c", environment.IMPORTS])
+            yield Finding(f"the worker's packages do not load in {python}: {why}", again)
+        else:
+            yield Finding(f"worker: {python} has its packages")
+            yield _certificates(python)
+            yield from _service(python)
+
+
+def _last_line(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    except OSError as error:
+        return str(error)
+    return (done.stderr.strip().splitlines() or [""])[-1]
+
+
+def _certificates(python: str) -> Finding:
+    """Whether there are certificates to know the service by."""
+    done = subprocess.run([python, "-c", _CERTIFICATES], capture_output=True, text=True)
+    try:
+        variable, path, there = json.loads(done.stdout)
+    except ValueError:
+        return Finding("the CA certificates can't be found out", "report this")
+    said = f"CA certificates: {path}" + (f", named by {variable}" if variable else "")
+    if there:
+        return Finding(said)
+    return Finding(f"{said}, where nothing is", f"unset {variable}, or let it name a file")
+
+
+def _service(python: str) -> Iterator[Finding]:
+    """Where the key is, and whether edits would work; never what the key is."""
+    command = [python, "-m", "plugin", "service", "--test"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, errors="replace")
+    try:
+        about = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        said = (done.stderr.strip().splitlines() or ["no answer"])[-1]
+        yield Finding(f"service: {said}", "mend what it names", noted=True)
+        return
+    settings = "Filters ▸ Dimilinks ▸ Settings…"
+    if about.get("sandbox"):
+        yield Finding("service: the built-in sandbox, which needs no key")
+        return
+    if about.get("key_in"):
+        yield Finding(f"API key: in the {about['key_in']}")
+    else:
+        yield Finding(
+            "API key: none yet", f"enter it in {settings}, or choose the sandbox there", noted=True
+        )
+        return
+    message = str(about.get("message", ""))
+    if about.get("works"):
+        yield Finding(f"service: {message}")
+    else:
+        yield Finding(
+            f"service: {message}", f"see the network and proxy, and {settings}", noted=True
+        )
+
+
+def without_secrets(report: str) -> str:
+    """The report with the home folder as ~, and without what nobody else is to see.
+
+    That is the key, wherever it may have got into a message, and passwords in addresses.
+    """
+    keys = [os.environ.get("DIMILINKS_API_KEY", "")]
+    for home in homes():
+        with contextlib.suppress(OSError):
+            keys.append((home / "key").read_text(encoding="utf-8", errors="replace"))
+    for key in filter(None, map(str.strip, keys)):
+        report = report.replace(key, "[key]")
+    report = re.sub(r"(://)[^/@\s]+@", r"\1[password]@", report)
+    for name in {str(Path.home()), os.path.realpath(Path.home())}:
+        if name not in ("/", ""):
+            report = re.sub(rf"{re.escape(name)}(?![\w.-])", "~", report)
+    return report

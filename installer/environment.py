@@ -15,18 +15,32 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from .folders import Failure, cache_folder, data_folder, locked, make_data_folder, remove, say
+from .folders import (
+    NAME,
+    Failure,
+    cache_folder,
+    data_folder,
+    locked,
+    make_data_folder,
+    remove,
+    say,
+)
 from .launch import command_line
-from .profiles import Gimp
+from .profiles import SNAP, Gimp
 from .progress import CommandFailed, run_with_progress
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+PIP = Path(__file__).with_name("pip.txt")
+"""What a folder of wheels has besides, for machines without pip."""
 IMPORTS = "import cv2, filelock, keyring, multipart, numpy, PIL.Image, requests"
 _VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+_PYTHON = Path("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 # Where it lies in a GIMP's folder tree.
 INSIDE = Path("/opt/dimilinks-gimp")
 
@@ -35,8 +49,47 @@ def environments_folder() -> Path:
     return data_folder() / "environments"
 
 
+def environments_folders() -> list[Path]:
+    """All folders with environments: that of the machine, and what a snap can see."""
+    return [environments_folder(), _snap_folder()]
+
+
+def _snap_folder() -> Path:
+    """Of the home, a snap sees no hidden folders but its own; this one is kept at its updates."""
+    return Path.home() / "snap/gimp/common" / NAME / "environments"
+
+
 def _name(version: str, requirements: Path) -> str:
     return f"py{version}-{hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]}"
+
+
+@dataclass(frozen=True)
+class Target:
+    """An environment, made or not, and the interpreter that it is for.
+
+    `folder` is where it lies as seen from here, `inside` as seen by what runs in it. `run` turns
+    a command of its world into one of ours.
+    """
+
+    version: str
+    folder: Path
+    inside: Path
+    maker: str
+    run: Callable[[list[str]], list[str]]
+
+    @property
+    def python(self) -> str:
+        """Its interpreter, as the plug-in starts it."""
+        return str(self.inside / _PYTHON)
+
+    def works(self) -> bool:
+        """Whether it is there and has the worker's packages."""
+        return (self.folder / _PYTHON).is_symlink() and _runs(self.run([self.python]))
+
+
+def python_in(folder: Path) -> Path:
+    """The interpreter of the environment in `folder`."""
+    return folder / _PYTHON
 
 
 def current() -> Path:
@@ -44,71 +97,154 @@ def current() -> Path:
     return environments_folder() / _name(_VERSION, REQUIREMENTS)
 
 
-def for_machine() -> Path:
-    """The worker's interpreter for this machine; the environment is made if need be."""
+def for_machine(wheels: Path | None = None) -> Path:
+    """The worker's interpreter for this machine; the environment is made if need be.
+
+    `wheels`: a folder with all packages, instead of the network. Raises Failure.
+    """
     make_data_folder()
-    return _for_machine(current(), REQUIREMENTS)
+    return _for_machine(current(), REQUIREMENTS, wheels)
 
 
 def for_tests(requirements: Path) -> Path:
     """An interpreter with these packages, the worker's among them; made if need be."""
-    return _for_machine(cache_folder() / _name(_VERSION, requirements), requirements)
+    return _for_machine(cache_folder() / _name(_VERSION, requirements), requirements, None)
 
 
-def _for_machine(folder: Path, requirements: Path) -> Path:
-    python = Path("bin/python")
+def check_python() -> None:
+    """Raise Failure if this Python can't make an environment that others can use."""
+    if sysconfig.get_platform().startswith("mingw"):
+        why = "belongs to MSYS2, for which there are no ready packages"
+    elif "WindowsApps" in Path(sys.base_prefix).parts:
+        # Windows redirects what a packaged program writes to AppData into the package's own folder.
+        why = "is from the Microsoft Store: Windows hides from GIMP what it writes"
+    else:
+        return
+    raise Failure(
+        f"{sys.executable} {why}. Install Python from python.org, and run the installer with that."
+    )
+
+
+def _for_machine(folder: Path, requirements: Path, wheels: Path | None) -> Path:
+    check_python()
 
     def works(place: Path) -> bool:
-        return runs(str(place / python))
+        return runs(str(place / _PYTHON))
 
     def make(place: Path) -> None:
         _step([sys.executable, "-m", "venv", "--without-pip", str(place)])
         _clear(place)
-        _fill(place, _VERSION, [], requirements)
-        _step(_compile(place, folder))
+        _fill(place, _VERSION, [], requirements, wheels)
+        _step(_compile(str(place), str(folder)))
 
     _ensure(folder, works, make)
-    return folder / python
+    return folder / _PYTHON
 
 
-def for_gimp(gimp: Gimp) -> str:
-    """The worker's interpreter where this GIMP lives; the environment is made if need be."""
-    if gimp.root is None:
-        return str(for_machine())
-    root = gimp.root
+def in_sandbox(gimp: Gimp) -> Target:
+    """The environment for a GIMP in a sandbox, of that sandbox's own Python. Raises Failure."""
+    code = "import sys; print('%d.%d' % sys.version_info[:2])"
+    try:
+        answer = subprocess.run(gimp.python("-c", code), capture_output=True, text=True, timeout=60)
+        version = answer.stdout.strip()
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Failure(f"The Python of the {gimp.kind} can't be started: {error}.") from error
+    if not re.fullmatch(r"3\.\d+", version):
+        raise Failure(f"The Python of the {gimp.kind} does not run: {answer.stderr.strip()}")
+    parent = _snap_folder() if gimp.kind == SNAP else environments_folder()
+    folder = parent / f"{gimp.place}-{_name(version, REQUIREMENTS)}"
+
+    def run(command: list[str]) -> list[str]:
+        # Its interpreter is the one command that is sure to be found inside.
+        code = "import os, sys; os.execvp(sys.argv[1], sys.argv[1:])"
+        return gimp.python("-c", code, *command)
+
+    return Target(version, folder, folder, "python3", run)
+
+
+def _in_tree(gimp: Gimp, root: Path) -> Target:
     version = (root / "usr/bin/python3").readlink().name.removeprefix("python")
     inside = INSIDE / _name(version, REQUIREMENTS)
-    folder = root / inside.relative_to("/")
+    return Target(
+        version,
+        root / inside.relative_to("/"),
+        inside,
+        "/usr/bin/python3",
+        lambda command: command_line(gimp, command, {}, cwd=Path("/")),
+    )
 
-    def in_tree(*command: str) -> list[str]:
-        return command_line(gimp, list(command), {}, cwd=Path("/"))
 
-    def make(place: Path) -> None:
-        there = "/" + str(place.relative_to(root))
-        _step(in_tree("/usr/bin/python3", "-m", "venv", "--without-pip", there))
-        _clear(place)
-        machine = platform.machine()
-        flags = ["--python-version", version, "--implementation", "cp"]
-        # pip would compare with the interpreter that it runs with; the wheels' tags say it all.
-        flags.append("--ignore-requires-python")
-        for tag in ("manylinux_2_28", "manylinux_2_17", "manylinux2014"):
-            flags += ["--platform", f"{tag}_{machine}"]
-        with tempfile.TemporaryDirectory(prefix="dimilinks-gimp-") as temporary:
-            fitting = Path(temporary) / "requirements.txt"
-            text = requirements_for(version, REQUIREMENTS.read_text(encoding="utf-8"))
-            fitting.write_text(text, encoding="utf-8")
-            _fill(place, version, flags, fitting)
-        _step(in_tree(*_compile(Path(there), inside)))
+def for_gimp(gimp: Gimp, wheels: Path | None = None) -> str:
+    """The worker's interpreter where this GIMP lives; the environment is made if need be."""
+    if gimp.root is not None:
+        target = _in_tree(gimp, gimp.root)
+        # It can't be broken by an upgrade of the interpreter: nothing upgrades the tree.
+        _ensure(target.folder, lambda place: place.is_dir(), lambda place: _make(target, place))
+        return target.python
+    if not gimp.place:
+        return str(for_machine(wheels))
+    make_data_folder()
+    target = in_sandbox(gimp)
 
-    # It can't be broken by an upgrade of the interpreter: nothing upgrades the tree.
-    _ensure(folder, lambda place: place.is_dir(), make)
-    return str(inside / "bin/python")
+    def works(place: Path) -> bool:
+        return place == target.folder and target.works()
+
+    _ensure(target.folder, works, lambda place: _make(target, place, wheels))
+    return target.python
+
+
+def _make(target: Target, place: Path, wheels: Path | None = None) -> None:
+    """Make it in `place`, which will be renamed: pip runs here, for the interpreter over there."""
+    there = target.inside.with_name(place.name)
+    _step(target.run([target.maker, "-m", "venv", "--without-pip", str(there)]))
+    _clear(place)
+    with tempfile.TemporaryDirectory(prefix="dimilinks-gimp-") as temporary:
+        fitting = Path(temporary) / "requirements.txt"
+        text = requirements_for(target.version, REQUIREMENTS.read_text(encoding="utf-8"))
+        fitting.write_text(text, encoding="utf-8")
+        _fill(place, target.version, _linux_flags(target.version), fitting, wheels)
+    _step(target.run(_compile(str(there), str(target.inside))))
+
+
+def _linux_flags(version: str) -> list[str]:
+    """What has pip choose wheels for another Python of this machine's Linux."""
+    flags = ["--python-version", version, "--implementation", "cp"]
+    # pip would compare with the interpreter that it runs with; the wheels' tags say it all.
+    flags.append("--ignore-requires-python")
+    for tag in ("manylinux_2_28", "manylinux_2_17", "manylinux2014"):
+        flags += ["--platform", f"{tag}_{platform.machine()}"]
+    return flags
+
+
+def download(folder: Path, version: str | None) -> None:
+    """Fetch all packages into a folder, and pip, for Python `version` (None: this one).
+
+    Raises Failure.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    text = REQUIREMENTS.read_text(encoding="utf-8")
+    flags = []
+    if version not in (None, _VERSION):
+        text = requirements_for(version, text)
+        flags = _linux_flags(version)
+    with tempfile.TemporaryDirectory(prefix="dimilinks-gimp-") as temporary, _pip(None) as pip:
+        fitting = Path(temporary) / "requirements.txt"
+        fitting.write_text(text, encoding="utf-8")
+        lists = ["--requirement", str(fitting), "--requirement", str(PIP)]
+        try:
+            run_with_progress([*pip, "download", *_STRICT, *lists, "--dest", str(folder), *flags])
+        except CommandFailed as error:
+            raise Failure(f"The packages could not be fetched: {error}. {_NETWORK}") from error
 
 
 def runs(python: str) -> bool:
     """Whether this interpreter starts and has the worker's packages."""
+    return _runs([python])
+
+
+def _runs(python: list[str]) -> bool:
     try:
-        return subprocess.run([python, "-c", IMPORTS], capture_output=True).returncode == 0
+        return subprocess.run([*python, "-c", IMPORTS], capture_output=True).returncode == 0
     except OSError:
         return False
 
@@ -167,14 +303,14 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _clear(place: Path) -> None:
     """Remove the scripts for shells: they name the temporary folder."""
-    for script in (place / "bin").glob("[Aa]ctivate*"):
+    for script in (place / _PYTHON.parent).glob("[Aa]ctivate*"):
         remove(script)
 
 
-def _compile(place: Path, final: Path) -> list[str]:
+def _compile(place: str, final: str) -> list[str]:
     """The command that compiles the packages ahead, for the place that they will lie in."""
-    compiler = [str(place / "bin/python"), "-m", "compileall", "-q"]
-    return [*compiler, "-s", str(place), "-p", str(final), str(place / "lib")]
+    compiler = [str(Path(place) / _PYTHON), "-m", "compileall", "-q"]
+    return [*compiler, "-s", place, "-p", final, str(Path(place) / "lib")]
 
 
 def _step(command: list[str]) -> None:
@@ -186,6 +322,8 @@ def _step(command: list[str]) -> None:
 
 
 def _site(place: Path, version: str) -> Path:
+    if sys.platform == "win32":
+        return place / "Lib" / "site-packages"
     return place / "lib" / f"python{version}" / "site-packages"
 
 
@@ -197,7 +335,7 @@ def _ensure(folder: Path, works: Callable[[Path], bool], make: Callable[[Path], 
             return
         for leftover in folder.parent.glob(f"{folder.name}.partial-*"):
             remove(leftover)
-        say(f"Making the worker's environment in {folder}, once (90 MB to fetch) …")
+        say(f"Making the worker's environment in {folder}, once (90 MB of packages) …")
         partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
         try:
             partial.chmod(0o755)
@@ -206,8 +344,8 @@ def _ensure(folder: Path, works: Callable[[Path], bool], make: Callable[[Path], 
             partial.rename(folder)
         except CommandFailed as error:
             raise Failure(
-                f"The worker's environment could not be made: {error}. "
-                "Its messages are above; is the network there?"
+                f"The worker's environment could not be made: {error}. Its messages are above. "
+                f"What was installed before is as it was. {_NETWORK}"
             ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -215,42 +353,61 @@ def _ensure(folder: Path, works: Callable[[Path], bool], make: Callable[[Path], 
         raise Failure(f"The packages in {folder} do not load on this machine.")
 
 
-def _fill(place: Path, version: str, flags: list[str], requirements: Path) -> None:
-    target = _site(place, version)
-    with _pip() as pip:
+_STRICT = (
+    "--disable-pip-version-check",
+    "--no-input",
+    # The list is complete, and nothing is ever built here.
+    "--no-deps",
+    "--only-binary=:all:",
+    "--require-hashes",
+)
+_NETWORK = (
+    "Is the network there? (A proxy is taken from the variable https_proxy. Without a network, "
+    "make a folder of packages on a machine that has one, with the command wheels, and name it "
+    "with --wheels.)"
+)
+
+
+def _fill(
+    place: Path, version: str, flags: list[str], requirements: Path, wheels: Path | None
+) -> None:
+    offline = ["--no-index", "--find-links", str(wheels)] if wheels else []
+    with _pip(wheels) as pip:
         run_with_progress(
             [
                 *pip,
                 "install",
-                "--disable-pip-version-check",
-                "--no-input",
+                *_STRICT,
                 "--no-compile",
                 "--no-warn-script-location",
-                # The list is complete, and nothing is ever built here.
-                "--no-deps",
-                "--only-binary=:all:",
-                "--require-hashes",
                 "--requirement",
                 str(requirements),
                 "--target",
-                str(target),
+                str(_site(place, version)),
+                *offline,
                 *flags,
             ]
         )
 
 
+_WHEELS = Path("/usr/share/python-wheels")
+"""Where Debian's package python3-pip-whl puts its wheel of pip."""
+
+
 @contextlib.contextmanager
-def _pip() -> Iterator[list[str]]:
-    """The start of a command line that runs some pip of this machine."""
+def _pip(wheels: Path | None) -> Iterator[list[str]]:
+    """The start of a command line that runs some pip of this machine, or of the folder `wheels`."""
     if _works([sys.executable, "-m", "pip"]):
         yield [sys.executable, "-m", "pip"]
         return
     with tempfile.TemporaryDirectory(prefix="dimilinks-gimp-pip-") as temporary:
         place = Path(temporary)
-        pip = [str(place / "venv/bin/python"), "-m", "pip"]
+        pip = [str(place / "venv" / _PYTHON), "-m", "pip"]
         subprocess.run([sys.executable, "-m", "venv", str(place / "venv")], capture_output=True)
         if not _works(pip):
-            pip = [sys.executable, str(_debian_wheel(place) / "pip")]
+            near = [folder for folder in (wheels, _WHEELS) if folder]
+            found = [path for folder in near for path in sorted(folder.glob("pip-*.whl"))]
+            pip = [sys.executable, str((found[0] if found else _debian_wheel(place)) / "pip")]
         yield pip
 
 
@@ -266,7 +423,8 @@ def _debian_wheel(place: Path) -> Path:
     if not shutil.which("apt-get"):
         raise Failure(
             f"{sys.executable} has no pip and no ensurepip, which fetch the worker's packages. "
-            "Install pip for it (your system's package python3-pip) and try again."
+            "Install pip for it (your system's package python3-pip) and try again, or name a "
+            "folder of packages with --wheels."
         )
     say("Python has no pip here; fetching Debian's package python3-pip-whl …")
     place.chmod(0o755)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 NAME = "dimilinks-gimp"
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -23,30 +23,54 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _xdg(variable: str, default: str) -> Path:
+def _per_user(xdg: str, unix: str, windows: str, windows_default: str, mac: str) -> Path:
+    """A per-user folder: by the XDG specification, by Windows' variables, or macOS's Library."""
+    if sys.platform == "win32":
+        return Path(os.environ.get(windows) or Path.home() / windows_default)
+    if sys.platform == "darwin":
+        return Path.home() / mac
     # The XDG specification has relative values ignored.
-    folder = Path(os.environ.get(variable, ""))
-    return folder if folder.is_absolute() else Path.home() / default
+    folder = Path(os.environ.get(xdg, ""))
+    return folder if folder.is_absolute() else Path.home() / unix
+
+
+_SUPPORT = "Library/Application Support"
 
 
 def config_folder() -> Path:
-    """The platform's per-user configuration folder, in which GIMP keeps its profiles."""
-    return _xdg("XDG_CONFIG_HOME", ".config")
+    """The platform's per-user configuration folder, in which GIMP keeps its profiles.
+
+    As GIMP's libgimpbase/gimpenv.c has it: $XDG_CONFIG_HOME, %APPDATA%, the Application Support
+    folder.
+    """
+    return _per_user("XDG_CONFIG_HOME", ".config", "APPDATA", "AppData/Roaming", _SUPPORT)
 
 
 def data_folder() -> Path:
-    """Our folder for what must last: the worker's environments."""
-    return _xdg("XDG_DATA_HOME", ".local/share") / NAME
+    """Our folder for what must last: the worker's environments.
+
+    Unless told otherwise, the plug-in keeps its key and jobs there too: see plugin/settings.py.
+    """
+    return (
+        _per_user("XDG_DATA_HOME", ".local/share", "LOCALAPPDATA", "AppData/Local", _SUPPORT) / NAME
+    )
 
 
 def make_data_folder() -> None:
-    """Make it private from the start: by default the plug-in keeps its key and jobs there too."""
-    data_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Make it private from the start: by default the plug-in keeps its key and jobs there too.
+
+    Raises Failure.
+    """
+    try:
+        data_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Failure(f"The folder {data_folder()} can't be made: {error.strerror}.") from error
 
 
 def cache_folder() -> Path:
     """Our folder for what can be fetched or made again."""
-    return _xdg("XDG_CACHE_HOME", ".cache") / NAME
+    caches = "AppData/Local/Temp"
+    return _per_user("XDG_CACHE_HOME", ".cache", "TEMP", caches, "Library/Caches") / NAME
 
 
 def jobs_folder() -> Path:
@@ -61,20 +85,43 @@ def locked(path: Path, shared: bool = False, waiting: str = "") -> Iterator[None
 
     `waiting` is said once when another run holds it.
     """
-    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w") as file:
-            try:
-                fcntl.flock(file, kind | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _lock(file, shared, wait=False):
                 if waiting:
                     say(waiting)
-                fcntl.flock(file, kind)
+                _lock(file, shared, wait=True)
             # The run before may have removed the file: then others lock a new one.
             if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 yield
                 return
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: TextIO, shared: bool, wait: bool) -> bool:
+        """Lock the first byte, as Windows does it: there is no shared way, nor a long wait."""
+        while True:
+            try:
+                # Waits for ten seconds by itself.
+                msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+                return True
+            except OSError:
+                if not wait:
+                    return False
+else:
+    import fcntl
+
+    def _lock(file: TextIO, shared: bool, wait: bool) -> bool:
+        """Lock the file, waiting for it or not; whether it is locked now."""
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        try:
+            fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
 
 def remove(path: Path) -> None:

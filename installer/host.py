@@ -72,7 +72,7 @@ class PrivateGimp:
             for folder in (self.home, self.temporary, self._runtime):
                 folder.mkdir(mode=0o700)
             shutil.copytree(template, self.profile)
-            payload.install(self.profile, python)
+            payload.install(self.profile, {"": python})
             self._stack = stack.pop_all()
         return self
 

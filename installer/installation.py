@@ -3,54 +3,152 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import platform
 import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from . import doctor, environment, payload
-from .folders import Failure, data_folder, jobs_folder, locked, make_data_folder, remove
-from .profiles import Profile, find_profiles, gimp_for, machine_gimps
+from .folders import (
+    CHECKOUT,
+    NAME,
+    Failure,
+    data_folder,
+    locked,
+    make_data_folder,
+    remove,
+)
+from .profiles import Gimp, Profile, all_gimps, find_profiles, homes, named_profile
 
 NO_GIMP = (
     "No GIMP 3 was found for this user. Install GIMP 3.0 or 3.2 (gimp.org, or your system's "
     "package gimp), or name a profile folder with --gimp-dir."
 )
+OURS = ("key", "settings.json", "jobs")
+"""What the plug-in keeps in its home: see plugin/settings.py and plugin/job.py."""
 
 
-def install(gimp_dir: Path | None) -> int:
-    """Put the plug-in into the profiles, and have each GIMP say that it lists the procedure."""
-    profiles = [_named(gimp_dir)] if gimp_dir else find_profiles()
+def install(gimp_dir: Path | None, wheels: Path | None, dry_run: bool) -> int:
+    """Put the plug-in into the profiles, and have each GIMP say that it lists the procedure.
+
+    What goes wrong with one doesn't keep the others from theirs.
+    """
+    _refuse_foreign_home()
+    environment.check_python()
+    if wheels and not wheels.is_dir():
+        raise Failure(f"There is no folder {wheels}: make it with the command wheels.")
+    profiles = [named_profile(gimp_dir)] if gimp_dir else find_profiles()
     if not profiles:
         raise Failure(NO_GIMP)
+    _show_plan(profiles, wheels)
+    if dry_run:
+        return 0
+    failures = []
     with _lock():
-        python = str(environment.for_machine())
-        for profile in profiles:
-            if profile.gimp and not profile.folder.exists():
-                print(f"First start of GIMP {profile.gimp.version}, for its profile …", flush=True)
-                doctor.start(profile.gimp, profile.folder)
-            payload.install(profile.folder, python)
-            version = payload.version(payload.plugin_folder(profile.folder))
-            print(f"Installed Dimilinks {version} in {profile.folder}.", flush=True)
-        _note({*_noted(), *(profile.folder for profile in profiles)})
+        todo = profiles
+        while todo:
+            # Before anything lies there: what is noted keeps its environment.
+            _note({*_noted(), *(profile.folder for profile in todo)})
+            for profile in todo:
+                try:
+                    _put(profile, wheels)
+                except Failure as failure:
+                    failures.append(str(failure))
+            done = {profile.folder for profile in profiles}
+            # GIMP's first start makes folders that others then read.
+            todo = [] if gimp_dir else [p for p in find_profiles() if p.folder not in done]
+            profiles += todo
+        _note(set(_noted()))
         _prune()
     for profile in profiles:
-        if not profile.gimp:
-            print("There is no GIMP here that reads this profile, so it was not tried.")
-            continue
-        print(f"Starting GIMP {profile.gimp.version} once, to see that it lists it …", flush=True)
-        if not doctor.lists_procedure(profile.gimp, profile.folder)[0]:
-            raise Failure(
-                f"GIMP {profile.gimp.version} does not list {doctor.PROCEDURE}; "
+        if payload.is_installed(profile.folder):
+            failures += _tried(profile, gimp_dir)
+    if failures:
+        raise Failure("\n".join(dict.fromkeys(failures)))
+    return 0
+
+
+def _refuse_foreign_home() -> None:
+    """With sudo, what is put into a user's home would be root's, and GIMP could not write there."""
+    caller = os.environ.get("SUDO_UID", "")
+    if caller not in ("", "0") and str(Path.home().stat().st_uid) == caller:
+        raise Failure(
+            f"This would make files of root in {Path.home()}: run it without sudo, as the user who "
+            "runs GIMP."
+        )
+
+
+def _show_plan(profiles: Iterable[Profile], wheels: Path | None) -> None:
+    version = payload.version(CHECKOUT)
+    for profile in profiles:
+        for gimp in profile.gimps:
+            print(f"Found GIMP {gimp.version} ({gimp.kind}): {_started_by(gimp)}")
+        former = "update" if payload.is_installed(profile.folder) else "put"
+        print(f"Will {former} Dimilinks {version} in {payload.plugin_folder(profile.folder)}")
+        for place in _places(profile):
+            if place:
+                print(f"Will have a Python environment for its worker in the {place}")
+            elif not environment.runs(str(environment.python_in(environment.current()))):
+                source = f"from {wheels}" if wheels else "90 MB to fetch, once"
+                print(f"Will make an environment in {environment.current()} ({source})")
+    sys.stdout.flush()
+
+
+def _started_by(gimp: Gimp) -> str:
+    return shlex.join(gimp.starter or (gimp.console,))
+
+
+def _places(profile: Profile) -> list[str]:
+    """Where the plug-in of this profile may run: see payload.WORKER_PYTHON."""
+    return list(dict.fromkeys(gimp.place for gimp in profile.gimps)) or [""]
+
+
+def _put(profile: Profile, wheels: Path | None) -> None:
+    pythons = {}
+    for gimp in profile.gimps:
+        if gimp.place not in pythons:
+            pythons[gimp.place] = environment.for_gimp(gimp, wheels)
+    if not pythons:
+        pythons[""] = str(environment.for_machine(wheels))
+    if profile.gimps and not profile.folder.exists():
+        gimp = profile.gimps[0]
+        print(f"First start of GIMP {gimp.version}, for its profile …", flush=True)
+        doctor.start(gimp, profile.folder if profile.named else None)
+    payload.install(profile.folder, pythons)
+    version = payload.version(payload.plugin_folder(profile.folder))
+    print(f"Installed Dimilinks {version} in {profile.folder}.", flush=True)
+
+
+def _tried(profile: Profile, gimp_dir: Path | None) -> list[str]:
+    """Let the GIMPs of a profile look at the plug-in, which also brings their pluginrc up to date.
+
+    Returns what is to be said of those that don't list it.
+    """
+    if not profile.gimps:
+        print("There is no GIMP here that reads this profile and can be asked: it was not tried.")
+    failures = []
+    for gimp in profile.gimps:
+        name = f"GIMP {gimp.version} ({gimp.kind})"
+        print(f"Starting {name} once, to see that it lists it …", flush=True)
+        if doctor.ask(gimp, profile)[0].get("listed"):
+            print(f"It does: look under Filters ▸ Dimilinks. (Procedure {doctor.PROCEDURE})")
+        else:
+            failures.append(
+                f"{name} does not list {doctor.PROCEDURE}; "
                 f"this tells more: {_command('doctor', gimp_dir)}"
             )
-        print(f"It does: look under Filters ▸ Dimilinks. (Procedure {doctor.PROCEDURE})")
-    return 0
+    return failures
 
 
 def show() -> int:
     """Print the GIMPs, the profiles, and what is installed in them."""
-    gimps = machine_gimps()
+    gimps = all_gimps()
     for gimp in gimps:
-        print(f"GIMP {gimp.version}: {gimp.console}")
+        print(f"GIMP {gimp.version} ({gimp.kind}): {_started_by(gimp)}")
     if not gimps:
         print("GIMP 3: none found on this machine")
     for profile in _all_profiles():
@@ -62,61 +160,126 @@ def show() -> int:
     return 0
 
 
-def uninstall(gimp_dir: Path | None) -> int:
-    """Remove the plug-in from the profiles, and the worker's environment with the last of them."""
+def uninstall(gimp_dir: Path | None, everything: bool, dry_run: bool) -> int:
+    """Remove the plug-in from the profiles, and the worker's environment with the last of them.
+
+    Key, settings and jobs stay, unless `everything` is to go.
+    """
+    profiles = [named_profile(gimp_dir)] if gimp_dir else _all_profiles()
+    if dry_run:
+        for profile in profiles:
+            if payload.is_installed(profile.folder):
+                print(f"Will remove {payload.plugin_folder(profile.folder)}")
+        for home in homes():
+            verb = "remove" if everything else "keep"
+            print(f"Will {verb} key, settings and edits in {home}")
+        return 0
     with _lock():
-        for profile in [_named(gimp_dir)] if gimp_dir else _all_profiles():
+        if everything:
+            _forget_key()
+        for profile in profiles:
             if payload.uninstall(profile.folder):
-                print(f"Removed Dimilinks from {profile.folder}.")
+                print(f"Removed Dimilinks from {profile.folder}.", flush=True)
+                _refresh(profile)
             else:
                 print(f"Not installed in {profile.folder}.")
         _note(set(_noted()))
         _prune()
-        if not _noted():
-            remove(environment.environments_folder())
-    with contextlib.suppress(OSError):
-        data_folder().rmdir()
-    if jobs_folder().is_dir():
-        print(f"Key, settings and jobs were kept: {jobs_folder()}")
+        last = not any(payload.is_installed(profile.folder) for profile in _all_profiles())
+        if last:
+            for folder in environment.environments_folders():
+                # Windows keeps the lock, which is open: see below.
+                shutil.rmtree(folder, ignore_errors=True)
+    if last:
+        for folder in environment.environments_folders():
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                folder.parent.rmdir()
+    for home in homes():
+        if everything:
+            for name in OURS:
+                remove(home / name)
+            with contextlib.suppress(OSError):
+                home.rmdir()
+            print(f"Removed key, settings and edits: {home}")
+        elif any((home / name).exists() for name in OURS):
+            print(f"Key, settings and edits were kept: {home} (--everything removes them, too)")
     return 0
 
 
+def _forget_key() -> None:
+    """Have the worker take the key out of the system's keyring, if it is there."""
+    if not any('"keyring"' in _text(home / "settings.json") for home in homes()):
+        return
+    pythons = {payload.worker_pythons(profile.folder).get("") for profile in _all_profiles()}
+    for python in filter(None, pythons):
+        with contextlib.suppress(OSError):
+            done = subprocess.run(
+                [python, "-m", "plugin", "key", "forget"], cwd=CHECKOUT, capture_output=True
+            )
+            if done.returncode == 0:
+                return
+    print(f"The key is still in the system's keyring: remove the entry {NAME} there.")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _refresh(profile: Profile) -> None:
+    """Have GIMP rewrite its list of plug-ins, in which a removed one stays until its next start."""
+    for gimp in profile.gimps[:1]:
+        with contextlib.suppress(OSError):
+            if payload.NAME in (profile.folder / "pluginrc").read_text("utf-8", errors="replace"):
+                doctor.start(gimp, profile.folder if profile.named else None)
+
+
 def examine(gimp_dir: Path | None) -> int:
-    """The command `doctor`: print every check; 1 if anything is wrong."""
-    profiles = [_named(gimp_dir)] if gimp_dir else _all_profiles()
+    """The command `doctor`: print every check and a report; 1 if anything is wrong."""
+    profiles = [named_profile(gimp_dir)] if gimp_dir else _all_profiles()
     if not profiles:
         raise Failure(NO_GIMP)
+    report = [
+        f"Dimilinks {payload.version(CHECKOUT)} of the installer, "
+        f"Python {platform.python_version()}, {platform.platform()}"
+    ]
+    report += [f"GIMP {each.version} ({each.kind}): {_started_by(each)}" for each in all_gimps()]
     wrong = 0
     for profile in profiles:
-        print(f"{profile.folder} ({_reader(profile)})")
+        head = f"{profile.folder} ({_readers(profile)})"
+        print(head)
+        report.append(head)
         for finding in doctor.examine(profile, _command("install", gimp_dir)):
             print(finding, flush=True)
-            wrong += bool(finding.remedy)
-    print(
-        f"{wrong} {'thing is' if wrong == 1 else 'things are'} wrong." if wrong else "All is well."
-    )
+            report.append(str(finding))
+            wrong += finding.wrong
+    total = f"{wrong} {'thing is' if wrong == 1 else 'things are'} wrong." if wrong else ""
+    print(total or "All is well.")
+    print("\nThis can be pasted where you ask for help. It holds no key:\n\n```")
+    print(doctor.without_secrets("\n".join([*report, total or "All is well."])))
+    print("```")
     return 1 if wrong else 0
 
 
-def _reader(profile: Profile) -> str:
-    return f"GIMP {profile.gimp.version}" if profile.gimp else "no GIMP here reads it"
+def _readers(profile: Profile) -> str:
+    names = [f"GIMP {gimp.version} ({gimp.kind})" for gimp in profile.gimps]
+    return ", ".join(names) or "no GIMP here reads it"
 
 
 def _command(name: str, gimp_dir: Path | None) -> str:
     option = f" --gimp-dir {shlex.quote(str(gimp_dir))}" if gimp_dir else ""
-    return f"python3 -m installer {name}{option}"
-
-
-def _named(gimp_dir: Path) -> Profile:
-    folder = gimp_dir.expanduser().absolute()
-    return Profile(folder, gimp_for(folder))
+    python = "py" if sys.platform == "win32" else "python3"
+    return f"{python} -m installer {name}{option}"
 
 
 def _all_profiles() -> list[Profile]:
     """The user's profiles, and the others that the plug-in was installed into."""
     found = find_profiles()
     known = {profile.folder for profile in found}
-    return found + [_named(folder) for folder in _noted() if folder not in known]
+    return found + [named_profile(folder) for folder in _noted() if folder not in known]
 
 
 # Profiles named by hand can't be found again, and the environment must outlive the last of them.
@@ -140,22 +303,35 @@ def _noted() -> list[Path]:
         lines = _list_file().read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
+    for line in lines:
+        with contextlib.suppress(OSError):
+            # Where a kill left an exchange half done, the plug-in is back before it is missed.
+            payload.recover(Path(line))
     return [Path(line) for line in lines if payload.is_installed(Path(line))]
 
 
 def _note(folders: set[Path]) -> None:
     if folders:
         text = "".join(f"{folder}\n" for folder in sorted(folders))
-        _list_file().write_text(text, encoding="utf-8")
+        partial = _list_file().with_suffix(".partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(_list_file())
     else:
         remove(_list_file())
 
 
 def _prune() -> None:
     """Remove environments that no profile's worker uses any more."""
-    used = {payload.worker_python(folder) for folder in _noted()}
-    current = environment.current()
-    for folder in environment.environments_folder().glob("py*"):
-        if folder.is_dir() and folder != current and str(folder / "bin/python") not in used:
-            remove(folder)
-            remove(folder.with_name(f"{folder.name}.lock"))
+    used = {environment.current()}
+    for profile in _all_profiles():
+        # …/ENVIRONMENT/bin/python
+        used |= {
+            Path(python).parents[1]
+            for python in payload.worker_pythons(profile.folder).values()
+            if len(Path(python).parents) > 1
+        }
+    for parent in environment.environments_folders():
+        for folder in parent.glob("*py3.*"):
+            if folder.is_dir() and folder not in used:
+                remove(folder)
+                remove(folder.with_name(f"{folder.name}.lock"))

@@ -1,10 +1,19 @@
-"""The plug-in's files: into a GIMP profile in one step, and out of it."""
+"""The plug-in's files: into a GIMP profile in one step, and out of it.
+
+GIMP wants `plug-ins/NAME/NAME.py`, so the folder is exchanged as a whole: by one call of the system
+where it has one (Linux, macOS), else by two renames. What a kill leaves between these is mended by
+the next run of any command.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 import re
 import shutil
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from . import catalogue
@@ -13,6 +22,8 @@ from .folders import CHECKOUT, Failure, remove
 NAME = "dimilinks_gimp"
 MAIN = f"{NAME}.py"
 WORKER_PYTHON = "worker-python.txt"
+"""The interpreters of the worker, a line for each place that the plug-in may run in: the path for
+the machine itself; `flatpak` or `snap`, a tab and the path for a sandbox."""
 
 
 def plugin_folder(profile: Path) -> Path:
@@ -34,17 +45,18 @@ def version(folder: Path) -> str:
     return found.group(1) if found else "unknown"
 
 
-def worker_python(profile: Path) -> str:
-    """The interpreter noted for this profile's worker; empty if there is none."""
+def worker_pythons(profile: Path) -> dict[str, str]:
+    """The interpreters noted for this profile's worker, by place ("" is the machine itself)."""
     try:
-        note = plugin_folder(profile) / WORKER_PYTHON
-        return note.read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""
+        lines = (plugin_folder(profile) / WORKER_PYTHON).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    parts = [line.strip().rpartition("\t") for line in lines if line.strip()]
+    return {place: python for place, _tab, python in parts}
 
 
-def install(profile: Path, python: str) -> None:
-    """Put the checkout's plug-in into `profile`, with `python` noted as its worker's interpreter.
+def install(profile: Path, pythons: Mapping[str, str]) -> None:
+    """Put the checkout's plug-in into `profile`, with the interpreters of its worker, by place.
 
     What was there stays in place until the new files are complete, and comes back if the
     exchange fails. Raises Failure if the profile can't be written.
@@ -57,23 +69,31 @@ def install(profile: Path, python: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         recover(profile)
         remove(fresh)
-        _copy(fresh, python)
-        if target.exists():
-            target.rename(former)
-        try:
+        _copy(fresh, pythons)
+        if not target.exists():
             fresh.rename(target)
-        except BaseException:
-            recover(profile)
-            raise
-        remove(former)
+        elif not _exchange(fresh, target):
+            target.rename(former)
+            try:
+                fresh.rename(target)
+            except BaseException:
+                recover(profile)
+                raise
+            remove(former)
     except OSError as error:
-        raise Failure(f"The plug-in can't be written to {target}: {error.strerror}.") from error
+        raise Failure(
+            f"The plug-in can't be written to {target}: {error.strerror}. "
+            "Close GIMP, see that the folder is yours to write, and try again."
+        ) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
 def recover(profile: Path) -> None:
-    """Bring the former plug-in back if an exchange was broken off in the middle."""
+    """Clear up after an exchange that was broken off, and bring the former plug-in back if need be.
+
+    Raises OSError.
+    """
     target = plugin_folder(profile)
     former = profile / f".{NAME}.former"
     if former.exists():
@@ -81,19 +101,41 @@ def recover(profile: Path) -> None:
             remove(former)
         else:
             former.rename(target)
+    for leftover in (f".{NAME}.new", f".{NAME}.gone"):
+        remove(profile / leftover)
 
 
-def _copy(folder: Path, python: str) -> None:
+def _exchange(one: Path, two: Path) -> bool:
+    """Let two folders change places in one step; False where that can't be had."""
+    if sys.platform == "win32":
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    paths = os.fsencode(one), os.fsencode(two)
+    try:
+        if sys.platform == "darwin":
+            # <sys/stdio.h>: RENAME_SWAP
+            return bool(libc.renamex_np(*paths, 2) == 0)
+        # <linux/fs.h>: RENAME_EXCHANGE; <fcntl.h>: AT_FDCWD
+        return bool(libc.renameat2(-100, paths[0], -100, paths[1], 2) == 0)
+    except AttributeError:
+        return False
+
+
+def _copy(folder: Path, pythons: Mapping[str, str]) -> None:
     main = CHECKOUT / MAIN
     if not main.is_file():
         raise Failure(f"{main} is missing: this checkout is not complete.")
     folder.mkdir()
     skip = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "locale")
     shutil.copytree(CHECKOUT / "plugin", folder / "plugin", ignore=skip)
+    # By it the plug-in mends its worker's environment, wherever the checkout has gone.
+    shutil.copytree(Path(__file__).parent, folder / "installer", ignore=skip)
     _compile_catalogues(folder / "locale")
     if (CHECKOUT / "LICENSE").is_file():
         shutil.copyfile(CHECKOUT / "LICENSE", folder / "LICENSE")
-    (folder / WORKER_PYTHON).write_text(f"{python}\n", encoding="utf-8")
+    lines = [f"{place}\t{python}" if place else python for place, python in pythons.items()]
+    text = "".join(f"{line}\n" for line in lines)
+    (folder / WORKER_PYTHON).write_text(text, encoding="utf-8")
     # A fresh modification time, not the checkout's: GIMP asks a plug-in again only when it changed.
     shutil.copyfile(main, folder / MAIN)
     (folder / MAIN).chmod(0o755)
@@ -101,6 +143,11 @@ def _copy(folder: Path, python: str) -> None:
 
 def _compile_catalogues(folder: Path) -> None:
     """Make `LANGUAGE/LC_MESSAGES/NAME.mo`, where GIMP and the worker look for them."""
+    ready = CHECKOUT / "locale"
+    if ready.is_dir():
+        # This is an installed plug-in, which installs itself elsewhere.
+        shutil.copytree(ready, folder)
+        return
     folder.mkdir()
     for source in (CHECKOUT / "plugin" / "locale").glob("*.po"):
         place = folder / source.stem / "LC_MESSAGES"
@@ -113,18 +160,24 @@ def _compile_catalogues(folder: Path) -> None:
 
 
 def uninstall(profile: Path) -> bool:
-    """Remove the plug-in from `profile`; False if it wasn't there. Raises Failure."""
-    recover(profile)
+    """Remove the plug-in from `profile`; False if it wasn't there. Raises Failure.
+
+    What GIMP keeps of the plug-in's window goes too; it is in our own settings besides.
+    """
     target = plugin_folder(profile)
-    if not is_installed(profile):
-        return False
     gone = profile / f".{NAME}.gone"
     try:
-        remove(gone)
+        recover(profile)
+        if not is_installed(profile):
+            return False
         target.rename(gone)
         remove(gone)
+        for memory in (profile / "plug-in-settings").glob("*dimilinks-*"):
+            remove(memory)
     except OSError as error:
-        raise Failure(f"{target} can't be removed: {error.strerror}.") from error
+        raise Failure(
+            f"{target} can't be removed: {error.strerror}. Close GIMP and try again."
+        ) from error
     # A profile that GIMP made is never empty: these are folders that we made for the plug-in.
     with contextlib.suppress(OSError):
         if not any(each != target.parent for each in profile.iterdir()):

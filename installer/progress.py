@@ -24,6 +24,10 @@ class CommandFailed(Exception):
 
 def stop(process: subprocess.Popen[Any]) -> None:
     """End a process that leads a session, and what it started there, if it is still running."""
+    if sys.platform == "win32":
+        # There are no sessions: what it started ends by itself, with nobody to read from it.
+        process.kill()
+        return
     for kind in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is not None:
             return
@@ -46,7 +50,9 @@ def run_with_progress(command: list[str]) -> None:
     def show() -> None:
         while not done.wait(EVERY_TERMINAL if terminal else EVERY):
             text = f"  {time.monotonic() - started:3.0f} s  {lines[-1][:WIDTH]}"
-            print(f"\r\033[K{text}" if terminal else f"{text}\n", end="", file=sys.stderr)
+            # Spaces, as not every terminal knows how to clear a line.
+            shown = f"\r{text:<{WIDTH + 10}}" if terminal else f"{text}\n"
+            print(shown, end="", file=sys.stderr)
             sys.stderr.flush()
 
     try:
@@ -72,9 +78,10 @@ def run_with_progress(command: list[str]) -> None:
     shower.start()
     try:
         assert process.stdout is not None
-        for line in process.stdout:
-            if line.strip():
-                lines.append(line.strip())
+        with process.stdout:
+            for line in process.stdout:
+                if line.strip():
+                    lines.append(line.strip())
         code = process.wait()
     except BaseException:
         stop(process)
@@ -83,7 +90,7 @@ def run_with_progress(command: list[str]) -> None:
         done.set()
         shower.join()
         if terminal:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+            print(f"\r{'':{WIDTH + 10}}\r", end="", file=sys.stderr, flush=True)
     if code:
         say("\n".join(lines[-20:]))
         raise CommandFailed(f"{command[0]} ended with code {code}")

@@ -60,5 +60,9 @@ class CallingError(EditError):
     """The procedure was called with arguments that make no edit."""
 
 
+class WorkerBroken(EditError):
+    """The worker can't run; the window has a button that mends it."""
+
+
 class NotReplaceable(EditError):
     """The result can't go into the layer itself, but into a new one."""

@@ -1,39 +1,152 @@
 """Starting the worker, for a job or a question, and listening to it, without ever blocking GIMP.
 
 Our end of its standard input is its lifeline: when this process ends, however it ends, the worker
-sees end of file.
+sees end of file. Its interpreter can break after the installation, by an upgrade of Python or a
+moved home: that is found out, and mended with the installer that lies beside the plug-in.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gi.repository import Gio, GLib
 
-from plugin.gimp.messages import EditError, _, language
+from plugin.gimp.messages import EditError, WorkerBroken, _, language
 from plugin.job import Job
 
 _ROOT = Path(__file__).resolve().parents[2]
+_NOTE = _ROOT / "worker-python.txt"
+_PACKAGES = "import cv2, filelock, keyring, multipart, numpy, PIL.Image, requests"
+"""What the worker needs: as installer/environment.py has it."""
 
 
 def interpreter() -> str:
-    """Return the worker's interpreter, as the installer wrote it down. Raises EditError."""
-    try:
-        path = (_ROOT / "worker-python.txt").read_text("utf-8").strip()
-    except OSError:
-        path = ""
+    """Return the worker's interpreter, as the installer wrote it down. Raises WorkerBroken."""
+    path = _noted().get(_place(), "")
     if not path or not Path(path).exists():
-        raise EditError(
+        raise WorkerBroken(
             _(
-                "The part of Dimilinks that talks to the service is missing or broken. Mend it "
-                "with “python3 -m installer” from the Dimilinks folder, then try again."
+                "The part of Dimilinks that talks to the service is missing or broken. Mend it in "
+                "the window of Filters ▸ Dimilinks ▸ Edit with AI…, or with “python3 -m installer” "
+                "from the Dimilinks folder, then try again."
             )
         )
     return path
+
+
+def _place() -> str:
+    """Where this process runs: "" for the machine itself, else the sandbox that GIMP is in."""
+    if Path("/.flatpak-info").exists():
+        return "flatpak"
+    return "snap" if os.environ.get("SNAP_NAME") == "gimp" else ""
+
+
+def _noted() -> dict[str, str]:
+    """The interpreters by place; a line is `PATH`, or `PLACE`, a tab and `PATH`."""
+    try:
+        lines = _NOTE.read_text("utf-8").splitlines()
+    except (OSError, ValueError):
+        return {}
+    parts = [line.strip().rpartition("\t") for line in lines]
+    return {place: path for place, _tab, path in parts}
+
+
+def look(on_broken: Callable[[], None]) -> None:
+    """Find out whether the worker can run, and tell later if not."""
+    try:
+        launcher = _launcher(
+            Gio.SubprocessFlags.STDOUT_SILENCE | Gio.SubprocessFlags.STDERR_SILENCE
+        )
+        process = launcher.spawnv([interpreter(), "-c", _PACKAGES])
+    except (EditError, GLib.Error):
+        GLib.idle_add(_once, on_broken)
+        return
+
+    def ended(process: Gio.Subprocess, result: Gio.AsyncResult) -> None:
+        process.wait_finish(result)
+        if not process.get_successful():
+            on_broken()
+
+    process.wait_async(None, ended)
+
+
+def _once(call: Callable[[], None]) -> bool:
+    call()
+    return False
+
+
+def mend(on_line: Callable[[str], None], on_end: Callable[[str], None]) -> Callable[[], None]:
+    """Make the worker's environment anew, and write down its interpreter.
+
+    `on_line` is told what the installer says meanwhile; `on_end` is told "" at last, or why it
+    failed. Returns what calls it off.
+    """
+    launcher = _launcher(Gio.SubprocessFlags.STDOUT_PIPE | Gio.SubprocessFlags.STDERR_MERGE)
+    try:
+        process = launcher.spawnv([*_installers_python(), "-m", "installer", "python"])
+    except GLib.Error as error:
+        GLib.idle_add(_once, lambda why=error.message: on_end(why))
+        return lambda: None
+    said = [""]
+    lines = Gio.DataInputStream.new(process.get_stdout_pipe())
+
+    def heard(lines: Gio.DataInputStream, result: Gio.AsyncResult) -> None:
+        try:
+            line, _length = lines.read_line_finish_utf8(result)
+        except GLib.Error:
+            line = None
+        if line is None:
+            process.wait_async(None, ended)
+            return
+        if line.strip():
+            said.append(line.strip())
+            on_line(said[-1])
+        lines.read_line_async(GLib.PRIORITY_DEFAULT, None, heard)
+
+    def ended(process: Gio.Subprocess, result: Gio.AsyncResult) -> None:
+        process.wait_finish(result)
+        if not process.get_successful():
+            on_end(said[-1] or _("The installer gave no answer."))
+            return
+        try:
+            _note(said[-1])
+        except OSError as error:
+            on_end(f"{error.strerror}: {_NOTE}")
+        else:
+            on_end("")
+
+    lines.read_line_async(GLib.PRIORITY_DEFAULT, None, heard)
+    # Where it can, the installer takes what it has begun along.
+    return process.force_exit if os.name == "nt" else lambda: process.send_signal(signal.SIGTERM)
+
+
+def _installers_python() -> list[str]:
+    """The start of a command line for a Python that can make the environment."""
+    if os.name == "nt":
+        # GIMP's own is MSYS2's, for which there are no ready packages.
+        return ["py", "-3"] if shutil.which("py") else ["python"]
+    # Not the one in an AppImage: it lies somewhere else at each start.
+    inside = os.environ.get("APPDIR")
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    outside = [folder for folder in folders if not (inside and folder.startswith(inside))]
+    return [shutil.which("python3", path=os.pathsep.join(outside)) or sys.executable]
+
+
+def _note(path: str) -> None:
+    """Write down the interpreter for where this process runs. Raises OSError."""
+    noted = {**_noted(), _place(): path}
+    lines = [f"{place}\t{path}" if place else path for place, path in noted.items()]
+    temporary = _NOTE.with_suffix(".new")
+    temporary.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    temporary.replace(_NOTE)
 
 
 def _launcher(flags: Gio.SubprocessFlags) -> Gio.SubprocessLauncher:
@@ -42,6 +155,10 @@ def _launcher(flags: Gio.SubprocessFlags) -> Gio.SubprocessLauncher:
     for variable in ("PYTHONHOME", "PYTHONPATH"):
         # Bundles of GIMP point them at their own Python, which is not the worker's.
         launcher.unsetenv(variable)
+    if "APPDIR" in os.environ:
+        # An AppImage has everything load its libraries first: the worker is of the machine.
+        for variable in ("LD_PRELOAD", "LD_LIBRARY_PATH"):
+            launcher.unsetenv(variable)
     launcher.setenv("LANGUAGE", language(), True)
     return launcher
 

@@ -15,6 +15,13 @@ from installer.folders import cache_folder
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+# What pip would reach the network by leads nowhere.
+OFFLINE = {
+    "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+    "PIP_CONFIG_FILE": os.devnull,
+    "PIP_RETRIES": "0",
+    "PIP_FIND_LINKS": "",
+}
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +34,15 @@ def made_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env={**os.environ, "XDG_DATA_HOME": str(folder)},
         check=True,
     )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all packages for this Python, as the command makes it."""
+    folder = tmp_path_factory.mktemp("wheels") / "a folder é"
+    command = [sys.executable, "-m", "installer", "wheels", folder]
+    subprocess.run(command, cwd=CHECKOUT, check=True)
     return folder
 
 

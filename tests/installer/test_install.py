@@ -13,6 +13,7 @@ import pytest
 
 from installer import environment, payload
 from installer.folders import Failure
+from tests.installer.conftest import OFFLINE
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -217,13 +218,15 @@ def test_an_unwritable_profile_is_refused_with_a_sentence(user, installer, tmp_p
 
 @pytest.mark.parametrize("broken", ["copyfile", "copytree", "rename"])
 def test_an_interrupted_install_leaves_the_former_one(profile, monkeypatch, broken):
-    payload.install(profile, "/former/python")
+    payload.install(profile, {"": "/former/python"})
     before = tree(profile)
 
     def fail(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     if broken == "rename":
+        # Where folders can't change places in one step.
+        monkeypatch.setattr(payload, "_exchange", lambda *_: False)
         rename = Path.rename
 
         def second_fails(self: Path, target: Path) -> Path:
@@ -235,25 +238,25 @@ def test_an_interrupted_install_leaves_the_former_one(profile, monkeypatch, brok
     else:
         monkeypatch.setattr(shutil, broken, fail)
     with pytest.raises(KeyboardInterrupt):
-        payload.install(profile, "/fresh/python")
+        payload.install(profile, {"": "/fresh/python"})
     monkeypatch.undo()
     assert tree(profile) == before
-    assert payload.worker_python(profile) == "/former/python"
+    assert payload.worker_pythons(profile) == {"": "/former/python"}
 
 
 def test_an_install_killed_in_the_exchange_is_mended_by_the_next(profile):
-    payload.install(profile, "/former/python")
+    payload.install(profile, {"": "/former/python"})
     plug_in(profile).rename(profile / ".dimilinks_gimp.former")
     (profile / ".dimilinks_gimp.new").mkdir()
-    payload.install(profile, "/fresh/python")
-    assert payload.worker_python(profile) == "/fresh/python"
+    payload.install(profile, {"": "/fresh/python"})
+    assert payload.worker_pythons(profile) == {"": "/fresh/python"}
     assert [path.name for path in profile.iterdir()] == ["plug-ins"]
 
 
 def test_an_incomplete_checkout_is_refused(profile, monkeypatch, tmp_path):
     monkeypatch.setattr(payload, "CHECKOUT", tmp_path)
     with pytest.raises(Failure, match="not complete"):
-        payload.install(profile, "/python")
+        payload.install(profile, {"": "/python"})
     assert not plug_in(profile).exists()
 
 
@@ -263,7 +266,7 @@ def test_a_damaged_catalogue_is_refused(profile, monkeypatch, tmp_path):
     (tmp_path / "plugin" / "locale" / "ja.po").write_text("msgid open")
     monkeypatch.setattr(payload, "CHECKOUT", tmp_path)
     with pytest.raises(Failure, match=r"ja\.po is damaged: line 1"):
-        payload.install(profile, "/python")
+        payload.install(profile, {"": "/python"})
     assert not plug_in(profile).exists()
 
 
@@ -314,3 +317,167 @@ def test_requirements_are_those_of_the_target(version, system, names, monkeypatc
 def test_a_marker_that_is_not_understood_is_not_guessed_at(marker):
     with pytest.raises(ValueError, match="unknown"):
         environment.requirements_for("3.11", f"one==1 ; {marker} \\\n    --hash=sha256:1\n")
+
+
+# What is shown and asked
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(user, data, installer, profile):
+    shutil.rmtree(data)
+    done = installer("--dry-run", "--gimp-dir", profile)
+    assert done.returncode == 0
+    assert f"Will put Dimilinks 0.1.0 in {plug_in(profile)}" in done.stdout
+    assert "Will make an environment" in done.stdout
+    assert not profile.exists() and not data.exists()
+
+
+def test_a_dry_run_of_uninstall_leaves_everything(user, data, installer, profile):
+    installer("--gimp-dir", profile)
+    before = tree(profile), tree(data)
+    done = installer("uninstall", "--gimp-dir", profile, "--everything", "--dry-run")
+    assert f"Will remove {plug_in(profile)}" in done.stdout
+    assert "Will remove key, settings and edits" in done.stdout
+    assert (tree(profile), tree(data)) == before
+
+
+def test_everything_goes_if_the_user_says_so(user, data, home, installer, profile):
+    installer("--gimp-dir", profile)
+    for name in ("key", "settings.json", "jobs/one/request.json", "mine.txt"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text("x")
+    done = installer("uninstall", "--everything")
+    assert done.returncode == 0, done.stderr
+    assert not profile.exists()
+    # The user chose that folder: what else lies there is not ours.
+    assert tree(home) == {"mine.txt": b"x"}
+    assert list(data.iterdir()) == []
+
+
+def test_what_gimp_remembers_of_the_window_goes_with_the_plug_in(user, installer, profile):
+    memory = profile / "plug-in-settings"
+    memory.mkdir(parents=True)
+    (memory / "GimpProcedureConfigRun-dimilinks-edit.last").write_text("")
+    (memory / "GimpProcedureConfigRun-plug-in-other.last").write_text("other")
+    installer("--gimp-dir", profile)
+    installer("uninstall", "--gimp-dir", profile)
+    assert tree(profile) == {"plug-in-settings/GimpProcedureConfigRun-plug-in-other.last": b"other"}
+
+
+def test_sudo_does_not_put_roots_files_into_a_users_home(user, installer, monkeypatch):
+    if os.geteuid() != 0:
+        pytest.skip("this needs root, as sudo gives it")
+    (user / ".config/GIMP/3.0").mkdir(parents=True)
+    os.chown(user, 1000, 1000)
+    monkeypatch.setenv("SUDO_UID", "1000")
+    done = installer()
+    assert done.returncode == 1
+    assert "without sudo" in done.stderr
+    assert not list((user / ".config/GIMP/3.0").iterdir())
+
+
+def test_an_old_python_is_told_what_is_missing():
+    """Its own parser must get as far as the sentence: only names of long ago in that file."""
+    source = (CHECKOUT / "installer" / "__init__.py").read_text()
+    code = f"import sys; sys.version_info = (3, 8, 1, 'final', 0); exec({source!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "needs Python 3.10 or newer; this is 3.8" in done.stderr
+
+
+# Without a network
+
+
+def test_without_a_network_a_folder_of_wheels_does(user, data, installer, profile, wheels):
+    shutil.rmtree(data)
+    env = {**os.environ, **OFFLINE}
+    done = installer("--gimp-dir", profile, "--wheels", wheels, env=env)
+    assert done.returncode == 0, done.stderr
+    assert installer("doctor", "--gimp-dir", profile, env=env).returncode == 0
+
+
+def test_a_wheel_that_was_tampered_with_is_refused(
+    user, data, installer, profile, wheels, tmp_path
+):
+    shutil.rmtree(data)
+    evil = tmp_path / "evil"
+    shutil.copytree(wheels, evil)
+    victim = next(evil.glob("idna-*.whl"))
+    victim.write_bytes(victim.read_bytes() + b"\0")
+    done = installer("--gimp-dir", profile, "--wheels", evil, env={**os.environ, **OFFLINE})
+    assert done.returncode == 1
+    assert "HASHES" in done.stderr
+    assert not plug_in(profile).exists()
+
+
+def test_without_a_network_the_former_installation_stays(user, data, installer, profile):
+    installer("--gimp-dir", profile)
+    before = tree(profile)
+    shutil.rmtree(next((data / "dimilinks-gimp" / "environments").glob("py3*[0-9a-f]")))
+    done = installer("--gimp-dir", profile, env={**os.environ, **OFFLINE})
+    assert done.returncode == 1
+    assert "--wheels" in done.stderr and "https_proxy" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert tree(profile) == before
+
+
+# What doctor tells
+
+
+def test_the_report_holds_no_secret_and_no_name(user, data, home, installer, monkeypatch):
+    profile = user / "3.0"
+    installer("--gimp-dir", profile)
+    home.mkdir(exist_ok=True)
+    key = home / "key"
+    key.write_text("sk-planted-key\n")
+    key.chmod(0o600)
+    # Where nobody listens; the error quotes the address.
+    monkeypatch.setenv("DIMILINKS_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
+    done = installer("doctor", "--gimp-dir", profile)
+    report = done.stdout.split("```")[1]
+    assert "API key: in the file" in report
+    assert "service: " in report
+    assert "/nowhere/ca.pem, named by REQUESTS_CA_BUNDLE, where nothing is" in report
+    assert "~/3.0/plug-ins" in report and str(user) not in report
+    assert "sk-planted-key" not in done.stdout + done.stderr
+    assert done.returncode == 1
+
+
+def test_what_a_report_quotes_is_cleared_of_the_key_and_of_passwords(user, monkeypatch):
+    from installer import doctor
+
+    monkeypatch.setenv("DIMILINKS_API_KEY", "sk-in-the-environment")
+    text = f"{user}/x {user}-other sk-in-the-environment http://me:pass@proxy:3128/"
+    assert doctor.without_secrets(text) == f"~/x {user}-other [key] http://[password]@proxy:3128/"
+
+
+# Updates
+
+
+def test_a_copy_that_gimp_made_keeps_its_environment(user, data, installer):
+    """GIMP 3.2 copies the plug-ins over from 3.0 at its first start."""
+    old, new = (user / ".config/GIMP" / series for series in ("3.0", "3.2"))
+    installer("--gimp-dir", old)
+    shutil.copytree(old, new)
+    installer("uninstall", "--gimp-dir", old)
+    assert installer("doctor", "--gimp-dir", new).returncode == 0
+
+
+def test_where_folders_can_not_change_places_in_one_step_they_do_in_two(profile, monkeypatch):
+    payload.install(profile, {"": "/former/python"})
+    monkeypatch.setattr(payload, "_exchange", lambda *_: False)
+    payload.install(profile, {"": "/fresh/python"})
+    assert payload.worker_pythons(profile) == {"": "/fresh/python"}
+    assert [path.name for path in profile.iterdir()] == ["plug-ins"]
+
+
+def test_an_installed_plug_in_can_install_itself_elsewhere(
+    user, data, installer, profile, tmp_path
+):
+    installer("--gimp-dir", profile)
+    other = tmp_path / "other"
+    done = installer("--gimp-dir", other, cwd=plug_in(profile))
+    assert done.returncode == 0, done.stderr
+    assert tree(plug_in(other)).keys() == {
+        name for name in tree(plug_in(profile)) if "__pycache__" not in name
+    }

@@ -237,7 +237,7 @@ def test_pure_modules_speak_by_the_catalogue_in_use(monkeypatch: pytest.MonkeyPa
 def test_an_installed_worker_speaks_the_language_that_it_is_given(
     tmp_path: Path, language: str, sentence: str
 ) -> None:
-    payload.install(tmp_path, sys.executable)
+    payload.install(tmp_path, {"": sys.executable})
     done = subprocess.run(
         [sys.executable, "-m", "plugin", "resume", "x"],
         cwd=payload.plugin_folder(tmp_path),

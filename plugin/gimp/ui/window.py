@@ -19,7 +19,7 @@ from plugin import job, settings
 from plugin.gimp import choices, worker_process
 from plugin.gimp.capture import PLACE, Request, shortened
 from plugin.gimp.edit import Edit, check
-from plugin.gimp.messages import EditError, NotReplaceable, _, plural
+from plugin.gimp.messages import EditError, NotReplaceable, WorkerBroken, _, plural
 from plugin.gimp.ui import settings_dialog
 from plugin.gimp.ui.edit_row import EditRow, has_something, unfinished
 from plugin.gimp.ui.messages import FreshMenuButton, agreed
@@ -72,6 +72,7 @@ class Window:
         self._config_request = request
         self._rows: list[EditRow] = []
         self._progress = False
+        self._stop_mending: Callable[[], None] = lambda: None
         self.dialog = GimpUi.ProcedureDialog.new(procedure, config, _("Edit with AI"))
         self.dialog.set_ok_label(_("_Edit"))
         # There is no page of GIMP's manual behind it.
@@ -108,6 +109,7 @@ class Window:
                 self._text.grab_focus()
         finally:
             GLib.source_remove(ticks)
+            self._stop_mending()
             self._remember()
             self._remember_place()
             self._let_go()
@@ -340,6 +342,9 @@ class Window:
             ):
                 return
             edit = Edit(self.image, layers, request, self._changed)
+        except WorkerBroken:
+            self._offer_mending()
+            return
         except EditError as error:
             if not self._service_missing():
                 self._tell(str(error))
@@ -429,8 +434,8 @@ class Window:
         sentence: str,
         kind: Gtk.MessageType = Gtk.MessageType.ERROR,
         buttons: tuple[tuple[str, Callable[[], None]], ...] = (),
-    ) -> None:
-        """Show one sentence on top of the window, with the next steps as buttons."""
+    ) -> Gtk.Label:
+        """Show one sentence on top of the window, with the next steps as buttons; its label."""
         self._clear_notice()
         bar = Gtk.InfoBar(message_type=kind, show_close_button=not buttons)
         bar.connect("response", lambda *_: self._clear_notice())
@@ -453,6 +458,7 @@ class Window:
         self._notice.add(bar)
         self._keep_on_screen()
         GLib.idle_add(self._grow)
+        return label
 
     def _answered(self, _button: Gtk.Button, action: Callable[[], None]) -> None:
         self._clear_notice()
@@ -489,6 +495,47 @@ class Window:
         self._preview.set_prices({})
         if not self._service_missing() and settings.base_url() != settings.SANDBOX:
             worker_process.ask(["service"], self._service_answered)
+        worker_process.look(self._offer_mending)
+
+    def _offer_mending(self) -> None:
+        """Say that the worker can't run, with the button that makes its environment anew."""
+        self._tell(
+            _(
+                "The part of Dimilinks that talks to the service is missing or broken, as happens "
+                "when the system or GIMP is upgraded, or the home folder moves. It can be made "
+                "anew here: about 90 MB are fetched, once. Key, settings and edits stay."
+            ),
+            Gtk.MessageType.WARNING,
+            ((_("_Fix It"), self._mend),),
+        )
+
+    def _mend(self) -> None:
+        sentence = _("Making it anew; this takes a minute or two…")
+        label = self._tell(sentence, Gtk.MessageType.INFO, ((_("Ca_ncel"), self._call_off),))
+        stop = worker_process.mend(
+            lambda line: label.set_text(f"{sentence}\n{shortened(line)}"), self._mended
+        )
+        self._stop_mending = stop
+
+    def _call_off(self) -> None:
+        stop, self._stop_mending = self._stop_mending, self._offer_mending
+        stop()
+
+    def _mended(self, why: str) -> None:
+        called_off = self._stop_mending == self._offer_mending
+        self._stop_mending = lambda: None
+        if called_off:
+            self._offer_mending()
+            return
+        if why:
+            self._tell(
+                _("It could not be made anew: {why}").format(why=why),
+                buttons=((_("T_ry Again"), self._mend),),
+            )
+            return
+        self._ask_service()
+        if not self._notice.get_children():
+            self._tell(_("Dimilinks works again."), Gtk.MessageType.INFO)
 
     def _try_sandbox(self) -> None:
         try:

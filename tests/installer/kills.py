@@ -1,0 +1,201 @@
+"""Killing the installer at any moment of an installation or update, and looking at what is left.
+
+Used by the tests for some moments, by `tests/bench/installs` for many.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from installer import payload
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+NOTHING, OLD, NEW, HALF = "nothing", "old", "new", "half"
+UPDATE, PACKAGES, INSTALLATION = "update", "update with new packages", "installation"
+_SLOW_EVERY = 25
+"""Making an environment takes most of the time, and nothing of the plug-in changes meanwhile."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """A killed run of the installer."""
+
+    kind: str
+    """UPDATE, PACKAGES or INSTALLATION."""
+    seconds: float
+    """From its start to its end."""
+    left: str
+    """What lies where GIMP looks: NOTHING, OLD, NEW or HALF."""
+    works: bool
+    """Whether the plug-in that is there has a worker that runs (and GIMP lists it, if asked)."""
+    mended: bool
+    """Whether the next run, which nobody kills, ends with the new version and nothing besides."""
+
+    @property
+    def broken(self) -> bool:
+        allowed = (NOTHING if self.kind == INSTALLATION else OLD, NEW)
+        return self.left not in allowed or not self.works or not self.mended
+
+
+class Kills:
+    """Versions to install from, and the homes that are installed into.
+
+    `lists`, if given, tells whether GIMP lists the plug-in of a profile.
+    """
+
+    def __init__(
+        self, folder: Path, wheels: Path, lists: Callable[[Path], bool] | None = None
+    ) -> None:
+        self._folder = folder
+        self._wheels = wheels
+        self._lists = lists
+        self._old, new, packages = (folder / name for name in ("old", "new", "packages"))
+        for checkout in (self._old, new, packages):
+            _copy_checkout(checkout)
+        version = self._old / "plugin/__init__.py"
+        version.write_text(version.read_text().replace('__version__ = "', '__version__ = "0.0.'))
+        # Another list of packages by its name alone.
+        with (packages / "installer/requirements.txt").open("a") as file:
+            file.write("# of the newest version\n")
+        self._checkouts = {UPDATE: new, PACKAGES: packages, INSTALLATION: new}
+        # Made once: an update begins with a copy of it.
+        self._before = folder / "before"
+        trees = []
+        for checkout in (new, self._old):
+            self._run(checkout, self._before)
+            trees.append(_tree(payload.plugin_folder(self._before / "profile")))
+        whole, self._old_tree = trees
+        name = "installer/requirements.txt"
+        changed = {**whole, name: (packages / name).read_bytes()}
+        self._new_trees = {UPDATE: whole, PACKAGES: changed, INSTALLATION: whole}
+
+    def kills(self, number: int) -> Iterator[Kill]:
+        """Kill that many runs, mostly updates, at moments that are the same each time: half of them
+        anywhere, half about the exchange at the end.
+        """
+        chance = random.Random(number)
+        longest: dict[str, float] = {}
+        for n in range(number):
+            kind = {2: PACKAGES, 3: INSTALLATION}.get(n % _SLOW_EVERY, UPDATE)
+            if kind not in longest:
+                longest[kind] = self._longest(kind)
+            share = chance.random() if n % 2 else chance.uniform(0.75, 1.0)
+            yield self._kill(kind, share * longest[kind])
+
+    def _longest(self, kind: str) -> float:
+        home = self._start(kind)
+        began = time.monotonic()
+        self._run(self._checkouts[kind], home)
+        return time.monotonic() - began
+
+    def _start(self, kind: str) -> Path:
+        home = self._folder / "home"
+        shutil.rmtree(home, ignore_errors=True)
+        if kind == INSTALLATION:
+            home.mkdir()
+        else:
+            shutil.copytree(self._before, home, symlinks=True, copy_function=os.link)
+            # The copy's own place, as an installation there would have noted it.
+            for file in (
+                payload.plugin_folder(home / "profile") / payload.WORKER_PYTHON,
+                home / "data/dimilinks-gimp/profiles.txt",
+            ):
+                text = file.read_text().replace(str(self._before), str(home))
+                file.unlink()
+                file.write_text(text)
+        return home
+
+    def _command(self, home: Path) -> tuple[list[str], dict[str, str]]:
+        command = [sys.executable, "-m", "installer", "--gimp-dir", str(home / "profile")]
+        command += ["--wheels", str(self._wheels)]
+        own = {
+            "HOME": str(home),
+            "XDG_DATA_HOME": str(home / "data"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        return command, {**os.environ, **own}
+
+    def _run(self, checkout: Path, home: Path) -> None:
+        home.mkdir(exist_ok=True)
+        command, env = self._command(home)
+        subprocess.run(command, cwd=checkout, env=env, check=True, capture_output=True)
+
+    def _kill(self, kind: str, seconds: float) -> Kill:
+        home = self._start(kind)
+        command, env = self._command(home)
+        began = time.monotonic()
+        with subprocess.Popen(
+            command,
+            cwd=self._checkouts[kind],
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as run:
+            time.sleep(seconds)
+            run.send_signal(signal.SIGKILL)
+        lasted = time.monotonic() - began
+        left = self._left(kind, home)
+        works = left == NOTHING or (
+            self._works(home) and (not self._lists or self._lists(home / "profile"))
+        )
+        self._run(self._checkouts[kind], home)
+        names = {path.name for path in (home / "profile").iterdir()}
+        mended = self._left(kind, home) == NEW and self._works(home) and names == {"plug-ins"}
+        return Kill(kind, lasted, left, works, mended)
+
+    def _left(self, kind: str, home: Path) -> str:
+        folder = payload.plugin_folder(home / "profile")
+        if not folder.exists():
+            return NOTHING
+        whole = {OLD: self._old_tree, NEW: self._new_trees[kind]}
+        return next((name for name, tree in whole.items() if tree == _tree(folder)), HALF)
+
+    def _works(self, home: Path) -> bool:
+        profile = home / "profile"
+        python = payload.worker_pythons(profile)[""]
+        folder = payload.plugin_folder(profile)
+        command = [python, "-B", "-m", "plugin", "jobs"]
+        env = {**os.environ, "DIMILINKS_HOME": str(home / "dimilinks")}
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True)
+        return done.returncode == 0
+
+
+def _copy_checkout(folder: Path) -> None:
+    folder.mkdir()
+    skip = shutil.ignore_patterns("__pycache__")
+    for name in ("plugin", "installer"):
+        shutil.copytree(CHECKOUT / name, folder / name, ignore=skip)
+    for name in (payload.MAIN, "LICENSE"):
+        shutil.copy(CHECKOUT / name, folder / name)
+
+
+def _tree(folder: Path) -> dict[str, bytes]:
+    """The plug-in's files but for the note, whose text names a place."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != payload.WORKER_PYTHON
+    }
+
+
+def table(done: list[Kill]) -> str:
+    """What was left, for installations and updates."""
+    lines = [
+        "| of | kills | nothing yet | old | new | half, or not working |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kind in (UPDATE, PACKAGES, INSTALLATION):
+        of = [kill for kill in done if kill.kind == kind]
+        counts = [sum(kill.left == left for kill in of) for left in (NOTHING, OLD, NEW)]
+        broken = sum(kill.broken for kill in of)
+        lines.append(f"| {kind} | {len(of)} | " + " | ".join(map(str, [*counts, broken])) + " |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,13 @@
+"""The installer killed: what GIMP finds is the old version or the new one, whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.installer.kills import Kills
+
+
+def test_a_kill_at_any_moment_leaves_the_old_version_or_the_new_one(tmp_path: Path, wheels: Path):
+    done = list(Kills(tmp_path, wheels).kills(4))
+    assert len(done) == 4
+    assert not [kill for kill in done if kill.broken]

@@ -141,7 +141,7 @@ def _add_arguments(procedure: Gimp.Procedure) -> None:
     procedure.add_boolean_argument(
         "repair",
         _("Rep_air drift"),
-        _("Put back in place what the service shifted or zoomed"),
+        _("Put back in place what the service shifted or zoomed, in the colours of the picture"),
         True,
         _STORED,
     )

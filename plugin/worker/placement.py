@@ -11,7 +11,7 @@ from PIL import Image
 
 from plugin.words import _
 from plugin.worker import picture, repair
-from plugin.worker.registration import Layout, Matrix, layouts, scaling, zoom
+from plugin.worker.registration import Layout, Matrix, Pixels, layouts, scaling, zoom
 from plugin.worker.upload import Upload
 
 
@@ -30,13 +30,7 @@ def fit(
     """
     left, top, right, bottom = upload.inner
     to_sent = scaling(((right - left) / source.width, (bottom - top) / source.height), (left, top))
-    found = None
-    if repaired:
-        found = repair.judge(
-            np.asarray(upload.source),
-            np.asarray(picture.on_white(answer)),
-            None if upload.mask is None else np.asarray(upload.mask),
-        )
+    found = judged(answer, upload) if repaired else None
     if found is None:
         layout, way = layouts(upload.source_size, answer.size)[0]
         matrix = way @ to_sent
@@ -58,6 +52,22 @@ def fit(
     else:
         placed = repair.resample(np.asarray(answer), matrix, source.size)
     return Image.fromarray(placed), notes
+
+
+def judged(answer: Image.Image, upload: Upload) -> repair.Repair | None:
+    """What happened to `answer` beyond the edit; None if that can't be told."""
+    seen = np.asarray(picture.on_white(answer))
+    return repair.judge(np.asarray(upload.source), seen, _edited(upload))
+
+
+def _edited(upload: Upload) -> Pixels | None:
+    """What may be new in the answer: the selection, and beyond the picture, which repeats it."""
+    if upload.mask is None:
+        return None
+    left, top, right, bottom = upload.inner
+    edited = np.full((upload.source.height, upload.source.width), 255, np.uint8)
+    edited[top:bottom, left:right] = np.asarray(upload.mask)[top:bottom, left:right]
+    return edited
 
 
 def _notes(

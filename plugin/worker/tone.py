@@ -10,6 +10,7 @@ work in them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,6 +27,8 @@ _INDEPENDENT = 20
 _KNOTS = np.array([*range(0, 256, 16), 251, 255])
 _MOST_REST = 14.0
 """Levels by which one place may be corrected beyond the curves."""
+_LONGEST = 256
+"""The longer side at which tone is compared."""
 _FIELD_LONGEST = 96
 _OTHER_STYLE = 4.5
 """Levels that a tenth of what was kept may still be off after a match."""
@@ -55,13 +58,24 @@ def match(registration: Registration) -> Tone | None:
 
     A change of tone that is all there is inside the selection is the edit that was asked for.
     """
+    height, width = registration.likeness.shape
+    scale = min(1.0, _LONGEST / max(width, height))
+    size = (max(2, round(width * scale)), max(2, round(height * scale)))
+
+    def small(values: NDArray[Any]) -> NDArray[Any]:
+        return cv2.resize(values, size, interpolation=cv2.INTER_AREA)
+
     before, after = (
-        cv2.GaussianBlur(picture, (0, 0), 1.5)
+        cv2.GaussianBlur(small(picture), (0, 0), 1.0)
         for picture in (registration.before, registration.after)
     )
-    likeness, texture = registration.likeness, registration.texture
-    kept = registration.outside & (likeness > 0.5)
-    kept |= registration.shown & (likeness > 0.8) & (texture > 4)
+    likeness, texture = small(registration.likeness), small(registration.texture)
+    outside, shown = (
+        small(where.astype(np.float32)) > 0.99
+        for where in (registration.outside, registration.shown)
+    )
+    kept = outside & (likeness > 0.5)
+    kept |= shown & (likeness > 0.8) & (texture > 4)
     rows, columns = np.nonzero(kept)
     if len(rows) < 200:
         return None
@@ -70,24 +84,23 @@ def match(registration: Registration) -> Tone | None:
     curves = np.stack([_curve(given[:, i], wanted[:, i]) for i in range(3)], axis=1)
     matched = Tone(curves.astype(np.float32), np.zeros_like(before)).applied(after)
     rest = _rest(before - matched, kept)
-    tone = Tone(curves.astype(np.float32), rest)
     now, earlier = np.abs(before - matched - rest), np.abs(before - after)
-    outside = registration.outside
     if not outside.any():
         return None
-    was, left = float(np.median(earlier[outside])), float(np.median(now[outside]))
+    was, left = (float(np.minimum(levels[outside], 20).mean()) for levels in (earlier, now))
     # A match costs a little precision: it must be worth that.
     if left > min(0.9 * was, was - 0.3):
         return None
     # Where places still differ much after it, the colours are another style's.
     if np.quantile(now[outside], 0.9) > _OTHER_STYLE:
         return None
-    inside = registration.shown & ~outside
+    inside = shown & ~outside
     if inside.any() and np.median(earlier[inside].max(axis=1)) > _WANTED:
         other = (now.max(axis=2) > _MOST_REST) | (likeness < 0.4)
         if other[inside].mean() < 0.001:
             return None
-    return tone
+    wide = cv2.resize(rest, (width, height), interpolation=cv2.INTER_LINEAR)
+    return Tone(curves.astype(np.float32), wide)
 
 
 def _curve(given: Floats, wanted: Floats) -> NDArray[np.float64]:

@@ -8,7 +8,9 @@ Errors are in levels of 255, distances in pixels of the region, colour differenc
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -164,15 +166,9 @@ def inverse(made: Answered) -> Array:
     return moved.clip(0, 1) * 255
 
 
-def measured(made: Answered, way: str = "repair") -> dict[str, float]:
-    """What came of a case; not-a-number where it has nothing that tells.
-
-    `way`: "repair", or "none", for what is placed without it.
-    """
-    placed_picture, _notes = placement.fit(
-        made.answer, made.built, made.source, made.mask, way == "repair"
-    )
-    return {**judged(made, np.asarray(placed_picture)), **misregistration(made)}
+def _placed(made: Answered, repaired: bool) -> Array:
+    fitted, _notes = placement.fit(made.answer, made.built, made.source, made.mask, repaired)
+    return np.asarray(fitted)
 
 
 def judged(made: Answered, placed: Array) -> dict[str, float]:
@@ -197,9 +193,7 @@ def judged(made: Answered, placed: Array) -> dict[str, float]:
 
 def misregistration(made: Answered) -> dict[str, float]:
     """How far off the registration is where the selection has texture, and how much it found."""
-    found = repair.judge(
-        np.asarray(made.built.source), np.asarray(made.answer), np.asarray(made.built.mask)
-    )
+    found = placement.judged(made.answer, made.built)
     way = layouts(made.built.source_size, made.answer.size)[0][1]
     matrix = way if found is None else found.registration.matrix
     gray = cv2.cvtColor(np.asarray(made.source), cv2.COLOR_RGB2GRAY).astype(np.float32)
@@ -264,3 +258,59 @@ def _colour(placed: Array, ideal: Array, new: Array) -> float:
         for picture in (placed, ideal)
     )
     return float(np.median(deltaE_ciede2000(rgb2lab(one / 255), rgb2lab(other / 255))))
+
+
+def photographs(folder: Path) -> dict[str, Image.Image]:
+    """The photographs among scikit-image's pictures, in `folder`, by what they show."""
+
+    def one(name: str) -> Image.Image:
+        return Image.open(folder / name).convert("RGB")
+
+    portrait = one("astronaut.png").crop((60, 0, 480, 400))
+    return {
+        "portrait": portrait.resize((1050, 1000), Image.Resampling.LANCZOS),
+        "building": one("rocket.jpg"),
+        "text": one("page.png").resize((768, 382), Image.Resampling.LANCZOS),
+        "product": _on_white(one("coffee.png")),
+        "night": one("hubble_deep_field.jpg"),
+    }
+
+
+def _on_white(photograph: Image.Image) -> Image.Image:
+    """What is in the middle, cut out, with a soft shadow, as shops show their goods."""
+    large = photograph.resize((1200, 800), Image.Resampling.LANCZOS)
+    cut = np.zeros((800, 1200), np.float32)
+    cv2.ellipse(cut, (620, 400), (330, 300), 0, 0, 360, (1.0,), -1)
+    cut = cv2.GaussianBlur(cut, (0, 0), 3)[..., None]
+    shadow = cv2.GaussianBlur(cut, (0, 0), 25)[..., None] * 25
+    pixels = np.asarray(large) * cut + (253 - shadow * (1 - cut)) * (1 - cut)
+    return Image.fromarray(np.rint(pixels).astype(np.uint8))
+
+
+def edited(case: Case, pictures: Mapping[str, Image.Image]) -> Answered:
+    """The case on one of `pictures`, with new content from another."""
+    names = list(pictures)
+    other = names[(names.index(case.photograph) + 1 + case.number) % len(names)]
+    if other == case.photograph:
+        other = names[(names.index(other) + 1) % len(names)]
+    return answered(case, pictures[case.photograph], pictures[other])
+
+
+def compared(case: Case, pictures: Mapping[str, Image.Image]) -> dict[str, float]:
+    """The figures of a case by every way: `repair`, `aligned` alone, `none`, and the `inverse`."""
+    made = edited(case, pictures)
+    ways = {"repair": _placed(made, True), "none": _placed(made, False), "inverse": inverse(made)}
+    if (found := placement.judged(made.answer, made.built)) is None:
+        ways["aligned"] = ways["none"]
+    else:
+        matrix = found.registration.matrix @ made.to_sent
+        ways["aligned"] = repair.resample(np.asarray(made.answer), matrix, made.source.size)
+    figures = misregistration(made)
+    for way, placed in ways.items():
+        figures.update({f"{way} {name}": value for name, value in judged(made, placed).items()})
+    return figures
+
+
+def worse(figures: Mapping[str, float]) -> bool:
+    """Whether repair made a result worse than it was."""
+    return figures["repair all"] > 1.02 * figures["none all"] + 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ from PIL import Image, ImageFilter, ImageOps
 from plugin.region import Box, plan
 from plugin.worker import placement, upload
 from plugin.worker.sandbox.misbehaviour import PRESETS, Misbehaviour
+from tests.pure import misbehaving
 
 DRIFT = Misbehaviour(zoom=1.03, rotation=0.7, shift=(0.012, -0.02), gain=(1.06, 1.0, 0.93))
 """As bad as models are, and easily seen."""
@@ -181,3 +183,23 @@ def test_a_misbehaviour_is_reproducible_and_known(name: str, coffee: Image.Image
     x, y, _one = preset.matrix(coffee.size) @ (300, 200, 1)
     rows, columns = np.nonzero(found > 100)
     assert abs(rows.mean() - y) < 0.6 and abs(columns.mean() - x) < 0.6
+
+
+def test_a_slice_of_the_campaign_holds_what_the_readme_says(photo_files: Path) -> None:
+    pictures = misbehaving.photographs(photo_files)
+    figures = [
+        misbehaving.compared(misbehaving.Case(photograph, selection, 1), pictures)
+        for photograph in pictures
+        for selection in misbehaving.SELECTIONS
+    ]
+
+    def median(values: Iterable[float]) -> float:
+        return float(np.nanmedian(list(values)))
+
+    assert not [each for each in figures if misbehaving.worse(each)]
+    assert median(each["off"] for each in figures) <= 0.15
+    assert median(each["repair kept"] / each["inverse kept"] for each in figures) <= 1.3
+    assert median(each["repair step"] for each in figures) <= 1.0
+    assert median(each["repair new"] for each in figures) <= 2.0
+    # And it is no small thing that is undone here.
+    assert median(each["none step"] for each in figures) > 4

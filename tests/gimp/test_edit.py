@@ -39,6 +39,14 @@ def test_nothing_changes_outside_the_selection(inside: Inside) -> None:
             assert {p for p, kept in case["kept"].items() if not kept} == {"layers"}, name
 
 
+def test_what_the_service_does_to_the_picture_is_undone(inside: Inside) -> None:
+    for name, ((plain, beyond), (repaired, still)) in inside("misbehaving").items():
+        assert beyond == still == 0, name
+        # Nothing was to change: all that is seen is what the service did.
+        assert plain > 6, name
+        assert repaired < 0.35 * plain, (name, plain, repaired)
+
+
 def test_the_choices_do_what_they_say(inside: Inside) -> None:
     found = inside("choices")
     message, stack, count = found["variations"]

@@ -153,11 +153,11 @@ def register(sent: Pixels, answer: Pixels, edited: Pixels | None) -> Registratio
     if not agreeing and (edited is None or len(ways) > 1):
         return None
     # Too few blocks is too little texture, too; what is off by little is found without them.
-    small = _refined(gray, other_gray, motion, starts[chosen], outside, edited is None)
+    small = _refined(gray, other_gray, motion, starts[chosen], outside)
     if small is None:
         return None
     matrix = to_answer @ small @ np.linalg.inv(to_sent)
-    if farthest(np.linalg.inv(ways[chosen]) @ matrix, (width, height)) < _LEAST_DRIFT:
+    if _farthest(np.linalg.inv(ways[chosen]) @ matrix, (width, height)) < _LEAST_DRIFT:
         matrix, small = ways[chosen], starts[chosen]
     after, shown = _aligned(small_answer, small, gray.shape)
     likeness, texture, contrast = _likeness(gray, _gray(after))
@@ -181,7 +181,7 @@ def register(sent: Pixels, answer: Pixels, edited: Pixels | None) -> Registratio
     )
 
 
-def farthest(matrix: NDArray[Any], size: tuple[int, int]) -> float:
+def _farthest(matrix: NDArray[Any], size: tuple[int, int]) -> float:
     """How far the matrix moves a corner of a picture of `size` (width, height), in pixels."""
     corners = np.array([[x, y, 1.0] for x in (0, size[0] - 1) for y in (0, size[1] - 1)])
     moved = corners @ matrix.T - corners
@@ -233,8 +233,9 @@ def _block_motion(
 ) -> tuple[int, Matrix]:
     """The motion on which blocks agree, as (how many of them, matrix); 0 if too few do.
 
-    Blocks lie inside the selection too: much of it is often kept. Those outside must agree in
-    their majority, or in the majority of all where there is no selection.
+    Blocks lie inside the selection too: much of it is often kept. A fifth of those outside must
+    agree, by far more than chance has it; without a selection half of all, since any of them may
+    have been edited.
     """
     height, width = before.shape
     scale = min(1.0, max(_COARSE, max(width, height) / 3) / max(width, height))
@@ -329,7 +330,6 @@ def _refined(
     start: Matrix,
     layout: Matrix,
     outside: NDArray[np.bool_],
-    anywhere: bool,
 ) -> Matrix | None:
     """The most likely motion, found from `start`; None where too little was kept.
 

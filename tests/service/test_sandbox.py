@@ -24,6 +24,7 @@ from PIL import Image, ImageDraw
 
 from plugin.region import RATIOS
 from plugin.worker.sandbox import Sandbox, model
+from plugin.worker.sandbox.misbehaviour import PRESETS
 from plugin.worker.sandbox.server import answer_size
 
 KEY = {"Authorization": "Bearer sk-test"}
@@ -624,6 +625,24 @@ def test_echo_returns_the_very_bytes(sandbox: Sandbox, prompt: str) -> None:
         ASTRONAUT.save(out, kind)
         response = post(sandbox, [out.getvalue(), CAT], prompt=prompt, size="16:9")
         assert fetch(sandbox, response) == out.getvalue()
+
+
+def test_it_misbehaves_if_asked_to() -> None:
+    with Sandbox(misbehaviour=PRESETS["smeared"]) as smearing:
+        first, second = (
+            fetch(smearing, post(smearing, [COFFEE], prompt="echo", resolution="1k"))
+            for _time in range(2)
+        )
+        # The same each time.
+        assert first == second
+        smeared = Image.open(io.BytesIO(first))
+        assert (smeared.format, smeared.size) == ("JPEG", (1008, 672))
+        away = np.asarray(smeared, float) - np.asarray(COFFEE.resize(smeared.size), float)
+        assert np.abs(away).mean() > 5
+        # A prompt has its own way.
+        prompt = "echo\nMisbehave: other size"
+        square = Image.open(io.BytesIO(fetch(smearing, post(smearing, [COFFEE], prompt=prompt))))
+        assert (square.format, square.size) == ("PNG", (1254, 1254))
 
 
 def test_black_and_white_has_no_chroma(sandbox: Sandbox) -> None:

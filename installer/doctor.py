@@ -112,9 +112,11 @@ def examine(profile: Profile, install_command: str) -> Iterator[Finding]:
     folder = payload.plugin_folder(profile.folder)
     for stray in [*plug_ins.glob(payload.MAIN), *plug_ins.glob(f"*/{payload.MAIN}")]:
         if stray.parent != folder:
+            # Of a copy, all of it.
+            copy = stray.parent != plug_ins and (stray.parent / "plugin").is_dir()
             yield Finding(
                 f"{stray} lies where GIMP skips it or finds it twice",
-                f"remove it: the plug-in's place is {folder}",
+                f"remove {stray.parent if copy else stray}: the plug-in's place is {folder}",
             )
     if not folder.is_dir():
         yield Finding(f"plug-in: not installed in {folder}", again)
@@ -147,13 +149,19 @@ def _asked(gimp: Gimp, profile: Profile, main: Path, again: str) -> Iterator[Fin
             f"name it: {again} --gimp-dir '{about['folder']}'",
         )
     path = str(about.get("path", ""))
-    if path and "${gimp_dir}" not in path and str(profile.folder) not in path:
+    elsewhere = bool(path) and "${gimp_dir}" not in path and str(profile.folder) not in path
+    if elsewhere:
         yield Finding(
             f"{name} looks for plug-ins in other folders only: {path}",
             f"add {main.parent.parent} in GIMP under Edit ▸ Preferences ▸ Folders ▸ Plug-ins",
         )
     if about.get("listed"):
         yield Finding(f"{name} lists {PROCEDURE}")
+        return
+    if elsewhere or not os.access(main, os.X_OK):
+        yield Finding(
+            f"{name} does not list {PROCEDURE} for that reason", "do what is said above", noted=True
+        )
         return
     # GIMP asks a plug-in, and so shows its error, only once after each change.
     os.utime(main)
@@ -239,7 +247,7 @@ def _service(python: str) -> Iterator[Finding]:
         about = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
         said = (done.stderr.strip().splitlines() or ["no answer"])[-1]
-        yield Finding(f"service: {said}", "mend what it names", noted=True)
+        yield Finding(f"edits would fail: {said}", "mend what it names")
         return
     settings = "Filters ▸ Dimilinks ▸ Settings…"
     if about.get("sandbox"):

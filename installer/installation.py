@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,12 +18,13 @@ from .folders import (
     CHECKOUT,
     NAME,
     Failure,
+    cache_folder,
     data_folder,
     locked,
     make_data_folder,
     remove,
 )
-from .profiles import Gimp, Profile, all_gimps, find_profiles, homes, named_profile
+from .profiles import SERIES, Gimp, Profile, all_gimps, find_profiles, homes, named_profile
 
 NO_GIMP = (
     "No GIMP 3 was found for this user. Install GIMP 3.0 or 3.2 (gimp.org, or your system's "
@@ -44,6 +46,8 @@ def install(gimp_dir: Path | None, wheels: Path | None, dry_run: bool) -> int:
     profiles = [named_profile(gimp_dir)] if gimp_dir else find_profiles()
     if not profiles:
         raise Failure(NO_GIMP)
+    if gimp_dir:
+        _refuse_other_folder(profiles[0].folder)
     _show_plan(profiles, wheels)
     if dry_run:
         return 0
@@ -80,6 +84,20 @@ def _refuse_foreign_home() -> None:
             f"This would make files of root in {Path.home()}: run it without sudo, as the user who "
             "runs GIMP."
         )
+
+
+def _refuse_other_folder(folder: Path) -> None:
+    """A GIMP that is led to a folder makes a profile of it, over what another GIMP has there."""
+    if re.fullmatch(r"\d+\.\d+", folder.name) and folder.name not in SERIES:
+        raise Failure(
+            f"{folder} is the profile of GIMP {folder.name}, and Dimilinks is for GIMP "
+            f"{' and '.join(SERIES)}: name the profile of one of these."
+        )
+    if folder.name == "plug-ins":
+        raise Failure(f"{folder} lies in a profile folder: name that: {folder.parent}")
+    inside = [folder / series for series in SERIES if (folder / series).is_dir()]
+    if inside:
+        raise Failure(f"{folder} holds profile folders: name one of them, such as {inside[0]}")
 
 
 def _show_plan(profiles: Iterable[Profile], wheels: Path | None) -> None:
@@ -204,6 +222,8 @@ def uninstall(gimp_dir: Path | None, everything: bool, dry_run: bool) -> int:
             print(f"Removed key, settings and edits: {home}")
         elif any((home / name).exists() for name in OURS):
             print(f"Key, settings and edits were kept: {home} (--everything removes them, too)")
+    if everything and cache_folder().exists():
+        print(f"Left is what the commands demo and host fetched: remove {cache_folder()}")
     return 0
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from installer import environment, payload
+from installer import doctor, environment, payload
 from installer.folders import Failure
+from installer.profiles import Gimp, Profile
 from tests.installer.conftest import OFFLINE
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -170,7 +171,7 @@ def copy_elsewhere(folder: Path) -> None:
         (remove_note, "no interpreter"),
         (move_interpreter, "is gone"),
         (take_bare_interpreter, "do not load"),
-        (copy_elsewhere, "remove it"),
+        (copy_elsewhere, "dimilinks-gimp-main: the plug-in's place is"),
     ],
 )
 def test_doctor_finds_and_names_what_is_broken(user, installer, profile, breakage, words):
@@ -214,6 +215,23 @@ def test_an_unwritable_profile_is_refused_with_a_sentence(user, installer, tmp_p
     assert done.returncode == 1
     assert "can't be written" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("2.10", "of GIMP 2.10"),
+        ("3.0/plug-ins", "name that: {user}/3.0"),
+        ("GIMP", "name one of them, such as {user}/GIMP/3.2"),
+    ],
+)
+def test_a_folder_that_is_no_profile_of_gimp_3_stays_as_it_is(user, installer, name, words):
+    (user / name).mkdir(parents=True)
+    (user / "GIMP/3.2").mkdir(parents=True, exist_ok=True)
+    done = installer("--gimp-dir", user / name)
+    assert done.returncode == 1
+    assert words.format(user=user) in done.stderr
+    assert not any(path.is_file() for path in user.rglob("*"))
 
 
 @pytest.mark.parametrize("broken", ["copyfile", "copytree", "rename"])
@@ -420,7 +438,39 @@ def test_without_a_network_the_former_installation_stays(user, data, installer, 
     assert tree(profile) == before
 
 
+def test_everything_tells_of_what_the_demo_fetched(user, data, installer, tmp_path, monkeypatch):
+    cache = tmp_path / "cache/dimilinks-gimp"
+    cache.mkdir(parents=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent))
+    assert str(cache) not in installer("uninstall").stdout
+    assert f"remove {cache}" in installer("uninstall", "--everything").stdout
+
+
 # What doctor tells
+
+
+def test_a_data_folder_that_the_worker_refuses_is_wrong(user, data, home, installer, profile):
+    installer("--gimp-dir", profile)
+    home.mkdir(exist_ok=True)
+    home.chmod(0o777)
+    done = installer("doctor", "--gimp-dir", profile)
+    assert done.returncode == 1
+    assert "wrong  edits would fail: It must be a folder of your own" in done.stdout
+
+
+@pytest.mark.parametrize("cause", ["x bit", "path"])
+def test_one_cause_is_one_wrong_with_its_own_remedy(tmp_path, monkeypatch, cause):
+    profile = Profile(tmp_path / "3.0", (Gimp("3.0", "3.0.4", "gimp-console-3.0"),))
+    payload.install(profile.folder, {"": sys.executable})
+    about = {"listed": False, "folder": str(profile.folder), "path": "${gimp_dir}/plug-ins"}
+    if cause == "x bit":
+        remove_x_bit(plug_in(profile.folder))
+    else:
+        about["path"] = "/usr/lib/gimp/3.0/plug-ins"
+    monkeypatch.setattr(doctor, "ask", lambda *_: (about, ""))
+    monkeypatch.setattr(doctor, "_workers", lambda *_: iter(()))
+    (wrong,) = (finding for finding in doctor.examine(profile, "install") if finding.wrong)
+    assert {"x bit": "chmod +x", "path": "Preferences"}[cause] in wrong.remedy
 
 
 def test_the_report_holds_no_secret_and_no_name(user, data, home, installer, monkeypatch):

@@ -334,7 +334,8 @@ def _ensure(folder: Path, works: Callable[[Path], bool], make: Callable[[Path], 
         if works(folder):
             return
         for leftover in folder.parent.glob(f"{folder.name}.partial-*"):
-            remove(leftover)
+            # The pip of a run that was killed may still be writing there: the next run gets it.
+            shutil.rmtree(leftover, ignore_errors=True)
         say(f"Making the worker's environment in {folder}, once (90 MB of packages) …")
         partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
         try:

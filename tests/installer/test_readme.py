@@ -32,6 +32,7 @@ ELSEWHERE = {
     "tests/bench/faults": ("tests/service/test_faults.py", "faults"),
     "tests/bench/soak": ("tests/gimp/test_soak.py", "soak"),
     "tests/bench/installs": ("tests/installer/test_kills.py", "kills"),
+    "tests/bench/repair": ("tests/pure/test_repair.py", "misbehaving.compared"),
     "tests/bench/roots": ("tests/installer/test_roots.py", "roots.live"),
 }
 

@@ -63,8 +63,8 @@ def photograph() -> Path:
 
 @pytest.fixture
 def slow(photograph: Path) -> Iterator[SlowService]:
-    """A service that answers with the photograph, when it is told to."""
-    service = SlowService(photograph)
+    """A service that answers when it is told to, with another photograph: the same is put back."""
+    service = SlowService(photograph.with_name("chelsea.png"))
     service.start()
     yield service
     service.close()

@@ -458,7 +458,7 @@ def test_wrong_key(window: Window, image: Image) -> None:
 
 def test_service_down(window: Window, image: Image, photograph: Path) -> None:
     before = image.state()
-    with contextlib.closing(SlowService(photograph)) as service:
+    with contextlib.closing(SlowService(photograph.with_name("chelsea.png"))) as service:
         use_service(window, service.base_url)
         window.prompt("sepia")
         window.press_in_dialog("Edit")

@@ -30,8 +30,8 @@ NO_GIMP = (
     "No GIMP 3 was found for this user. Install GIMP 3.0 or 3.2 (gimp.org, or your system's "
     "package gimp), or name a profile folder with --gimp-dir."
 )
-OURS = ("key", "settings.json", "jobs")
-"""What the plug-in keeps in its home: see plugin/settings.py and plugin/job.py."""
+OURS = ("key", "settings.json", "busy.json", "jobs")
+"""What the plug-in keeps in its home: see plugin/settings.py, job.py and worker/patience.py."""
 
 
 def install(gimp_dir: Path | None, wheels: Path | None, dry_run: bool) -> int:
@@ -353,5 +353,6 @@ def _prune() -> None:
     for parent in environment.environments_folders():
         for folder in parent.glob("*py3.*"):
             if folder.is_dir() and folder not in used:
-                remove(folder)
+                # The pip of a run that was killed may still be writing there.
+                shutil.rmtree(folder, ignore_errors=True)
                 remove(folder.with_name(f"{folder.name}.lock"))

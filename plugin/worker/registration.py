@@ -391,7 +391,7 @@ def _stepped(
         gain = float((moved * wanted).sum() / max(float((moved * moved).sum()), 1e-6))
         error = gain * moved - wanted
         spread = max(1.4826 * float(np.median(np.abs(error))), 0.5)
-        weighted = slopes * np.clip(1 - (error / (4 * spread)) ** 2, 0, None) ** 2
+        weighted = slopes * tukey(error / (4 * spread))
         # Not by @: its threads wait for each other longer than they work.
         precision = np.einsum("in,jn->ij", weighted, slopes) / (_NEIGHBOURS * spread**2)
         pull = np.einsum("in,n->i", weighted, error) / (_NEIGHBOURS * spread**2)
@@ -402,6 +402,11 @@ def _stepped(
         if np.abs(step).sum(axis=1).max() < _SETTLED:
             break
     return matrix
+
+
+def tukey(values: NDArray[Any]) -> NDArray[Any]:
+    """Tukey's biweight, for robust fits: 1 where `values` are 0, and 0 from 1 on."""
+    return np.clip(1 - values**2, 0, None) ** 2
 
 
 def _sampled(picture: Floats, points: Matrix) -> Floats:

@@ -100,16 +100,16 @@ def repaired(
     return placed
 
 
+def _enlarged(field: NDArray[Any], measured: Matrix, size: tuple[int, int]) -> NDArray[Any]:
+    """A smooth array of the measure's scale at the region's pixels, `size` (width, height)."""
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(field, measured[:2], size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
 def _with_rest(deep: NDArray[np.uint16], rest: Floats, measured: Matrix) -> Pixels:
     """The picture in 128ths of a level plus `rest`, rounded to levels."""
     height, width = deep.shape[:2]
-    field = cv2.warpAffine(
-        np.rint(rest * 128).astype(np.int16),
-        measured[:2],
-        (width, height),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
+    field = _enlarged(np.rint(rest * 128).astype(np.int16), measured, (width, height))
     total = cv2.add(deep, field, dtype=cv2.CV_16U)
     return cv2.convertScaleAbs(total, alpha=1 / 128)
 
@@ -167,13 +167,8 @@ def _add_detail(
     sharp = np.clip((registration.contrast - 0.75) / 0.2, 0, 1)
     x, y, across, down = cv2.boundingRect(selection)
     box = (slice(y, y + down), slice(x, x + across))
-    share = cv2.warpAffine(
-        kept * sharp,
-        (measured @ np.array([[1, 0, x], [0, 1, y], [0, 0, 1]]))[:2],
-        (across, down),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
+    from_box = np.array([[1, 0, x], [0, 1, y], [0, 0, 1]])
+    share = _enlarged(kept * sharp, measured @ from_box, (across, down))
     original = source[box]
     size = (max(1, round(across * scale)), max(1, round(down * scale)))
     coarse = cv2.resize(
@@ -225,13 +220,7 @@ def _fill_unshown(
     if not unshown.any():
         return
     inner = depth(1)
-    share = cv2.warpAffine(
-        kept,
-        measured[:2],
-        (width, height),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
+    share = _enlarged(kept, measured, (width, height))
     far = _MOST_RIM * max(width, height)
     share = np.maximum(share, np.clip((-inner - far) / _RIM, 0, 1))
     share *= 1 - np.clip(inner / _RIM, 0, 1)

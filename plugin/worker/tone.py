@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from plugin.worker.registration import Floats, Registration
+from plugin.worker.registration import Floats, Registration, tukey
 
 _SAMPLES = 6_000
 _USUAL_GAIN, _USUAL_GAMMA = 0.15, 0.12
@@ -108,19 +108,17 @@ def _curve(given: Floats, wanted: Floats) -> NDArray[np.float64]:
     v, o = given.clip(0, 255).astype(np.float64) / 255, wanted.astype(np.float64) / 255
     inner = (given > 2) & (given < 252)
     log_gain, gamma = 0.0, 1.0
-    weights = np.ones_like(v)
     # Levels that many pixels have don't count for more than those that tell about other levels.
-    share = np.bincount(np.clip(given.astype(int) // 8, 0, 31), minlength=32)
-    weights_of_levels = 1 / np.sqrt(share[np.clip(given.astype(int) // 8, 0, 31)] + len(v) / 200)
-    base = inner * weights_of_levels
-    base = base * (len(v) / max(base.sum(), 1e-9))
+    bins = np.clip(given.astype(int) // 8, 0, 31)
+    base = inner / np.sqrt(np.bincount(bins, minlength=32)[bins] + len(v) / 200)
+    base *= len(v) / max(base.sum(), 1e-9)
     v_inner = np.maximum(v, 1 / 255)
     logs = np.log(v_inner)
     for _round in range(8):
         model = np.exp(log_gain) * v_inner**gamma
         error = o - model
         spread = max(1.4826 * float(np.median(np.abs(error[inner]))) if inner.any() else 1, 1 / 255)
-        weights = base * _tukey(error / (4 * spread))
+        weights = base * tukey(error / (4 * spread))
         slopes = np.stack([model, model * logs])
         weighted = slopes * weights
         precision = np.einsum("in,jn->ij", weighted, slopes) / (_INDEPENDENT * spread**2)
@@ -135,10 +133,10 @@ def _curve(given: Floats, wanted: Floats) -> NDArray[np.float64]:
     # What the two numbers can't express.
     error = o - np.exp(log_gain) * v**gamma
     spread = max(1.4826 * float(np.median(np.abs(error))), 1 / 255)
-    robust = _tukey(error / (4 * spread))
+    robust = tukey(error / (4 * spread))
     # Clipped levels have a wide choice of originals: their mean is the best guess.
     clipped = given >= 252
-    robust[clipped] = _tukey(error[clipped] / 0.25)
+    robust[clipped] = tukey(error[clipped] / 0.25)
     hats = _hats(given)
     bends = np.diff(np.eye(len(_KNOTS)), 2, axis=0)
     weighted = (hats * robust[:, None]).T
@@ -146,11 +144,6 @@ def _curve(given: Floats, wanted: Floats) -> NDArray[np.float64]:
     normal += 30 * bends.T @ bends + _INDEPENDENT * np.eye(len(_KNOTS))
     heights = np.linalg.solve(normal, np.einsum("in,n->i", weighted, error))
     return 255 * (curve + _hats(np.arange(256, dtype=np.float32)) @ heights)
-
-
-def _tukey(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Tukey's biweight: 1 where `values` are 0, and 0 from 1 on."""
-    return np.clip(1 - values**2, 0, None) ** 2
 
 
 def _hats(levels: Floats) -> NDArray[np.float64]:

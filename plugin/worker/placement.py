@@ -28,21 +28,33 @@ def fit(
     the picture beyond the edit, where that can be told; otherwise an answer of another ratio than
     the upload's covers it, centred, and is cut off. Notes are sentences for the user.
     """
+    found = judged(answer, upload) if repaired else None
+    image, notes = placed(answer, upload, source, selection, found)
+    if repaired and found is None and upload.mask is not None:
+        notes.append(_("The result could not be aligned with the picture and is used as it came."))
+    return image, notes
+
+
+def placed(
+    answer: Image.Image,
+    upload: Upload,
+    source: Image.Image,
+    selection: Image.Image | None,
+    found: repair.Repair | None,
+) -> tuple[Image.Image, list[str]]:
+    """As `fit`, by what was `found` out about the answer already."""
     left, top, right, bottom = upload.inner
     to_sent = scaling(((right - left) / source.width, (bottom - top) / source.height), (left, top))
-    found = judged(answer, upload) if repaired else None
     if found is None:
         layout, way = layouts(upload.source_size, answer.size)[0]
         matrix = way @ to_sent
     else:
         layout, matrix = found.registration.layout, found.registration.matrix @ to_sent
     notes = _notes(answer.size, layout, matrix, source.size)
-    if repaired and found is None and upload.mask is not None:
-        notes.append(_("The result could not be aligned with the picture and is used as it came."))
     if found is None:
-        return _placed(answer, matrix, source.size), notes
+        return _scaled(answer, matrix, source.size), notes
     if answer.mode == "RGB":
-        placed = repair.repaired(
+        pixels = repair.repaired(
             np.asarray(answer),
             found,
             to_sent,
@@ -50,8 +62,8 @@ def fit(
             None if selection is None else np.asarray(selection),
         )
     else:
-        placed = repair.resample(np.asarray(answer), matrix, source.size)
-    return Image.fromarray(placed), notes
+        pixels = repair.resample(np.asarray(answer), matrix, source.size)
+    return Image.fromarray(pixels), notes
 
 
 def judged(answer: Image.Image, upload: Upload) -> repair.Repair | None:
@@ -97,7 +109,7 @@ def _notes(
     return notes
 
 
-def _placed(answer: Image.Image, matrix: Matrix, size: tuple[int, int]) -> Image.Image:
+def _scaled(answer: Image.Image, matrix: Matrix, size: tuple[int, int]) -> Image.Image:
     """The answer at `size`, by a matrix that only scales and shifts."""
     edges = matrix @ np.array([[-0.5, size[0] - 0.5], [-0.5, size[1] - 0.5], [1, 1]]) + 0.5
     left, right = (min(max(0.0, edge), float(answer.width)) for edge in edges[0])

@@ -2,9 +2,9 @@
 
 Models draw the whole picture anew: a little shifted, zoomed, turned, sometimes cut to another
 ratio. Blocks with texture are looked for in the answer, an affine motion that most of them agree
-on is the start, and the enhanced correlation coefficient (ECC; Evangelidis and Psarakis, 2008)
-refines it where the picture was kept: around the selection, and inside it where structures are
-the same as before. Where the picture doesn't tell enough, the estimate stays near no motion.
+on is the start, and robust Gauss-Newton steps refine it where the picture was kept: around the
+selection, and inside it where structures are the same as before. The result is the most likely
+motion (maximum a posteriori): where the picture doesn't tell enough, it stays near none.
 
 Matrices are 3×3, affine, and take (x, y, 1) to (x, y, 1), pixel centres at whole numbers.
 """
@@ -296,7 +296,7 @@ def _textured_blocks(picture: Floats, certain: Floats) -> list[tuple[int, int]]:
     height, width = picture.shape
     square = (_BLOCK, _BLOCK)
     corners = cv2.blur(cv2.cornerMinEigenVal(picture, 5), square)
-    texture = _likeness(picture, picture)[1]
+    texture = _texture(picture, picture)
     sure = cv2.blur(certain, square) > 0.999
     step = max(6, round(math.sqrt(width * height / 400)))
     half = _BLOCK // 2
@@ -341,10 +341,11 @@ def _refined(
     matrix = start
     for blur in (2.5, 1.2, 0.6):
         moved, shown = _aligned(after, matrix, before.shape)
-        likeness, texture, _contrast = _likeness(before, moved)
-        kept = shown & (outside | (texture > _TEXTURE))
-        if blur < 2:
-            kept &= likeness > _SAME
+        if blur > 2:
+            kept = shown & (outside | (_texture(before, moved) > _TEXTURE))
+        else:
+            likeness, texture, _contrast = _likeness(before, moved)
+            kept = shown & (outside | (texture > _TEXTURE)) & (likeness > _SAME)
         if np.count_nonzero(kept) < 200:
             return None
         found = _stepped(_detail(before, blur), _detail(after, blur), matrix, layout, kept)
@@ -371,7 +372,8 @@ def _stepped(
     down = cv2.Sobel(before, cv2.CV_32F, 0, 1, scale=1 / 8)
     strength = (across * across + down * down) * kept
     # Flat places tell nothing of a motion.
-    level = float(np.quantile(strength, max(0.0, 1 - _MOST_POINTS / strength.size)))
+    least = max(0, strength.size - _MOST_POINTS)
+    level = np.partition(strength, least, axis=None)[least]
     rows, columns = np.nonzero(strength > level)
     if len(rows) < 50:
         return layout
@@ -390,7 +392,7 @@ def _stepped(
         moved = _sampled(after, matrix[:2] @ points)
         gain = float((moved * wanted).sum() / max(float((moved * moved).sum()), 1e-6))
         error = gain * moved - wanted
-        spread = max(1.4826 * float(np.median(np.abs(error))), 0.5)
+        spread = max(1.4826 * float(np.median(np.abs(error[::4]))), 0.5)
         weighted = slopes * tukey(error / (4 * spread))
         # Not by @: its threads wait for each other longer than they work.
         precision = np.einsum("in,jn->ij", weighted, slopes) / (_NEIGHBOURS * spread**2)
@@ -426,17 +428,24 @@ def _likeness(one: Floats, other: Floats) -> tuple[Floats, Floats, Floats]:
     share of that of `one`. Likeness is the structure term of SSIM (Wang et al., 2004), in which
     brightness and contrast don't count; flat places are alike.
     """
-
-    def local(values: Floats) -> Floats:
-        return cv2.blur(values, (11, 11))
-
-    mean_one, mean_other = local(one), local(other)
-    variances = [
-        np.maximum(local(values * values) - mean * mean, 0)
-        for values, mean in ((one, mean_one), (other, mean_other))
-    ]
-    together = local(one * other) - mean_one * mean_other
+    (mean, variance), (other_mean, other_variance) = _moments(one), _moments(other)
+    together = _local(one * other) - mean * other_mean
     floor: Any = np.float32(4.0)
-    likeness = (together + floor) / (np.sqrt(variances[0] * variances[1]) + floor)
-    contrast = np.sqrt((variances[1] + floor) / (variances[0] + floor))
-    return likeness, np.sqrt(np.minimum(*variances)), contrast
+    likeness = (together + floor) / (np.sqrt(variance * other_variance) + floor)
+    contrast = np.sqrt((other_variance + floor) / (variance + floor))
+    return likeness, np.sqrt(np.minimum(variance, other_variance)), contrast
+
+
+def _texture(one: Floats, other: Floats) -> Floats:
+    """The standard deviation around each pixel, of whichever has less of it."""
+    return np.sqrt(np.minimum(_moments(one)[1], _moments(other)[1]))
+
+
+def _moments(picture: Floats) -> tuple[Floats, Floats]:
+    """The mean around each pixel, and the variance."""
+    mean = _local(picture)
+    return mean, np.maximum(_local(picture * picture) - mean * mean, 0)
+
+
+def _local(values: Floats) -> Floats:
+    return cv2.blur(values, (11, 11))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plugin.worker import tone
-from plugin.worker.registration import Floats, Matrix, Pixels, Registration, register, zoom
+from plugin.worker.registration import Floats, Matrix, Pixels, Registration, register, scaling, zoom
 from plugin.worker.tone import Tone
 
 _SEAM_SHARE = 0.012
@@ -102,8 +102,15 @@ def repaired(
 
 def _enlarged(field: NDArray[Any], measured: Matrix, size: tuple[int, int]) -> NDArray[Any]:
     """A smooth array of the measure's scale at the region's pixels, `size` (width, height)."""
+    # Cut out on its own scale and then resized: much quicker than to warp so many pixels.
+    scale = min(1.0, zoom(measured))
+    small = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+    to_region = scaling((size[0] / small[0], size[1] / small[1]))
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(field, measured[:2], size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    cut = cv2.warpAffine(
+        field, (measured @ to_region)[:2], small, flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )
+    return cv2.resize(cut, size, interpolation=cv2.INTER_LINEAR)
 
 
 def _with_rest(deep: NDArray[np.uint16], rest: Floats, measured: Matrix) -> Pixels:
@@ -120,19 +127,25 @@ def _hide_seam(
     """Let the original run into `placed` from the selection's edge, where both show the same."""
     height, width = selection.shape
     deep = float(np.clip(_SEAM_SHARE * np.hypot(width, height), *_SEAM_PIXELS))
+    # What is around the selection takes time and has no part in it; its edge does.
+    x, y, across, down = cv2.boundingRect(selection)
+    left, top = max(0, x - 1), max(0, y - 1)
+    box = (slice(top, y + down + 1), slice(left, x + across + 1))
+    selection = selection[box]
     # Beyond the picture's border the selection counts as going on.
     inside = cv2.copyMakeBorder((selection > 0).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
     rows, columns = np.nonzero((distance > 0) & (distance < deep))
     if not len(rows):
         return
+    share = 1 - (distance[rows, columns] - 1) / deep
+    rows, columns = rows + top, columns + left
     at = measured[:2] @ np.stack([columns, rows, np.ones_like(rows)])
-    x = np.clip(np.rint(at[0]).astype(int), 0, kept.shape[1] - 1)
-    y = np.clip(np.rint(at[1]).astype(int), 0, kept.shape[0] - 1)
+    at_x = np.clip(np.rint(at[0]).astype(int), 0, kept.shape[1] - 1)
+    at_y = np.clip(np.rint(at[1]).astype(int), 0, kept.shape[0] - 1)
     new, old = (picture[rows, columns].astype(np.float32) for picture in (placed, source))
-    difference = np.abs(new - old).max(axis=1) / _SEAM_DIFFERENCE
-    share = kept[y, x] * np.clip(1.5 - 1.5 * difference, 0, 1)
-    share *= 1 - (distance[rows, columns] - 1) / deep
+    difference = tone.largest(np.abs(new - old)) / _SEAM_DIFFERENCE
+    share *= kept[at_y, at_x] * np.clip(1.5 - 1.5 * difference, 0, 1)
     placed[rows, columns] = np.rint(new + share[:, None] * (old - new)).astype(np.uint8)
 
 
@@ -140,7 +153,8 @@ def _kept(found: Repair) -> Floats:
     """How surely each place shows what it showed before, 0 to 1, at the measure's scale."""
     registration = found.registration
     after = registration.after if found.tone is None else found.tone.applied(registration.after)
-    difference = cv2.GaussianBlur(np.abs(registration.before - after).max(axis=2), (0, 0), 1.5)
+    difference = tone.largest(np.abs(registration.before - after))
+    difference = cv2.GaussianBlur(difference, (0, 0), 1.5)
     colour = np.clip((14 - difference) / 8, 0, 1)
     structure = np.clip((registration.likeness - 0.4) / 0.3, 0, 1)
     kept = (colour * structure * registration.shown).astype(np.float32)

@@ -22,6 +22,8 @@ _SAMPLES = 6_000
 _USUAL_GAIN, _USUAL_GAMMA = 0.15, 0.12
 """Standard deviations of what models do to tone."""
 _MOST_GAIN, _MOST_GAMMA = 0.35, 0.3
+_SETTLED = 1e-4
+"""A step of gain and gamma that is the last."""
 _INDEPENDENT = 20
 """Pixels that tell as much as a single independent one."""
 _KNOTS = np.array([*range(0, 256, 16), 251, 255])
@@ -50,7 +52,7 @@ class Tone:
         fine = cv2.resize(self.curves, (3, 256 * 8), interpolation=cv2.INTER_LINEAR)
         # Each eighth of a level, where the resizing put it.
         at = np.clip(np.rint(picture * 8 + 3.5), 0, len(fine) - 1).astype(np.int32)
-        return fine[at, np.arange(3)] + self.rest
+        return cv2.merge([fine[at[..., i], i] for i in range(3)]) + self.rest
 
 
 def match(registration: Registration) -> Tone | None:
@@ -95,12 +97,18 @@ def match(registration: Registration) -> Tone | None:
     if np.quantile(now[outside], 0.9) > _OTHER_STYLE:
         return None
     inside = shown & ~outside
-    if inside.any() and np.median(earlier[inside].max(axis=1)) > _WANTED:
-        other = (now.max(axis=2) > _MOST_REST) | (likeness < 0.4)
+    if inside.any() and np.median(largest(earlier)[inside]) > _WANTED:
+        other = (largest(now) > _MOST_REST) | (likeness < 0.4)
         if other[inside].mean() < 0.001:
             return None
     wide = cv2.resize(rest, (width, height), interpolation=cv2.INTER_LINEAR)
     return Tone(curves.astype(np.float32), wide)
+
+
+def largest(levels: Floats) -> Floats:
+    """The largest of three channels: (height, width, 3) to (height, width)."""
+    # NumPy's own is slow over so short an axis.
+    return np.maximum(np.maximum(levels[..., 0], levels[..., 1]), levels[..., 2])
 
 
 def _curve(given: Floats, wanted: Floats) -> NDArray[np.float64]:
@@ -128,6 +136,8 @@ def _curve(given: Floats, wanted: Floats) -> NDArray[np.float64]:
         step = np.linalg.solve(precision + prior, pull)
         log_gain = float(np.clip(log_gain + step[0], -_MOST_GAIN, _MOST_GAIN))
         gamma = float(np.clip(gamma + step[1], 1 - _MOST_GAMMA, 1 + _MOST_GAMMA))
+        if np.abs(step).max() < _SETTLED:
+            break
     levels = np.arange(256) / 255
     curve = np.exp(log_gain) * levels**gamma
     # What the two numbers can't express.
@@ -163,7 +173,7 @@ def _rest(difference: Floats, kept: NDArray[np.bool_]) -> Floats:
     height, width = kept.shape
     scale = min(1.0, _FIELD_LONGEST / max(height, width))
     size = (max(2, round(width * scale)), max(2, round(height * scale)))
-    small = np.abs(difference).max(axis=2) < 2 * _MOST_REST
+    small = largest(np.abs(difference)) < 2 * _MOST_REST
     weight = (kept & small).astype(np.float32)
     told = cv2.resize(difference * weight[..., None], size, interpolation=cv2.INTER_AREA)
     count = cv2.resize(weight, size, interpolation=cv2.INTER_AREA)

@@ -7,6 +7,7 @@ Errors are in levels of 255, distances in pixels of the region, colour differenc
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ SELECTIONS = ("small ellipse", "large rectangle", "half", "freehand", "feathered
 MISBEHAVIOURS = 60
 
 
+@functools.lru_cache(maxsize=4)
 def selection(name: str, width: int, height: int) -> Array:
     """A selection of that kind over a picture, (height, width), 0 to 255."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -126,7 +128,7 @@ def answered(case: Case, photograph: Image.Image, other: Image.Image) -> Answere
     ideal_picture = Image.fromarray(np.rint(ideal).astype(np.uint8))
     # The very way of an edit, of which only the pictures are needed.
     built = upload.build(region, source, mask, [])
-    perfect = upload.build(region, ideal_picture, mask, []).source
+    perfect = upload.build(region, ideal_picture, None, []).source
     bad = misbehaviour(random, region.answer)
     asked = perfect.resize(region.answer, Image.Resampling.BICUBIC)
     answer = bad.apply(asked)
@@ -155,8 +157,9 @@ def inverse(made: Answered) -> Array:
     Blur, noise and compression can't be. Levels, (height, width, 3).
     """
     bad = made.misbehaviour
-    values = np.asarray(made.answer, np.float32) / 255 / np.array(bad.gain, np.float32)
-    values = values.clip(0, 1) ** np.float32(1 / bad.gamma)
+    levels = np.arange(256, dtype=np.float32)[:, None] / 255 / np.array(bad.gain, np.float32)
+    levels = levels.clip(0, 1) ** np.float32(1 / bad.gamma)
+    values = cv2.LUT(np.asarray(made.answer), levels[None])
     shrink = float(np.sqrt(abs(np.linalg.det(made.true[:2, :2]))))
     if shrink > 1.2:
         values = cv2.GaussianBlur(values, (0, 0), 0.45 * float(np.sqrt(shrink**2 - 1)))
@@ -166,40 +169,70 @@ def inverse(made: Answered) -> Array:
     return moved.clip(0, 1) * 255
 
 
-def _placed(made: Answered, repaired: bool) -> Array:
-    fitted, _notes = placement.fit(made.answer, made.built, made.source, made.mask, repaired)
-    return np.asarray(fitted)
+class Judge:
+    """What a placed picture is held against; the same for all that are made of one answer."""
+
+    def __init__(self, made: Answered) -> None:
+        self._ideal = np.asarray(made.ideal, np.float32)
+        chosen = (np.asarray(made.mask) > 127).astype(np.uint8)
+        square = np.ones((7, 7), np.uint8)
+        self._inside = chosen & _shown(made)
+        self._kept = self._inside & (cv2.dilate(made.changed, square) == 0)
+        self._new = self._inside & (cv2.erode(made.changed, square) == 1)
+        rim = (chosen - cv2.erode(chosen, square, borderValue=1)) & self._kept
+        height, width = rim.shape
+        self._whole_places = (slice(0, height // 8 * 8), slice(0, width // 8 * 8))
+        source = np.asarray(made.source, np.float32)
+        self._rim = Places(rim[self._whole_places], source[self._whole_places], least=1 / 8)
+        self._middle = Places(self._new, self._ideal, least=0.7)
+
+    def figures(self, placed: Array) -> dict[str, float]:
+        """The figures of a placed picture, levels (height, width, 3)."""
+        placed = np.asarray(placed, np.float32)
+        error = cv2.transform(cv2.absdiff(placed, self._ideal), np.full((1, 3), 1 / 3))
+        return {
+            "kept": _mean(error, self._kept),
+            "all": _mean(error, self._inside),
+            # Across the selection's edge.
+            "step": self._rim.difference(placed[self._whole_places]),
+            "new": np.nan if self._new.sum() < 500 else self._middle.difference(placed),
+        }
 
 
-def judged(made: Answered, placed: Array) -> dict[str, float]:
-    """The figures of a placed picture, levels (height, width, 3)."""
-    placed = np.asarray(placed, np.float32)
-    source = np.asarray(made.source, np.float32)
-    ideal = np.asarray(made.ideal, np.float32)
-    mask = np.asarray(made.mask)
-    shown = _shown(made)
-    inside = (mask > 127) & shown
-    kept = inside & (cv2.dilate(made.changed, np.ones((7, 7))) == 0)
-    new = inside & (cv2.erode(made.changed, np.ones((7, 7))) == 1)
-    error = np.abs(placed - ideal).mean(axis=2)
-    figures = {
-        "kept": _mean(error, kept),
-        "all": _mean(error, inside),
-        "step": _step(placed, source, mask, kept),
-        "new": _colour(placed, ideal, new),
-    }
-    return figures
+class Places:
+    """Places of 8×8 pixels or hardly more, of which a share of `least` counts, at the least."""
+
+    def __init__(self, counts: Array, wanted: Array, least: float) -> None:
+        self._counts = counts
+        height, width = counts.shape
+        self._size = (width // 8, height // 8)
+        self._share = self._means(counts.astype(np.float32))
+        self._told = self._share >= least
+        self._wanted = self._colours(wanted)
+
+    def _means(self, values: Array) -> Array:
+        return cv2.resize(values, self._size, interpolation=cv2.INTER_AREA)
+
+    def _colours(self, picture: Array) -> Array:
+        """L*a*b* of those places, (number, 3)."""
+        means = self._means(cv2.copyTo(picture, self._counts))[self._told]
+        return rgb2lab(means / self._share[self._told][:, None] / 255)
+
+    def difference(self, placed: Array) -> float:
+        """ΔE2000 of means over places, their median."""
+        if self._told.sum() < 5:
+            return np.nan
+        return float(np.median(deltaE_ciede2000(self._colours(placed), self._wanted)))
 
 
-def misregistration(made: Answered) -> dict[str, float]:
+def misregistration(made: Answered, found: repair.Repair | None) -> dict[str, float]:
     """How far off the registration is where the selection has texture, and how much it found."""
-    found = placement.judged(made.answer, made.built)
     way = layouts(made.built.source_size, made.answer.size)[0][1]
     matrix = way if found is None else found.registration.matrix
     gray = cv2.cvtColor(np.asarray(made.source), cv2.COLOR_RGB2GRAY).astype(np.float32)
     mean = cv2.blur(gray, (9, 9))
     texture = np.sqrt(np.maximum(cv2.blur(gray * gray, (9, 9)) - mean * mean, 0))
-    where = (np.asarray(made.mask) > 127) & _shown(made) & (texture > 6)
+    where = (np.asarray(made.mask) > 127) & (_shown(made) > 0) & (texture > 6)
     rows, columns = np.nonzero(where)
     if len(rows) < 50:
         return {"off": np.nan, "found": found is not None}
@@ -211,53 +244,15 @@ def misregistration(made: Answered) -> dict[str, float]:
 
 
 def _shown(made: Answered) -> Array:
-    """Where the answer shows anything of the source."""
-    full = np.full((made.answer.height, made.answer.width), 255, np.uint8)
+    """Where the answer shows anything of the source, 0 or 1."""
+    full = np.ones((made.answer.height, made.answer.width), np.uint8)
     flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
     shown = cv2.warpAffine(full, made.true[:2], made.source.size, flags=flags)
-    return cv2.erode(shown, np.ones((9, 9), np.uint8), borderValue=255) > 0
+    return cv2.erode(shown, np.ones((9, 9), np.uint8), borderValue=1)
 
 
 def _mean(values: Array, where: Array) -> float:
-    return float(values[where].mean()) if where.sum() > 100 else np.nan
-
-
-def _step(placed: Array, source: Array, mask: Array, kept: Array) -> float:
-    """ΔE2000 across the selection's edge, of means over places of 8×8 pixels; their median."""
-    chosen = (mask > 127).astype(np.uint8)
-    rim = (chosen - cv2.erode(chosen, np.ones((7, 7), np.uint8), borderValue=1)) > 0
-    weight = (rim & kept).astype(np.float32)
-    height, width = weight.shape[0] // 8 * 8, weight.shape[1] // 8 * 8
-
-    def blocks(values: Array) -> Array:
-        return values[:height, :width].reshape(height // 8, 8, width // 8, 8, -1).sum(axis=(1, 3))
-
-    count = blocks(weight)[..., 0]
-    told = count >= 8
-    if told.sum() < 5:
-        return np.nan
-    one, other = (
-        blocks(picture * weight[..., None])[told] / count[told][:, None]
-        for picture in (placed, source)
-    )
-    return float(np.median(deltaE_ciede2000(rgb2lab(one / 255), rgb2lab(other / 255))))
-
-
-def _colour(placed: Array, ideal: Array, new: Array) -> float:
-    """ΔE2000 of new content, of means over places of 8×8 pixels; their median."""
-    if new.sum() < 500:
-        return np.nan
-    size = (max(1, new.shape[1] // 8), max(1, new.shape[0] // 8))
-    count = cv2.resize(new.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    told = count > 0.7
-    if told.sum() < 5:
-        return np.nan
-    one, other = (
-        cv2.resize(picture * new[..., None], size, interpolation=cv2.INTER_AREA)[told]
-        / count[told][:, None]
-        for picture in (placed, ideal)
-    )
-    return float(np.median(deltaE_ciede2000(rgb2lab(one / 255), rgb2lab(other / 255))))
+    return cv2.mean(values, where)[0] if where.sum() > 100 else np.nan
 
 
 def photographs(folder: Path) -> dict[str, Image.Image]:
@@ -299,15 +294,21 @@ def edited(case: Case, pictures: Mapping[str, Image.Image]) -> Answered:
 def compared(case: Case, pictures: Mapping[str, Image.Image]) -> dict[str, float]:
     """The figures of a case by every way: `repair`, `aligned` alone, `none`, and the `inverse`."""
     made = edited(case, pictures)
-    ways = {"repair": _placed(made, True), "none": _placed(made, False), "inverse": inverse(made)}
-    if (found := placement.judged(made.answer, made.built)) is None:
+    found = placement.judged(made.answer, made.built)
+
+    def placed(by: repair.Repair | None) -> Array:
+        return np.asarray(placement.placed(made.answer, made.built, made.source, made.mask, by)[0])
+
+    ways = {"repair": placed(found), "none": placed(None), "inverse": inverse(made)}
+    if found is None:
         ways["aligned"] = ways["none"]
     else:
         matrix = found.registration.matrix @ made.to_sent
         ways["aligned"] = repair.resample(np.asarray(made.answer), matrix, made.source.size)
-    figures = misregistration(made)
-    for way, placed in ways.items():
-        figures.update({f"{way} {name}": value for name, value in judged(made, placed).items()})
+    figures = misregistration(made, found)
+    judge = Judge(made)
+    for way, picture in ways.items():
+        figures.update({f"{way} {name}": value for name, value in judge.figures(picture).items()})
     return figures
 
 

@@ -437,8 +437,6 @@ def publish(folder: Path, request: JobRequest) -> Job:
     for file in folder.iterdir():
         # GIMP and the libraries write by the user's umask.
         file.chmod(0o600)
-        with open(file, "r+b") as handle:
-            os.fsync(handle.fileno())
     settings.write_private(folder / "request.json", json.dumps(asdict(request), indent=1))
     final = folder.with_name(folder.name.removeprefix("."))
     os.rename(folder, final)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gi.repository import Gegl, Gimp, GLib
+from gi.repository import Gegl, Gimp, Gio, GLib
 
 from plugin import settings
 from plugin.gimp import capture, placing, worker_process
@@ -105,10 +105,16 @@ class Edit:
         request: Request,
         changed: Callable[[], None],
     ) -> None:
-        Gegl.init(None)
         self.image = image
         self.request = request
-        self.captures = _captured(image, layers, request)
+        # It gets ready while the pictures are exported.
+        self._ready: Gio.Subprocess | None = worker_process.get_ready()
+        Gegl.init(None)
+        try:
+            self.captures = _captured(image, layers, request)
+        except BaseException:
+            self._ready.force_exit()
+            raise
         self.reports: dict[tuple[str, int], dict[str, Any]] = {}
         """The last word of a worker about each variation, by job and number; 0 for all of a job."""
         self.sentences: list[str] = []
@@ -131,6 +137,7 @@ class Edit:
         self.waiting_since = 0.0
         self._waiting = list(self.captures)
         self._begin()
+        placing.get_ready(self.image)
         return False
 
     def cancel(self) -> None:
@@ -203,8 +210,9 @@ class Edit:
         ):
             one = self._waiting.pop(0)
             try:
+                ready, self._ready = self._ready, None
                 self._running[one.job.id] = WorkerProcess(
-                    one.job, self._listener(one.job), self._ender(one.job)
+                    one.job, self._listener(one.job), self._ender(one.job), ready=ready
                 )
             except EditError as error:
                 self._say([str(error)])

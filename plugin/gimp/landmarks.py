@@ -18,7 +18,6 @@ from gi.repository import Gegl, Gimp
 from plugin.gimp import pixels
 from plugin.region import Box, whole_numbers
 
-_FORMAT = "R'G'B'A u8"
 _RUN = 24
 """Pixels in a row that are remembered together."""
 _ROWS, _COLUMNS = 24, 16
@@ -83,13 +82,11 @@ class Landmarks:
 
 def take(thing: Gimp.Layer | Gimp.Image, picture: Gimp.Drawable, box: Box) -> Landmarks:
     """Remember `box` of `picture`, which is what is exported of `thing`."""
-    buffer = picture.get_buffer()
+    buffer, alpha = picture.get_buffer(), picture.has_alpha()
     length = min(_RUN, box.width)
     runs = []
     for y in range(0, box.height, max(1, box.height // _ROWS)):
-        row = buffer.get(
-            Gegl.Rectangle.new(box.x, box.y + y, box.width, 1), 1.0, _FORMAT, Gegl.AbyssPolicy.NONE
-        )
+        row = _read(buffer, Box(box.x, box.y + y, box.width, 1), alpha)
         step = max(length, box.width // _COLUMNS)
         here = [
             (_colours(run := row[4 * x : 4 * (x + length)]), x, run)
@@ -98,6 +95,19 @@ def take(thing: Gimp.Layer | Gimp.Image, picture: Gimp.Drawable, box: Box) -> La
         here.sort(key=lambda each: -each[0])
         runs += [(x, y, run) for colours, x, run in here[:2] if colours > max(2, length // 4)]
     return Landmarks(box, (thing.get_width(), thing.get_height()), _look(thing), tuple(runs))
+
+
+def _read(buffer: Gegl.Buffer, box: Box, alpha: bool) -> bytes:
+    """The pixels of `box` as RGBA of 8 bits, `alpha` being whether they have any."""
+    pixel_format = "R'G'B'A u8" if alpha else "R'G'B' u8"
+    values = buffer.get(pixels.rectangle(box), 1.0, pixel_format, Gegl.AbyssPolicy.NONE)
+    if alpha:
+        return bytes(values)
+    # GEGL can add it too, but needs up to half a second to find out how, in every process.
+    whole = bytearray(b"\xff") * (len(values) // 3 * 4)
+    for channel in range(3):
+        whole[channel::4] = values[channel::3]
+    return bytes(whole)
 
 
 def _colours(run: bytes) -> int:
@@ -122,10 +132,10 @@ def find(
     """
     box = marks.box
     for picture in pictures:
-        buffer = picture.get_buffer()
-        if marks.runs and _matching(marks, buffer) >= _MAJORITY * len(marks.runs):
+        buffer, alpha = picture.get_buffer(), picture.has_alpha()
+        if marks.runs and _matching(marks, buffer, alpha) >= _MAJORITY * len(marks.runs):
             return box
-        votes = _votes(marks, buffer)
+        votes = _votes(marks, buffer, alpha)
         most = max(votes.values(), default=0)
         if most < _ENOUGH:
             continue
@@ -140,25 +150,19 @@ def find(
     return box if same_size and not _reshaped(marks.look, _look(thing)) else None
 
 
-def _matching(marks: Landmarks, buffer: Gegl.Buffer) -> int:
+def _matching(marks: Landmarks, buffer: Gegl.Buffer, alpha: bool) -> int:
     box = marks.box
     return sum(
-        buffer.get(
-            Gegl.Rectangle.new(box.x + x, box.y + y, len(run) // 4, 1),
-            1.0,
-            _FORMAT,
-            Gegl.AbyssPolicy.NONE,
-        )
-        == run
+        _read(buffer, Box(box.x + x, box.y + y, len(run) // 4, 1), alpha) == run
         for x, y, run in marks.runs
     )
 
 
-def _votes(marks: Landmarks, buffer: Gegl.Buffer) -> Counter[tuple[int, int]]:
+def _votes(marks: Landmarks, buffer: Gegl.Buffer, alpha: bool) -> Counter[tuple[int, int]]:
     """For every origin of the box that a run speaks for, how many do."""
     places: list[list[tuple[int, int]]] = [[] for _run in marks.runs]
     for strip in pixels.strips(pixels.covered(buffer)):
-        values = buffer.get(pixels.rectangle(strip), 1.0, _FORMAT, Gegl.AbyssPolicy.NONE)
+        values = _read(buffer, strip, alpha)
         for (x, y, run), found in zip(marks.runs, places):
             at = values.find(run)
             while at >= 0 and len(found) <= _MOST_PLACES:

@@ -8,11 +8,12 @@ in deep images.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gi.repository import Gegl, Gimp
+from gi.repository import Babl, Gegl, Gimp
 
 from plugin.gimp import landmarks, pixels, results
 from plugin.gimp.capture import (
@@ -42,6 +43,16 @@ class Placed:
     job: Job
     variation: int
     layer: Gimp.Layer
+
+
+def get_ready(image: Gimp.Image) -> None:
+    """Do beforehand, in another thread, what takes long with the first result."""
+    if not image.is_valid():
+        return
+    layer = Gimp.Layer.new(image, "", 1, 1, results.layer_type(image), 100.0, Gimp.LayerMode.NORMAL)
+    own_format = Babl.get_name(layer.get_format())
+    layer.delete()
+    threading.Thread(target=pixels.get_ready, args=(own_format,), daemon=True).start()
 
 
 def place(captures: list[Capture]) -> tuple[list[Placed], list[str]]:

@@ -222,13 +222,23 @@ def _answer(out: str, err: str) -> dict[str, Any]:
     }
 
 
+def get_ready(collect: bool = False) -> Gio.Subprocess:
+    """Start a worker before there is a job for it: its libraries take a while to load.
+
+    Raises EditError.
+    """
+    launcher = _launcher(Gio.SubprocessFlags.STDIN_PIPE | Gio.SubprocessFlags.STDOUT_PIPE)
+    return _start(launcher, ["work", *(["--collect"] if collect else [])])
+
+
 class WorkerProcess:
     """A worker at work on one job.
 
     `on_phase` is told how it gets on, again and again: {"phase": …} with, where they apply,
     "variation" (from 1), "sent" and "total" (bytes), "progress" (percent, of waiting) and "note" (a
-    sentence: why it is not sent yet). `on_end` is called once, when the worker is gone and
-    `job.state` is final. One that is to `collect` sees to its end what was sent, and sends nothing.
+    sentence: why it is not sent yet). `on_end` is called once, when the worker has nothing more to
+    say and `job.state` is final. One that is to `collect` sees to its end what was sent, and sends
+    nothing. `ready` is one that was started ahead by `get_ready`.
     """
 
     def __init__(
@@ -237,18 +247,14 @@ class WorkerProcess:
         on_phase: Callable[[dict[str, Any]], None],
         on_end: Callable[[], None],
         collect: bool = False,
+        ready: Gio.Subprocess | None = None,
     ) -> None:
         self._on_phase = on_phase
         self._on_end = on_end
-        launcher = _launcher(Gio.SubprocessFlags.STDIN_PIPE | Gio.SubprocessFlags.STDOUT_PIPE)
-        log = job.folder / "worker.log"
-        with contextlib.suppress(OSError):
-            # Made here: GLib would make it by the user's umask.
-            log.touch(mode=0o600)
-        launcher.set_stderr_file_path(str(log))
-        self._process = _start(
-            launcher, ["work", *(["--collect"] if collect else []), str(job.folder)]
-        )
+        self._process = ready or get_ready(collect)
+        with contextlib.suppress(GLib.Error):
+            # One that has broken down can't hear it: how that ends is seen below.
+            self._process.get_stdin_pipe().write_all(os.fsencode(job.folder) + b"\0", None)
         self._lines = Gio.DataInputStream.new(self._process.get_stdout_pipe())
         self._listen()
 
@@ -272,7 +278,7 @@ class WorkerProcess:
             # Only the progress is lost; how it ended is in the job's state.
             line = None
         if line is None:
-            self._process.wait_async(None, self._ended)
+            self._on_end()
             return
         # A library's own words on standard output are not for us.
         with contextlib.suppress(ValueError):
@@ -280,7 +286,3 @@ class WorkerProcess:
             if isinstance(progress, dict) and "phase" in progress:
                 self._on_phase(progress)
         self._listen()
-
-    def _ended(self, process: Gio.Subprocess, result: Gio.AsyncResult) -> None:
-        process.wait_finish(result)
-        self._on_end()

@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     service.set_defaults(command=_service)
 
     work = commands.add_parser("work", help="what the plug-in starts: progress as JSON lines")
-    work.add_argument("folder", type=Path)
+    work.add_argument("folder", type=Path, nargs="?", help="the job; standard input names it later")
     work.add_argument("--collect", action="store_true", help="only what was sent; send nothing")
     work.set_defaults(command=_work)
     return parser
@@ -177,7 +177,9 @@ def _finish(unfinished: Job) -> int:
                 shown.add(phase)
                 print(f"{phase_text(progress.phase)} …", file=sys.stderr)
 
-    Run(unfinished, show).finish()
+    run = Run(unfinished, show)
+    run.finish()
+    run.pack()
     state = unfinished.state
     request = unfinished.request
     placed = [post.placed for post in state.posts if post.placed]
@@ -215,7 +217,10 @@ def _work(arguments: argparse.Namespace) -> int:
     if hasattr(os, "setsid") and os.getpgrp() != os.getpid():
         # A Ctrl+C in the terminal that GIMP was started from is not meant for a paid edit.
         os.setsid()
-    run = Run(Job(arguments.folder), _tell)
+    folder = arguments.folder or _named_later()
+    if folder is None:
+        return 0
+    run = Run(Job(folder), _tell)
 
     def watch() -> None:
         while os.read(0, 1):
@@ -225,7 +230,28 @@ def _work(arguments: argparse.Namespace) -> int:
 
     threading.Thread(target=watch, daemon=True).start()
     run.finish(sending=not arguments.collect)
+    # By the end of our output the plug-in knows that all is there.
+    _tell_nobody()
+    run.pack()
     return 0
+
+
+def _named_later() -> Path | None:
+    """Read from standard input which job to work on, up to a zero byte; None if it ends before.
+
+    What goes wrong from then on is noted in the job.
+    """
+    name = b""
+    while not name.endswith(b"\0"):
+        piece = os.read(0, 4096)
+        if not piece:
+            return None
+        name += piece
+    folder = Path(os.fsdecode(name[:-1]))
+    with contextlib.suppress(OSError):
+        log = os.open(folder / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(log, sys.stderr.fileno())
+    return folder
 
 
 def _tell(progress: Progress) -> None:
@@ -235,7 +261,11 @@ def _tell(progress: Progress) -> None:
     except OSError:
         # Nobody listens any more, but the answer still has to be fetched; what is left in the
         # buffer would fail once more at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _tell_nobody()
+
+
+def _tell_nobody() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _key(arguments: argparse.Namespace) -> int:

@@ -87,6 +87,7 @@ class Run:
         self._state = job.state
         self._lock = threading.Lock()
         self._called_off = threading.Event()
+        self._packing = False
         self._leaving: set[int] = set()
         """The variations whose POST has begun, and whose last piece has not left."""
 
@@ -103,7 +104,7 @@ class Run:
                 # Else it stays as sent, which is the safe side.
                 with contextlib.suppress(OSError):
                     self._job.save_state(self._state)
-            return not any(
+            return not self._packing and not any(
                 post.state in (SENT, ACCEPTED) or post.to_be_placed for post in self._state.posts
             )
 
@@ -124,6 +125,18 @@ class Run:
                 Failure.SETUP,
                 _("The job {job} is being worked on already.").format(job=self._job.id),
             ) from error
+
+    def pack(self) -> None:
+        """Make the job's pictures small on the disk: while somebody waited they were written large.
+
+        They may be read meanwhile.
+        """
+        self._packing = True
+        for path in self._job.folder.glob("*.png"):
+            # What the service delivered stays as it came; a damaged one stays, too.
+            with contextlib.suppress(OSError, picture.Unreadable):
+                if not path.name.startswith("result-"):
+                    picture.pack(path)
 
     def _finish_owned(self, sending: bool) -> None:
         numbered = list(enumerate(self._state.posts, 1))
@@ -352,7 +365,9 @@ class Run:
             ) from error
         placed, notes = edit.place(answer, post.route)
         path = self._job.folder / f"placed-{number}.png"
-        self._keep(number, post, "placing", lambda: picture.write_own(placed, path))
+        # As layers have it: GEGL would have to learn first how to add an alpha channel.
+        whole = placed.convert("RGBA")
+        self._keep(number, post, "placing", lambda: picture.write_own(whole, path, packed=False))
         fitted = {"placed": path.name, "kind": "", "message": "", "notes": notes}
         self._keep(number, post, "placing", lambda: self._change(post, **fitted))
 

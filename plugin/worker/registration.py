@@ -47,7 +47,7 @@ _SAME = 0.5
 _SAME_SHARE = 0.5
 """Share of the places with texture that must be the same for a judgement."""
 _MOST_STEPS = 15
-_MOST_POINTS = 20_000
+_MOST_POINTS = 10_000
 _SETTLED = 0.005
 """Pixels of a step that is the last."""
 _NEIGHBOURS = 10
@@ -339,24 +339,22 @@ def _refined(
     stays near none.
     """
     matrix = start
+    fine, other_fine = (picture - cv2.blur(picture, (25, 25)) for picture in (before, after))
     for blur in (2.5, 1.2, 0.6):
-        moved, shown = _aligned(after, matrix, before.shape)
-        if blur > 2:
+        # The last steps are too small to change what counts as kept.
+        if blur > 1:
+            moved, shown = _aligned(after, matrix, before.shape)
             kept = shown & (outside | (_texture(before, moved) > _TEXTURE))
-        else:
-            likeness, texture, _contrast = _likeness(before, moved)
-            kept = shown & (outside | (texture > _TEXTURE)) & (likeness > _SAME)
+            if blur < 2:
+                kept &= _likeness(before, moved)[0] > _SAME
         if np.count_nonzero(kept) < 200:
             return None
-        found = _stepped(_detail(before, blur), _detail(after, blur), matrix, layout, kept)
+        one, other = (cv2.GaussianBlur(picture, (0, 0), blur) for picture in (fine, other_fine))
+        found = _stepped(one, other, matrix, layout, kept)
         if not _plausible(np.linalg.inv(layout) @ found):
             return None
         matrix = found
     return matrix
-
-
-def _detail(picture: Floats, blur: float) -> Floats:
-    return cv2.GaussianBlur(picture, (0, 0), blur) - cv2.blur(picture, (25, 25))
 
 
 def _stepped(

@@ -296,7 +296,7 @@ def _textured_blocks(picture: Floats, certain: Floats) -> list[tuple[int, int]]:
     height, width = picture.shape
     square = (_BLOCK, _BLOCK)
     corners = cv2.blur(cv2.cornerMinEigenVal(picture, 5), square)
-    texture = _texture(picture, picture)
+    texture = np.sqrt(_moments(picture)[1])
     sure = cv2.blur(certain, square) > 0.999
     step = max(6, round(math.sqrt(width * height / 400)))
     half = _BLOCK // 2
@@ -344,11 +344,12 @@ def _refined(
         # The last steps are too small to change what counts as kept.
         if blur > 1:
             moved, shown = _aligned(after, matrix, before.shape)
-            kept = shown & (outside | (_texture(before, moved) > _TEXTURE))
+            likeness, texture, _contrast = _likeness(before, moved)
+            kept = shown & (outside | (texture > _TEXTURE))
             if blur < 2:
-                kept &= _likeness(before, moved)[0] > _SAME
-        if np.count_nonzero(kept) < 200:
-            return None
+                kept &= likeness > _SAME
+            if np.count_nonzero(kept) < 200:
+                return None
         one, other = (cv2.GaussianBlur(picture, (0, 0), blur) for picture in (fine, other_fine))
         found = _stepped(one, other, matrix, layout, kept)
         if not _plausible(np.linalg.inv(layout) @ found):
@@ -432,11 +433,6 @@ def _likeness(one: Floats, other: Floats) -> tuple[Floats, Floats, Floats]:
     likeness = (together + floor) / (np.sqrt(variance * other_variance) + floor)
     contrast = np.sqrt((other_variance + floor) / (variance + floor))
     return likeness, np.sqrt(np.minimum(variance, other_variance)), contrast
-
-
-def _texture(one: Floats, other: Floats) -> Floats:
-    """The standard deviation around each pixel, of whichever has less of it."""
-    return np.sqrt(np.minimum(_moments(one)[1], _moments(other)[1]))
 
 
 def _moments(picture: Floats) -> tuple[Floats, Floats]:

@@ -47,7 +47,7 @@ _SAME = 0.5
 _SAME_SHARE = 0.5
 """Share of the places with texture that must be the same for a judgement."""
 _MOST_STEPS = 15
-_MOST_POINTS = 20_000
+_MOST_POINTS = 10_000
 _SETTLED = 0.005
 """Pixels of a step that is the last."""
 _NEIGHBOURS = 10
@@ -296,7 +296,7 @@ def _textured_blocks(picture: Floats, certain: Floats) -> list[tuple[int, int]]:
     height, width = picture.shape
     square = (_BLOCK, _BLOCK)
     corners = cv2.blur(cv2.cornerMinEigenVal(picture, 5), square)
-    texture = _texture(picture, picture)
+    texture = np.sqrt(_moments(picture)[1])
     sure = cv2.blur(certain, square) > 0.999
     step = max(6, round(math.sqrt(width * height / 400)))
     half = _BLOCK // 2
@@ -339,24 +339,23 @@ def _refined(
     stays near none.
     """
     matrix = start
+    fine, other_fine = (picture - cv2.blur(picture, (25, 25)) for picture in (before, after))
     for blur in (2.5, 1.2, 0.6):
-        moved, shown = _aligned(after, matrix, before.shape)
-        if blur > 2:
-            kept = shown & (outside | (_texture(before, moved) > _TEXTURE))
-        else:
+        # The last steps are too small to change what counts as kept.
+        if blur > 1:
+            moved, shown = _aligned(after, matrix, before.shape)
             likeness, texture, _contrast = _likeness(before, moved)
-            kept = shown & (outside | (texture > _TEXTURE)) & (likeness > _SAME)
-        if np.count_nonzero(kept) < 200:
-            return None
-        found = _stepped(_detail(before, blur), _detail(after, blur), matrix, layout, kept)
+            kept = shown & (outside | (texture > _TEXTURE))
+            if blur < 2:
+                kept &= likeness > _SAME
+            if np.count_nonzero(kept) < 200:
+                return None
+        one, other = (cv2.GaussianBlur(picture, (0, 0), blur) for picture in (fine, other_fine))
+        found = _stepped(one, other, matrix, layout, kept)
         if not _plausible(np.linalg.inv(layout) @ found):
             return None
         matrix = found
     return matrix
-
-
-def _detail(picture: Floats, blur: float) -> Floats:
-    return cv2.GaussianBlur(picture, (0, 0), blur) - cv2.blur(picture, (25, 25))
 
 
 def _stepped(
@@ -434,11 +433,6 @@ def _likeness(one: Floats, other: Floats) -> tuple[Floats, Floats, Floats]:
     likeness = (together + floor) / (np.sqrt(variance * other_variance) + floor)
     contrast = np.sqrt((other_variance + floor) / (variance + floor))
     return likeness, np.sqrt(np.minimum(variance, other_variance)), contrast
-
-
-def _texture(one: Floats, other: Floats) -> Floats:
-    """The standard deviation around each pixel, of whichever has less of it."""
-    return np.sqrt(np.minimum(_moments(one)[1], _moments(other)[1]))
 
 
 def _moments(picture: Floats) -> tuple[Floats, Floats]:

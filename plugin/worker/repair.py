@@ -59,7 +59,7 @@ def judge(sent: Pixels, answer: Pixels, edited: Pixels | None) -> Repair | None:
 def resample(answer: NDArray[Any], matrix: Matrix, size: tuple[int, int]) -> NDArray[Any]:
     """Return the picture of `size` (width, height) with `answer` at `matrix` of (x, y) in (x, y).
 
-    8 or 16 bits and any number of channels, as `answer` has them.
+    Levels (8 bits or floats) and channels are as `answer` has them.
     """
     shrink = zoom(matrix)
     if shrink > 1.2:
@@ -88,9 +88,9 @@ def repaired(
     if found.tone is None:
         placed = resample(answer, matrix, (width, height))
     else:
-        curves = np.clip(np.rint(found.tone.curves * 128), 0, 65535).astype(np.uint16)
-        deep = resample(cv2.LUT(answer, curves[None]), matrix, (width, height))
-        placed = _with_rest(deep, found.tone.rest, measured)
+        fine = resample(cv2.LUT(answer, found.tone.curves[None]), matrix, (width, height))
+        rest = _enlarged(found.tone.rest, measured, (width, height))
+        placed = cv2.add(fine, rest, dtype=cv2.CV_8U)
     kept = _kept(found)
     if selection is not None:
         _add_detail(placed, found, kept, measured, source, selection, matrix)
@@ -100,7 +100,7 @@ def repaired(
     return placed
 
 
-def _enlarged(field: NDArray[Any], measured: Matrix, size: tuple[int, int]) -> NDArray[Any]:
+def _enlarged(field: Floats, measured: Matrix, size: tuple[int, int]) -> Floats:
     """A smooth array of the measure's scale at the region's pixels, `size` (width, height)."""
     # Cut out on its own scale and then resized: much quicker than to warp so many pixels.
     scale = min(1.0, zoom(measured))
@@ -111,14 +111,6 @@ def _enlarged(field: NDArray[Any], measured: Matrix, size: tuple[int, int]) -> N
         field, (measured @ to_region)[:2], small, flags=flags, borderMode=cv2.BORDER_REPLICATE
     )
     return cv2.resize(cut, size, interpolation=cv2.INTER_LINEAR)
-
-
-def _with_rest(deep: NDArray[np.uint16], rest: Floats, measured: Matrix) -> Pixels:
-    """The picture in 128ths of a level plus `rest`, rounded to levels."""
-    height, width = deep.shape[:2]
-    field = _enlarged(np.rint(rest * 128).astype(np.int16), measured, (width, height))
-    total = cv2.add(deep, field, dtype=cv2.CV_16U)
-    return cv2.convertScaleAbs(total, alpha=1 / 128)
 
 
 def _hide_seam(

@@ -22,7 +22,7 @@ _SAMPLES = 6_000
 _USUAL_GAIN, _USUAL_GAMMA = 0.15, 0.12
 """Standard deviations of what models do to tone."""
 _MOST_GAIN, _MOST_GAMMA = 0.35, 0.3
-_SETTLED = 1e-4
+_SETTLED = 1e-3
 """A step of gain and gamma that is the last."""
 _INDEPENDENT = 20
 """Pixels that tell as much as a single independent one."""

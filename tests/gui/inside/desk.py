@@ -88,6 +88,21 @@ def time_presses(app, role, name, seconds, pause):
     return took
 
 
+def time_opening(item, app, role, name):
+    """Choose an item of GIMP's menu; return after how many milliseconds a thing of it can be used.
+
+    The thing is one of `app`.
+    """
+    # GIMP makes its menu fit a new image a moment later.
+    while not (chosen := _find("gimp", "menu item", item, "")):
+        time.sleep(0.1)
+    began = time.monotonic()
+    chosen.get_action_iface().do_action(0)
+    while not _find(app, role, name, ""):
+        time.sleep(0.002)
+    return 1000 * (time.monotonic() - began)
+
+
 def active_window():
     """The title of the window that the keyboard goes to."""
     found = subprocess.run(
@@ -205,7 +220,7 @@ def _text(thing):
 
 if __name__ == "__main__":
     functions = (
-        *(look, press, place, hold, release, time_presses, move_mouse),
+        *(look, press, place, hold, release, time_presses, time_opening, move_mouse),
         *(active_window, activate, key, write, screenshot, picture, area, arrange),
     )
     answering.serve(sys.argv[1], {function.__name__: function for function in functions})

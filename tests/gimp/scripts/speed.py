@@ -1,0 +1,230 @@
+"""How long edits take, beside what they can't do without and what most plug-ins do.
+
+The argument is JSON: a list of cases. Each names a `file`, which may be cut (`crop`: width, height,
+x, y), then scaled (`scale`) and blurred (`blur`: pixels), or fill a larger `canvas` with `layers`
+more; what to `select` (an ellipse), the `prompt`, further `arguments`, how many `drawables` are
+edited together; how many `times`, whether with the `limit` and how often the `naive` way.
+"""
+
+import http.client
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import inside
+from gi.repository import Gegl, Gimp, Gio
+
+HOME = Path(os.environ["DIMILINKS_HOME"])
+TEMPORARY = Path(os.environ["TMPDIR"])
+BASE_URL = os.environ["DIMILINKS_BASE_URL"]
+# What a single program would have to load that did it all by itself.
+BARE = """
+import io, sys, time
+import gi
+gi.require_version("Gimp", "3.0")
+gi.require_version("Gegl", "0.4")
+from gi.repository import Gegl, Gimp
+Gegl.init(None)
+import concurrent.futures, filelock, requests
+import cv2, numpy, PIL.Image, PIL.ImageCms
+print(time.time())
+QUICK = [
+    cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE,
+    cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG,
+]
+width, height, channels = map(int, sys.argv[1:4])
+sizes = [(channels, sys.argv[5])] + [(4, path) for path in sys.argv[6:7]]
+for channels, path in sizes:
+    pixels = numpy.fromfile(path, numpy.uint8).reshape(height, width, channels)
+    began = time.perf_counter()
+    data = cv2.imencode(".png", pixels, QUICK)[1].tobytes()
+    print(time.perf_counter() - began)
+    open(path + ".png", "wb").write(data)
+data = open(sys.argv[4], "rb").read()
+began = time.perf_counter()
+PIL.Image.open(io.BytesIO(data)).load()
+print(time.perf_counter() - began)
+"""
+
+
+def timed(step):
+    began = time.perf_counter()
+    result = step()
+    return time.perf_counter() - began, result
+
+
+def opened(case):
+    """The image of a case, and the layer to edit."""
+    if "canvas" in case:
+        return tiled(case)
+    image = Gimp.file_load(Gimp.RunMode.NONINTERACTIVE, Gio.File.new_for_path(case["file"]))
+    if "crop" in case:
+        image.crop(*case["crop"])
+    if "scale" in case:
+        image.scale(*case["scale"])
+    layer = image.get_layers()[0]
+    if "blur" in case:
+        smooth = Gimp.DrawableFilter.new(layer, "gegl:gaussian-blur", "blur")
+        for name in ("std-dev-x", "std-dev-y"):
+            smooth.get_config().set_property(name, case["blur"])
+        layer.merge_filter(smooth)
+    return image, layer
+
+
+def tiled(case):
+    """A canvas of any size, full of the photograph, with more layers of it if need be."""
+    photograph = Gimp.file_load(Gimp.RunMode.NONINTERACTIVE, Gio.File.new_for_path(case["file"]))
+    picture = photograph.get_layers()[0]
+    width, height = case["canvas"]
+    image = Gimp.Image.new(width, height, Gimp.ImageBaseType.RGB)
+    layer = Gimp.Layer.new(
+        image, "photograph", width, height, Gimp.ImageType.RGB_IMAGE, 100, Gimp.LayerMode.NORMAL
+    )
+    image.insert_layer(layer, None, 0)
+    buffer, own = layer.get_buffer(), picture.get_buffer()
+    across, down = picture.get_width(), picture.get_height()
+    for y in range(0, height, down):
+        for x in range(0, width, across):
+            part = Gegl.Rectangle.new(0, 0, min(across, width - x), min(down, height - y))
+            place = Gegl.Rectangle.new(x, y, part.width, part.height)
+            own.copy(part, Gegl.AbyssPolicy.NONE, buffer, place)
+    buffer.flush()
+    layer.update(0, 0, width, height)
+    for _number in range(case.get("layers", 1) - 1):
+        more = Gimp.Layer.new_from_drawable(picture, image)
+        image.insert_layer(more, None, 1)
+        more.set_offsets((width - across) // 2, (height - down) // 2)
+    photograph.delete()
+    return image, layer
+
+
+def edit(image, layers, case):
+    """One edit, from the call to the layer in the image; and when its parts were done."""
+    began = time.time()
+    seconds, (status, message, layers) = timed(
+        lambda: inside.edit(image, layers, prompt=case["prompt"], **case.get("arguments", {}))
+    )
+    assert status == inside.SUCCESS, message
+    job = max((HOME / "jobs").iterdir(), key=lambda folder: folder.stat().st_mtime)
+    done = {
+        name: (job / file).stat().st_mtime - began
+        for name, file in (
+            ("exported", "request.json"),
+            ("fetched", "result-1.png"),
+            ("fitted", "placed-1.png"),
+            ("placed", "imported"),
+        )
+    }
+    region = json.loads((job / "request.json").read_text())["region"]
+    for made in layers:
+        image.remove_layer(made)
+    return {"began": began, "seconds": seconds, "done": done, "region": region, "job": str(job)}
+
+
+def limit(image, layer, made):
+    """The seconds of what no plug-in can do without, by part, for the edit that was `made`."""
+    box = made["region"]["content"]
+    width, height = box["width"], box["height"]
+    place = Gegl.Rectangle.new(box["x"], box["y"], width, height)
+    buffer = layer.get_buffer()
+    parts = {}
+    parts["read"], pixels = timed(lambda: buffer.get(place, 1.0, None, Gegl.AbyssPolicy.NONE))
+    raw = [TEMPORARY / "source"]
+    raw[0].write_bytes(pixels)
+    job = Path(made["job"])
+    if (job / "mask.png").exists():
+        over = image.get_selection().get_buffer()
+        seconds, shares = timed(lambda: over.get(place, 1.0, "Y u8", Gegl.AbyssPolicy.NONE))
+        parts["read"] += seconds
+        raw.append(TEMPORARY / "mask")
+        raw[1].write_bytes(b"".join(bytes((value,)) * 4 for value in shares))
+    plug_in = Path(os.environ["GIMP3_DIRECTORY"], "plug-ins", "dimilinks_gimp")
+    worker = Path((plug_in / "worker-python.txt").read_text().strip())
+    libraries = next(worker.parents[1].glob("lib/python3*/site-packages"))
+    command = ["/usr/bin/python3", "-c"]
+    options = {"env": {**os.environ, "PYTHONPATH": str(libraries)}, "text": True}
+    result = job / "result-1.png"
+    words = [str(width), str(height), str(layer.get_bpp()), str(result), *map(str, raw)]
+    began = time.time()
+    said = subprocess.check_output([*command, BARE, *words], **options).split()
+    parts["start"] = float(said[0]) - began
+    parts["encode"] = sum(map(float, said[1:-1]))
+    parts["decode"] = float(said[-1])
+    sent = b"".join(Path(f"{path}.png").read_bytes() for path in raw)
+    host = BASE_URL.removeprefix("http://").partition("/")[0]
+
+    def move():
+        """The bytes up, and those of the result down again."""
+        for path, body in (("/v1/images/edits", sent), ("/v1/images/edits", result.read_bytes())):
+            connection = http.client.HTTPConnection(host)
+            connection.request("POST", path, body)
+            connection.getresponse().read()
+            connection.close()
+
+    parts["move"], _nothing = timed(move)
+    new = Gimp.Layer.new(
+        image, "limit", width, height, Gimp.ImageType.RGBA_IMAGE, 100, Gimp.LayerMode.NORMAL
+    )
+    image.insert_layer(new, None, 0)
+    pixels = bytes(4 * width * height)
+
+    def write():
+        target = new.get_buffer()
+        target.set(Gegl.Rectangle.new(0, 0, width, height), "R'G'B'A u8", pixels)
+        target.flush()
+        new.update(0, 0, width, height)
+
+    parts["write"], _nothing = timed(write)
+    image.remove_layer(new)
+    return parts
+
+
+def naive(image):
+    """What goes into files where all is left to GIMP, picture and mask and back: seconds, bytes."""
+    picture, mask = (Gio.File.new_for_path(f"{TEMPORARY}/{name}.png") for name in ("all", "mask"))
+
+    def save():
+        Gimp.file_save(Gimp.RunMode.NONINTERACTIVE, image, picture, None)
+        copy = image.duplicate()
+        shown = copy.flatten()
+        Gimp.context_set_foreground(Gegl.Color.new("white"))
+        Gimp.context_set_background(Gegl.Color.new("black"))
+        shown.edit_fill(Gimp.FillType.FOREGROUND)
+        Gimp.Selection.invert(copy)
+        shown.edit_fill(Gimp.FillType.BACKGROUND)
+        Gimp.file_save(Gimp.RunMode.NONINTERACTIVE, copy, mask, None)
+        copy.delete()
+        layer = Gimp.file_load_layer(Gimp.RunMode.NONINTERACTIVE, image, picture)
+        image.insert_layer(layer, None, 0)
+        return layer
+
+    seconds, layer = timed(save)
+    image.remove_layer(layer)
+    size = sum(Path(file.get_path()).stat().st_size for file in (picture, mask))
+    return {"seconds": seconds, "bytes": size}
+
+
+def measured(case):
+    image, layer = opened(case)
+    layers = [layer]
+    for _number in range(case.get("drawables", 1) - 1):
+        layers.append(layer.copy())
+        image.insert_layer(layers[-1], None, 0)
+    if case.get("select"):
+        image.select_ellipse(Gimp.ChannelOps.REPLACE, *case["select"])
+    edit(image, layers, case)  # The service makes its answer.
+    found = {"name": case["name"], "edits": [], "limits": [], "naive": []}
+    for turn in range(case["times"]):
+        made = edit(image, layers, case)
+        found["edits"].append(made)
+        if case.get("limit"):
+            found["limits"].append(limit(image, layer, made))
+        if turn < case.get("naive", 0):
+            found["naive"].append(naive(image))
+    image.delete()
+    return found
+
+
+inside.found([measured(case) for case in json.loads(inside.ARGUMENTS[0])])

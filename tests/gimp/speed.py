@@ -1,0 +1,108 @@
+"""Edits in a real GIMP, timed and weighed, with a service that answers at once.
+
+Used by the tests for a few edits, by `tests/bench/speed` for the figures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from installer.host import PrivateGimp
+from tests.gimp.run_inside import run_inside
+from tests.service.instant import InstantService
+
+Found = dict[str, Any]
+KINDS = {"plug-in": b"dimilinks_gimp.py\0", "worker": b"\0plugin\0work\0"}
+"""The two processes of an edit, by what is in their command lines."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What `scripts/speed.py` found for each case, and what the service and the watch saw."""
+
+    found: list[Found]
+    arrived: list[tuple[float, int]]
+    """When each request arrived (since 1970), and its bytes."""
+    most_at_once: int
+    peaks: list[tuple[float, str, float]]
+    """Of each process when it was first seen, which of KINDS, and the most memory it held, MB."""
+
+    def request(self, edit: Found) -> tuple[float, int]:
+        """When the edit's first request arrived, in seconds from the call, and its bytes."""
+        at, size = next(each for each in self.arrived if each[0] > edit["began"])
+        return at - edit["began"], size
+
+    def peak(self, edit: Found, kind: str) -> float:
+        """The most memory in MB that a process of that kind held for the edit."""
+        end = edit["began"] + edit["seconds"]
+        return max(mb for at, k, mb in self.peaks if k == kind and edit["began"] <= at <= end)
+
+
+def run(
+    gimp: PrivateGimp,
+    folder: Path,
+    photographs: Path,
+    cases: list[dict[str, Any]],
+    thinking: float = 0,
+) -> Timed:
+    """Make the edits of all cases; `folder` is a new one, `thinking` what each takes, in seconds.
+
+    What a case may hold stands in `scripts/speed.py`.
+    """
+    with InstantService(thinking) as service, _Watch(folder / "home") as watch:
+        found = run_inside(
+            gimp,
+            folder,
+            photographs,
+            "speed",
+            json.dumps(cases),
+            DIMILINKS_BASE_URL=service.base_url,
+            DIMILINKS_API_KEY="test-key",
+        )
+    return Timed(found, service.arrived, service.most_at_once, list(watch.seen.values()))
+
+
+class _Watch(contextlib.AbstractContextManager["_Watch"]):
+    """Looks again and again at the most memory that an edit's processes have held."""
+
+    def __init__(self, home: Path) -> None:
+        self.seen: dict[str, tuple[float, str, float]] = {}
+        self._mark = f"DIMILINKS_HOME={home}".encode()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._look_on)
+
+    def __enter__(self) -> _Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self._thread.join()
+
+    def _look_on(self) -> None:
+        while not self._ending.wait(0.025):
+            for process in filter(str.isdecimal, os.listdir("/proc")):
+                # It may have ended meanwhile.
+                with contextlib.suppress(OSError):
+                    self._look(process)
+
+    def _look(self, process: str) -> None:
+        folder = Path("/proc", process)
+        if process not in self.seen:
+            command = (folder / "cmdline").read_bytes()
+            kind = next((kind for kind, words in KINDS.items() if words in command), "")
+            if not kind or self._mark not in (folder / "environ").read_bytes().split(b"\0"):
+                return
+            self.seen[process] = time.time(), kind, 0
+        first, kind, most = self.seen[process]
+        for line in (folder / "status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                most = int(line.split()[1]) / 1000
+        self.seen[process] = first, kind, most

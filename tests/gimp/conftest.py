@@ -30,4 +30,4 @@ def inside(gimp: PrivateGimp, tmp_path: Path, photo_files: Path) -> Inside:
     DIMILINKS_TEST_PHOTOS; it leaves its findings there as `found.json`.
     """
 
-    return functools.partial(run_inside, gimp, tmp_path, photo_files, timeout=240)
+    return functools.partial(run_inside, gimp, tmp_path, photo_files, timeout=500)

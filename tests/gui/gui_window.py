@@ -216,8 +216,12 @@ class Window:
             until(lambda: not self.plug_in() + self.workers(), "the end of plug-in and workers")
         except TimeoutError:
             self.desk.screenshot(path=str(self.folder / "left.png"))
-            for process in self.plug_in() + self.workers():
+            crashed = self.plug_in()
+            for process in crashed + self.workers():
                 os.kill(process, signal.SIGKILL)
+            if crashed:
+                # GIMP's word on it would cover the next window.
+                self.dismiss_message()
             raise
         finally:
             self.gimp.close_images()
@@ -383,9 +387,16 @@ class Image:
     def _becomes(self, to: dict[str, Any], with_selected: bool) -> None:
         aside = {} if with_selected else {"selected": None}
         wanted = {**to, **aside}
+
+        def reached() -> bool:
+            # A layer that goes while it is looked at is an error.
+            with contextlib.suppress(RuntimeError):
+                return {**self.state(), **aside} == wanted
+            return False
+
         with contextlib.suppress(TimeoutError):
-            until(lambda: {**self.state(), **aside} == wanted, "the state", PATIENCE)
-        # Shows how they differ.
+            until(reached, "the state", PATIENCE)
+        # Shows how they differ, or what the error is.
         assert {**self.state(), **aside} == wanted
 
     def view(self) -> np.ndarray:

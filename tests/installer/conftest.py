@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from installer.folders import cache_folder
+from installer.folders import cache_folder, locked
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -25,9 +25,17 @@ OFFLINE = {
 
 
 @pytest.fixture(scope="session")
-def made_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all processes that pass the tests at the same time."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def made_data(common: Path) -> Path:
     """A data folder with the worker's environment in it, made once for all tests."""
-    folder = tmp_path_factory.mktemp("data")
+    folder = common / "data"
+    # Waits for another process that makes it, and then finds it there.
     subprocess.run(
         [sys.executable, "-m", "installer", "python"],
         cwd=CHECKOUT,
@@ -38,11 +46,13 @@ def made_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of all packages for this Python, as the command makes it."""
-    folder = tmp_path_factory.mktemp("wheels") / "a folder é"
-    command = [sys.executable, "-m", "installer", "wheels", folder]
-    subprocess.run(command, cwd=CHECKOUT, check=True)
+def wheels(common: Path) -> Path:
+    """A folder of all packages for this Python, as the command makes it, once for all tests."""
+    folder = common / "wheels" / "a folder é"
+    with locked(common / "wheels.lock"):
+        if not folder.exists():
+            command = [sys.executable, "-m", "installer", "wheels", folder]
+            subprocess.run(command, cwd=CHECKOUT, check=True)
     return folder
 
 

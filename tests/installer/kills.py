@@ -69,33 +69,26 @@ class Kills:
         self._checkouts = {UPDATE: new, PACKAGES: packages, INSTALLATION: new}
         # Made once: an update begins with a copy of it.
         self._before = folder / "before"
-        trees = []
-        for checkout in (new, self._old):
-            self._run(checkout, self._before)
+        trees, seconds = [], []
+        for checkout in (new, self._old, new, self._old):
+            seconds.append(self._run(checkout, self._before))
             trees.append(_tree(payload.plugin_folder(self._before / "profile")))
-        whole, self._old_tree = trees
+        whole, self._old_tree = trees[:2]
         name = "installer/requirements.txt"
         changed = {**whole, name: (packages / name).read_bytes()}
         self._new_trees = {UPDATE: whole, PACKAGES: changed, INSTALLATION: whole}
+        # New packages make an environment, as an installation does.
+        self._longest = {UPDATE: seconds[2], PACKAGES: seconds[0], INSTALLATION: seconds[0]}
 
     def kills(self, number: int) -> Iterator[Kill]:
         """Kill that many runs, mostly updates, at moments that are the same each time: half of them
         anywhere, half about the exchange at the end.
         """
         chance = random.Random(number)
-        longest: dict[str, float] = {}
         for n in range(number):
             kind = {2: PACKAGES, 3: INSTALLATION}.get(n % _SLOW_EVERY, UPDATE)
-            if kind not in longest:
-                longest[kind] = self._longest(kind)
             share = chance.random() if n % 2 else chance.uniform(0.75, 1.0)
-            yield self._kill(kind, share * longest[kind])
-
-    def _longest(self, kind: str) -> float:
-        home = self._start(kind)
-        began = time.monotonic()
-        self._run(self._checkouts[kind], home)
-        return time.monotonic() - began
+            yield self._kill(kind, share * self._longest[kind])
 
     def _start(self, kind: str) -> Path:
         home = self._folder / "home"
@@ -124,10 +117,13 @@ class Kills:
         }
         return command, {**os.environ, **own}
 
-    def _run(self, checkout: Path, home: Path) -> None:
+    def _run(self, checkout: Path, home: Path) -> float:
+        """Run it to its end; the seconds that it took."""
         home.mkdir(exist_ok=True)
         command, env = self._command(home)
+        began = time.monotonic()
         subprocess.run(command, cwd=checkout, env=env, check=True, capture_output=True)
+        return time.monotonic() - began
 
     def _kill(self, kind: str, seconds: float) -> Kill:
         home = self._start(kind)

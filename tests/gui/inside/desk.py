@@ -4,6 +4,7 @@ SOCKET. Reads windows through the accessibility bus, types with xdotool.
 """
 
 import contextlib
+import re
 import subprocess
 import sys
 import time
@@ -124,9 +125,10 @@ def key(name):
 def write(text):
     """Type into whatever has the focus."""
     # Characters that the keyboard lacks are mapped to a spare key one by one: a program needs
-    # time to notice.
-    delay = "12" if text.isascii() else "120"
-    subprocess.run(["xdotool", "type", "--delay", delay, text], check=True)
+    # time to notice, also on a busy machine.
+    for part in re.findall(r"[\x00-\x7f]+|[^\x00-\x7f]+", text):
+        delay = "12" if part.isascii() else "500"
+        subprocess.run(["xdotool", "type", "--delay", delay, part], check=True)
 
 
 def screenshot(path):

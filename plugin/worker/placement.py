@@ -58,7 +58,7 @@ def placed(
             np.asarray(answer),
             found,
             to_sent,
-            np.asarray(picture.on_white(source)),
+            _seen(source),
             None if selection is None else np.asarray(selection),
         )
     else:
@@ -68,8 +68,13 @@ def placed(
 
 def judged(answer: Image.Image, upload: Upload) -> repair.Repair | None:
     """What happened to `answer` beyond the edit; None if that can't be told."""
-    seen = np.asarray(picture.on_white(answer))
-    return repair.judge(np.asarray(upload.source), seen, _edited(upload))
+    return repair.judge(np.asarray(upload.source), _seen(answer), _edited(upload))
+
+
+def _seen(image: Image.Image) -> Pixels:
+    """RGB over white, (height, width, 3)."""
+    # Of what is RGB already no copy is made.
+    return np.asarray(image if image.mode == "RGB" else picture.on_white(image))
 
 
 def _edited(upload: Upload) -> Pixels | None:

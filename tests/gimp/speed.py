@@ -95,13 +95,12 @@ class _Watch(contextlib.AbstractContextManager["_Watch"]):
 
     def _look(self, process: str) -> None:
         folder = Path("/proc", process)
-        if process not in self.seen:
-            command = (folder / "cmdline").read_bytes()
-            kind = next((kind for kind, words in KINDS.items() if words in command), "")
-            if not kind or self._mark not in (folder / "environ").read_bytes().split(b"\0"):
-                return
-            self.seen[process] = time.time(), kind, 0
-        first, kind, most = self.seen[process]
+        # Before it becomes what was started, it has its parent's command line.
+        command = (folder / "cmdline").read_bytes()
+        kind = next((kind for kind, words in KINDS.items() if words in command), "")
+        if not kind or self._mark not in (folder / "environ").read_bytes().split(b"\0"):
+            return
+        first, _kind, most = self.seen.get(process, (time.time(), "", 0.0))
         for line in (folder / "status").read_text().splitlines():
             if line.startswith("VmHWM"):
                 most = int(line.split()[1]) / 1000

@@ -227,7 +227,12 @@ def get_ready(collect: bool = False) -> Gio.Subprocess:
 
     Raises EditError.
     """
-    launcher = _launcher(Gio.SubprocessFlags.STDIN_PIPE | Gio.SubprocessFlags.STDOUT_PIPE)
+    # What it has to say to nobody in particular goes to the job's log, as soon as there is one.
+    launcher = _launcher(
+        Gio.SubprocessFlags.STDIN_PIPE
+        | Gio.SubprocessFlags.STDOUT_PIPE
+        | Gio.SubprocessFlags.STDERR_SILENCE
+    )
     return _start(launcher, ["work", *(["--collect"] if collect else [])])
 
 

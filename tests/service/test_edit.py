@@ -643,6 +643,51 @@ def test_the_ceiling_and_the_days_of_the_settings_count(
     assert new.id != old.id and sandbox.edits[1].fields["resolution"] == "1k"
 
 
+def test_a_worker_that_is_ready_hears_of_its_job_later(
+    sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepared_job(photo, monkeypatch)
+    with worker_on() as worker:
+        assert worker.stdin and worker.stdout
+        worker.stdin.write(os.fsencode(prepared.folder) + b"\0")
+        worker.stdin.flush()
+        # It is done at the end of its output, and ends without being let go.
+        assert b"placing" in worker.stdout.read()
+        assert prepared.state.name == job.RECEIVED
+        assert worker.wait(30) == 0
+    log = prepared.folder / "worker.log"
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_worker_that_is_ready_and_not_needed_ends(sandbox: Sandbox) -> None:
+    with worker_on() as worker:
+        assert worker.stdin
+        worker.stdin.write(b"/not/the/whole/na")
+        worker.stdin.close()
+        assert worker.wait(30) == 0
+    assert not job.all_jobs() and not sandbox.posts
+
+
+def test_pictures_that_were_written_in_haste_are_small_in_the_end(
+    sandbox: Sandbox, photo: Path, coffee: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepared_job(photo, monkeypatch)
+    source = prepared.folder / "source.png"
+    before = picture.read_own(source)
+    picture.write_own(before, source, packed=False)
+    raw = before.width * before.height * 3
+    assert source.stat().st_size > raw
+    assert _run("resume", prepared.id).returncode == 0
+    for file in (source, prepared.folder / "placed-1.png"):
+        assert file.stat().st_size < 0.8 * raw
+        assert file.stat().st_mode & 0o777 == 0o600
+    assert picture.read_own(source).tobytes() == before.tobytes()
+    (served,) = [each for each in sandbox.served if each.path.startswith("/p/img/")]
+    assert (prepared.folder / "result-1.png").read_bytes() == sandbox.result(served.path)[0]
+    placed = picture.read_own(prepared.folder / "placed-1.png")
+    assert placed.mode == "RGBA" and placed.size == before.size
+
+
 def test_when_gimp_is_gone_before_sending_nothing_is_sent(
     sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,9 +41,10 @@ def prepared_job(photo: Path, monkeypatch: pytest.MonkeyPatch, *arguments: objec
     return only
 
 
-def worker_on(prepared: job.Job) -> subprocess.Popen[bytes]:
+def worker_on(prepared: job.Job | None = None) -> subprocess.Popen[bytes]:
+    """A worker for that job, or one that waits to hear of its job on standard input."""
     return subprocess.Popen(
-        [sys.executable, "-m", "plugin", "work", prepared.folder],
+        [sys.executable, "-m", "plugin", "work", *([prepared.folder] if prepared else [])],
         cwd=CHECKOUT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

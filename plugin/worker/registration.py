@@ -54,6 +54,8 @@ _NEIGHBOURS = 10
 """Pixels that differ alike, and count as one."""
 _USUAL_DRIFT = np.array([0.05, 0.02, 0.03, 0.02, 0.05, 0.03])
 """Standard deviations of an affine motion's six numbers, in units of half the longer side."""
+_NEAR = 12.0
+"""Pixels of the measure up to which a motion is believed that no blocks agree on."""
 _MOST_ZOOM = 0.3
 _LEAST_DRIFT = 0.2
 """Pixels of the picture sent; less is not worth a resampling."""
@@ -155,6 +157,9 @@ def register(sent: Pixels, answer: Pixels, edited: Pixels | None) -> Registratio
     # Too few blocks is too little texture, too; what is off by little is found without them.
     small = _refined(gray, other_gray, motion, starts[chosen], outside)
     if small is None:
+        return None
+    moved = _farthest(np.linalg.inv(starts[chosen]) @ small, (gray.shape[1], gray.shape[0]))
+    if not agreeing and moved > _NEAR:
         return None
     matrix = to_answer @ small @ np.linalg.inv(to_sent)
     if _farthest(np.linalg.inv(ways[chosen]) @ matrix, (width, height)) < _LEAST_DRIFT:
@@ -370,9 +375,10 @@ def _stepped(
     across = cv2.Sobel(before, cv2.CV_32F, 1, 0, scale=1 / 8)
     down = cv2.Sobel(before, cv2.CV_32F, 0, 1, scale=1 / 8)
     strength = (across * across + down * down) * kept
-    # Flat places tell nothing of a motion.
-    least = max(0, strength.size - _MOST_POINTS)
-    level = np.partition(strength, least, axis=None)[least]
+    # Flat places tell nothing of a motion; and NumPy takes long to part so many equal ones.
+    telling = strength[strength > 0]
+    most = len(telling) > _MOST_POINTS
+    level = np.partition(telling, -_MOST_POINTS)[-_MOST_POINTS] if most else 0
     rows, columns = np.nonzero(strength > level)
     if len(rows) < 50:
         return layout

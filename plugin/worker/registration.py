@@ -346,15 +346,13 @@ def _refined(
     matrix = start
     fine, other_fine = (picture - cv2.blur(picture, (25, 25)) for picture in (before, after))
     for blur in (2.5, 1.2, 0.6):
-        # The last steps are too small to change what counts as kept.
-        if blur > 1:
-            moved, shown = _aligned(after, matrix, before.shape)
-            likeness, texture, _contrast = _likeness(before, moved)
-            kept = shown & (outside | (texture > _TEXTURE))
-            if blur < 2:
-                kept &= likeness > _SAME
-            if np.count_nonzero(kept) < 200:
-                return None
+        moved, shown = _aligned(after, matrix, before.shape)
+        likeness, texture, _contrast = _likeness(before, moved)
+        kept = shown & (outside | (texture > _TEXTURE))
+        if blur < 2:
+            kept &= likeness > _SAME
+        if np.count_nonzero(kept) < 200:
+            return None
         one, other = (cv2.GaussianBlur(picture, (0, 0), blur) for picture in (fine, other_fine))
         found = _stepped(one, other, matrix, layout, kept)
         if not _plausible(np.linalg.inv(layout) @ found):

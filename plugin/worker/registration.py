@@ -54,6 +54,8 @@ _NEIGHBOURS = 10
 """Pixels that differ alike, and count as one."""
 _USUAL_DRIFT = np.array([0.05, 0.02, 0.03, 0.02, 0.05, 0.03])
 """Standard deviations of an affine motion's six numbers, in units of half the longer side."""
+_NEAR = 12.0
+"""Pixels of the measure up to which a motion is believed that no blocks agree on."""
 _MOST_ZOOM = 0.3
 _LEAST_DRIFT = 0.2
 """Pixels of the picture sent; less is not worth a resampling."""
@@ -155,6 +157,9 @@ def register(sent: Pixels, answer: Pixels, edited: Pixels | None) -> Registratio
     # Too few blocks is too little texture, too; what is off by little is found without them.
     small = _refined(gray, other_gray, motion, starts[chosen], outside)
     if small is None:
+        return None
+    moved = _farthest(np.linalg.inv(starts[chosen]) @ small, (gray.shape[1], gray.shape[0]))
+    if not agreeing and moved > _NEAR:
         return None
     matrix = to_answer @ small @ np.linalg.inv(to_sent)
     if _farthest(np.linalg.inv(ways[chosen]) @ matrix, (width, height)) < _LEAST_DRIFT:
@@ -341,15 +346,13 @@ def _refined(
     matrix = start
     fine, other_fine = (picture - cv2.blur(picture, (25, 25)) for picture in (before, after))
     for blur in (2.5, 1.2, 0.6):
-        # The last steps are too small to change what counts as kept.
-        if blur > 1:
-            moved, shown = _aligned(after, matrix, before.shape)
-            likeness, texture, _contrast = _likeness(before, moved)
-            kept = shown & (outside | (texture > _TEXTURE))
-            if blur < 2:
-                kept &= likeness > _SAME
-            if np.count_nonzero(kept) < 200:
-                return None
+        moved, shown = _aligned(after, matrix, before.shape)
+        likeness, texture, _contrast = _likeness(before, moved)
+        kept = shown & (outside | (texture > _TEXTURE))
+        if blur < 2:
+            kept &= likeness > _SAME
+        if np.count_nonzero(kept) < 200:
+            return None
         one, other = (cv2.GaussianBlur(picture, (0, 0), blur) for picture in (fine, other_fine))
         found = _stepped(one, other, matrix, layout, kept)
         if not _plausible(np.linalg.inv(layout) @ found):
@@ -370,9 +373,10 @@ def _stepped(
     across = cv2.Sobel(before, cv2.CV_32F, 1, 0, scale=1 / 8)
     down = cv2.Sobel(before, cv2.CV_32F, 0, 1, scale=1 / 8)
     strength = (across * across + down * down) * kept
-    # Flat places tell nothing of a motion.
-    least = max(0, strength.size - _MOST_POINTS)
-    level = np.partition(strength, least, axis=None)[least]
+    # Flat places tell nothing of a motion; and NumPy takes long to part so many equal ones.
+    telling = strength[strength > 0]
+    most = len(telling) > _MOST_POINTS
+    level = np.partition(telling, -_MOST_POINTS)[-_MOST_POINTS] if most else 0
     rows, columns = np.nonzero(strength > level)
     if len(rows) < 50:
         return layout

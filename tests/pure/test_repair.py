@@ -163,6 +163,15 @@ def test_what_a_small_answer_kept_is_as_sharp_as_before(photo: Image.Image) -> N
     assert repaired < 0.85 * plain
 
 
+def test_a_picture_without_texture_is_not_moved_far_by_chance(photo_files: Path) -> None:
+    """A product on white, nearly all of it painted over: little tells where it lies."""
+    pictures = misbehaving.photographs(photo_files)
+    case = misbehaving.Case("product", "large rectangle", 6)
+    made = misbehaving.answered(case, pictures["product"], pictures["text"])
+    found = placement.judged(made.answer, made.built)
+    assert found is None or misbehaving.misregistration(made, found)["off"] < 3
+
+
 def test_the_user_hears_what_could_not_be_aligned(coffee: Image.Image) -> None:
     mask = _centre(coffee)
     _placed, notes = placement.fit(coffee.rotate(180), _sent(coffee, mask), coffee, mask, True)

@@ -88,7 +88,7 @@ def save(**changes: Any) -> None:
     write_private(home() / "settings.json", json.dumps({**load(), **changes}, indent=1))
 
 
-def write_private(path: Path, content: str | bytes) -> None:
+def write_private(path: Path, content: str | bytes | memoryview) -> None:
     """Write so that the file is whole or untouched, on the disk when this returns, 0600.
 
     Raises OSError.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -154,12 +153,19 @@ def read_own(path: Path) -> Image.Image:
     return picture
 
 
-def write_own(picture: Image.Image, path: Path, packed: bool = True) -> None:
-    """Write a PNG for GIMP to read, whole or not at all, 0600. Raises OSError.
+def write_own(picture: Image.Image, path: Path) -> None:
+    """Write a PNG for GIMP to read, whole or not at all, 0600. Raises OSError."""
+    settings.write_private(path, png(picture))
 
-    One that is not `packed` is written and read several times as fast, and takes as much more room.
+
+def write_layer(picture: Image.Image, path: Path) -> None:
+    """Write RGB or RGBA as a PNG that is quick to become a layer; the rest is as with `write_own`.
+
+    It is not packed, and has an alpha channel: GEGL would have to find out first how to add one.
     """
-    settings.write_private(path, png(picture) if packed else _encoded(picture, _UNPACKED))
+    to_opencv = cv2.COLOR_RGB2BGRA if picture.mode == "RGB" else cv2.COLOR_RGBA2BGRA
+    pixels = cv2.cvtColor(np.asarray(picture), to_opencv)
+    settings.write_private(path, cv2.imencode(".png", pixels, _UNPACKED)[1].data)
 
 
 def pack(path: Path) -> None:
@@ -175,11 +181,7 @@ def png(picture: Image.Image, hard: bool = False) -> bytes:
         out = io.BytesIO()
         picture.save(out, "PNG", compress_level=7)
         return out.getvalue()
-    return _encoded(picture, _QUICK)
-
-
-def _encoded(picture: Image.Image, how: Sequence[int]) -> bytes:
     pixels = np.asarray(picture)
     if picture.mode in _TO_OPENCV:
         pixels = cv2.cvtColor(pixels, _TO_OPENCV[picture.mode])
-    return cv2.imencode(".png", pixels, how)[1].tobytes()
+    return cv2.imencode(".png", pixels, _QUICK)[1].tobytes()

@@ -365,9 +365,7 @@ class Run:
             ) from error
         placed, notes = edit.place(answer, post.route)
         path = self._job.folder / f"placed-{number}.png"
-        # As layers have it: GEGL would have to learn first how to add an alpha channel.
-        whole = placed.convert("RGBA")
-        self._keep(number, post, "placing", lambda: picture.write_own(whole, path, packed=False))
+        self._keep(number, post, "placing", lambda: picture.write_layer(placed, path))
         fitted = {"placed": path.name, "kind": "", "message": "", "notes": notes}
         self._keep(number, post, "placing", lambda: self._change(post, **fitted))
 

@@ -23,6 +23,11 @@ def use(catalogue: gettext.NullTranslations) -> None:
     _catalogue = catalogue
 
 
+def speak(language: str) -> None:
+    """Answer in that language, by its code, from now on."""
+    use(gettext.translation(DOMAIN, FOLDER, [language], fallback=True))
+
+
 def _(text: str) -> str:
     """Return `text` in the user's language."""
     return _catalogue.gettext(text)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gi.repository import Gegl, Gimp, Gio, GLib
+from gi.repository import Gegl, Gimp, GLib
 
 from plugin import settings
 from plugin.gimp import capture, placing, worker_process
@@ -107,14 +107,9 @@ class Edit:
     ) -> None:
         self.image = image
         self.request = request
-        # It gets ready while the pictures are exported.
-        self._ready: Gio.Subprocess | None = worker_process.get_ready()
+        worker_process.get_ready()
         Gegl.init(None)
-        try:
-            self.captures = _captured(image, layers, request)
-        except BaseException:
-            self._ready.force_exit()
-            raise
+        self.captures = _captured(image, layers, request)
         self.reports: dict[tuple[str, int], dict[str, Any]] = {}
         """The last word of a worker about each variation, by job and number; 0 for all of a job."""
         self.sentences: list[str] = []
@@ -210,9 +205,8 @@ class Edit:
         ):
             one = self._waiting.pop(0)
             try:
-                ready, self._ready = self._ready, None
                 self._running[one.job.id] = WorkerProcess(
-                    one.job, self._listener(one.job), self._ender(one.job), ready=ready
+                    one.job, self._listener(one.job), self._ender(one.job)
                 )
             except EditError as error:
                 self._say([str(error)])

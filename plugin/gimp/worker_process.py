@@ -24,8 +24,6 @@ from plugin.job import Job
 
 _ROOT = Path(__file__).resolve().parents[2]
 _NOTE = _ROOT / "worker-python.txt"
-_PACKAGES = "import cv2, filelock, keyring, multipart, numpy, PIL.Image, requests"
-"""What the worker needs: as installer/environment.py has it."""
 
 
 def interpreter() -> str:
@@ -59,23 +57,45 @@ def _noted() -> dict[str, str]:
     return {place: path for place, _tab, path in parts}
 
 
+_ready: Gio.Subprocess | None = None
+"""A worker that has no job yet."""
+_on_broken: Callable[[], None] | None = None
+
+
+def get_ready() -> None:
+    """Start a worker before there is a job for it: its libraries take a while to load.
+
+    It ends with this process if it is not needed. Raises EditError.
+    """
+    global _ready
+    if _ready is None:
+        # What it has to say goes to the job's log, once there is one.
+        launcher = _launcher(
+            Gio.SubprocessFlags.STDIN_PIPE
+            | Gio.SubprocessFlags.STDOUT_PIPE
+            | Gio.SubprocessFlags.STDERR_SILENCE
+        )
+        _ready = _start(launcher, ["work"])
+        _ready.wait_async(None, _ended_early)
+
+
+def _ended_early(process: Gio.Subprocess, result: Gio.AsyncResult) -> None:
+    global _ready
+    process.wait_finish(result)
+    if process is _ready:
+        _ready = None
+        if _on_broken is not None:
+            _on_broken()
+
+
 def look(on_broken: Callable[[], None]) -> None:
     """Find out whether the worker can run, and tell later if not."""
+    global _on_broken
+    _on_broken = on_broken
     try:
-        launcher = _launcher(
-            Gio.SubprocessFlags.STDOUT_SILENCE | Gio.SubprocessFlags.STDERR_SILENCE
-        )
-        process = launcher.spawnv([interpreter(), "-c", _PACKAGES])
-    except (EditError, GLib.Error):
+        get_ready()
+    except EditError:
         GLib.idle_add(_once, on_broken)
-        return
-
-    def ended(process: Gio.Subprocess, result: Gio.AsyncResult) -> None:
-        process.wait_finish(result)
-        if not process.get_successful():
-            on_broken()
-
-    process.wait_async(None, ended)
 
 
 def _once(call: Callable[[], None]) -> bool:
@@ -222,20 +242,6 @@ def _answer(out: str, err: str) -> dict[str, Any]:
     }
 
 
-def get_ready(collect: bool = False) -> Gio.Subprocess:
-    """Start a worker before there is a job for it: its libraries take a while to load.
-
-    Raises EditError.
-    """
-    # What it has to say to nobody in particular goes to the job's log, as soon as there is one.
-    launcher = _launcher(
-        Gio.SubprocessFlags.STDIN_PIPE
-        | Gio.SubprocessFlags.STDOUT_PIPE
-        | Gio.SubprocessFlags.STDERR_SILENCE
-    )
-    return _start(launcher, ["work", *(["--collect"] if collect else [])])
-
-
 class WorkerProcess:
     """A worker at work on one job.
 
@@ -243,7 +249,7 @@ class WorkerProcess:
     "variation" (from 1), "sent" and "total" (bytes), "progress" (percent, of waiting) and "note" (a
     sentence: why it is not sent yet). `on_end` is called once, when the worker has nothing more to
     say and `job.state` is final. One that is to `collect` sees to its end what was sent, and sends
-    nothing. `ready` is one that was started ahead by `get_ready`.
+    nothing. Raises EditError.
     """
 
     def __init__(
@@ -252,14 +258,17 @@ class WorkerProcess:
         on_phase: Callable[[dict[str, Any]], None],
         on_end: Callable[[], None],
         collect: bool = False,
-        ready: Gio.Subprocess | None = None,
     ) -> None:
+        global _ready
         self._on_phase = on_phase
         self._on_end = on_end
-        self._process = ready or get_ready(collect)
+        get_ready()
+        assert _ready is not None
+        self._process, _ready = _ready, None
+        task = {"folder": str(job.folder), "language": language(), "collect": collect}
         with contextlib.suppress(GLib.Error):
             # One that has broken down can't hear it: how that ends is seen below.
-            self._process.get_stdin_pipe().write_all(os.fsencode(job.folder) + b"\0", None)
+            self._process.get_stdin_pipe().write_all(json.dumps(task).encode() + b"\n", None)
         self._lines = Gio.DataInputStream.new(self._process.get_stdout_pipe())
         self._listen()
 

@@ -15,10 +15,11 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from plugin import __version__, job, region, settings
 from plugin.job import MOST_VARIATIONS, Files, Job, JobRequest, phase_text
-from plugin.words import _
+from plugin.words import _, speak
 from plugin.worker import image_file, key_store, picture
 from plugin.worker.failure import Failure
 from plugin.worker.run import Progress, Run
@@ -92,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     service.set_defaults(command=_service)
 
     work = commands.add_parser("work", help="what the plug-in starts: progress as JSON lines")
-    work.add_argument("folder", type=Path, nargs="?", help="the job; standard input names it later")
+    work.add_argument("folder", type=Path, nargs="?", help="the job; else standard input tells")
     work.add_argument("--collect", action="store_true", help="only what was sent; send nothing")
     work.set_defaults(command=_work)
     return parser
@@ -217,9 +218,12 @@ def _work(arguments: argparse.Namespace) -> int:
     if hasattr(os, "setsid") and os.getpgrp() != os.getpid():
         # A Ctrl+C in the terminal that GIMP was started from is not meant for a paid edit.
         os.setsid()
-    folder = arguments.folder or _named_later()
+    folder, collect = arguments.folder, arguments.collect
     if folder is None:
-        return 0
+        task = _told_later()
+        if not task:
+            return 0
+        folder, collect = Path(task["folder"]), task["collect"]
     run = Run(Job(folder), _tell)
 
     def watch() -> None:
@@ -229,29 +233,31 @@ def _work(arguments: argparse.Namespace) -> int:
             os._exit(0)
 
     threading.Thread(target=watch, daemon=True).start()
-    run.finish(sending=not arguments.collect)
+    run.finish(sending=not collect)
     # By the end of our output the plug-in knows that all is there.
     _tell_nobody()
     run.pack()
     return 0
 
 
-def _named_later() -> Path | None:
-    """Read from standard input which job to work on, up to a zero byte; None if it ends before.
+def _told_later() -> dict[str, Any]:
+    """Read from standard input what to work on, an object in a line; {} if it ends before.
 
     What goes wrong from then on is noted in the job.
     """
-    name = b""
-    while not name.endswith(b"\0"):
+    line = b""
+    # Not buffered: what comes after it is watched for.
+    while not line.endswith(b"\n"):
         piece = os.read(0, 4096)
         if not piece:
-            return None
-        name += piece
-    folder = Path(os.fsdecode(name[:-1]))
+            return {}
+        line += piece
+    task: dict[str, Any] = json.loads(line)
+    speak(task["language"])
     with contextlib.suppress(OSError):
-        log = os.open(folder / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.dup2(log, sys.stderr.fileno())
-    return folder
+        log = Path(task["folder"]) / "worker.log"
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), sys.stderr.fileno())
+    return task
 
 
 def _tell(progress: Progress) -> None:

@@ -27,7 +27,7 @@ PUBLIC = b"<html><title>Sign in to the hotel</title></html>"
 
 
 class Moody(Sandbox):
-    """Has a fault in store for each POST, and finds its worker by the folder of its job."""
+    """Has a fault in store for each POST, and finds its worker by the home that it works in."""
 
     def __init__(self, folder: Path, moods: list[str]) -> None:
         super().__init__(keys={"test-key"})
@@ -55,19 +55,21 @@ class Moody(Sandbox):
         return False, None
 
     def _worker(self) -> int:
+        mark = f"DIMILINKS_HOME={self._folder / 'home'}\0".encode()
         # The one before may be at work yet, without its plug-in.
         return max(
             int(process.name)
             for process in Path("/proc").glob("[0-9]*")
-            if f"\0work\0{self._folder}" in _command_line(process)
+            if b"\0plugin\0work\0" in _read(process / "cmdline")
+            and mark in _read(process / "environ")
         )
 
 
-def _command_line(process: Path) -> str:
+def _read(file: Path) -> bytes:
     try:
-        return (process / "cmdline").read_bytes().decode("utf-8", "replace")
+        return file.read_bytes()
     except OSError:
-        return ""
+        return b""
 
 
 def _parent(process: int) -> int:

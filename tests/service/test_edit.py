@@ -649,7 +649,8 @@ def test_a_worker_that_is_ready_hears_of_its_job_later(
     prepared = prepared_job(photo, monkeypatch)
     with worker_on() as worker:
         assert worker.stdin and worker.stdout
-        worker.stdin.write(os.fsencode(prepared.folder) + b"\0")
+        task = {"folder": str(prepared.folder), "language": "en", "collect": False}
+        worker.stdin.write(json.dumps(task).encode() + b"\n")
         worker.stdin.flush()
         # It is done at the end of its output, and ends without being let go.
         assert b"placing" in worker.stdout.read()
@@ -662,7 +663,7 @@ def test_a_worker_that_is_ready_hears_of_its_job_later(
 def test_a_worker_that_is_ready_and_not_needed_ends(sandbox: Sandbox) -> None:
     with worker_on() as worker:
         assert worker.stdin
-        worker.stdin.write(b"/not/the/whole/na")
+        worker.stdin.write(b'{"folder": "/not/the/wh')
         worker.stdin.close()
         assert worker.wait(30) == 0
     assert not job.all_jobs() and not sandbox.posts

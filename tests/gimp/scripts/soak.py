@@ -50,6 +50,22 @@ def below(process):
     return count
 
 
+def wait_for_workers():
+    """Return when those of this process have packed the pictures of their jobs, and ended."""
+    end = time.monotonic() + 30
+    while any(map(is_worker, Path("/proc").glob("[0-9]*"))) and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def is_worker(process):
+    try:
+        command = (process / "cmdline").read_bytes()
+    except OSError:
+        return False
+    known = stat(process)
+    return b"\0plugin\0work\0" in command and known is not None and known[0] == os.getpid()
+
+
 def files(folder):
     return sum(len(names) for _folder, _folders, names in os.walk(folder))
 
@@ -80,6 +96,7 @@ for done in range(1, number + 1):
             image.remove_layer(made)
     if done % every:
         continue
+    wait_for_workers()
     # What undo remembers is meant to be kept.
     image.undo_disable()
     image.undo_enable()

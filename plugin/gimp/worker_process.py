@@ -82,9 +82,10 @@ def get_ready() -> None:
 def _ended_early(process: Gio.Subprocess, result: Gio.AsyncResult) -> None:
     global _ready
     process.wait_finish(result)
-    if process is _ready:
+    if _ready is not None and process is _ready:
         _ready = None
-        if _on_broken is not None:
+        # One that was killed says nothing about the next.
+        if process.get_if_exited() and _on_broken is not None:
             _on_broken()
 
 

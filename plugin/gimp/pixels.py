@@ -27,10 +27,10 @@ _ALL_OR_NOTHING = bytes([0]) + bytes([255]) * 255
 _WRITTEN_PIXELS = 1_000_000
 """Of a PNG at once."""
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_FORMATS = {1: "Y' u8", 3: "R'G'B' u8", 4: "R'G'B'A u8"}
-"""What is in our PNGs, by channels."""
-_CHANNELS = {0: 1, 2: 3, 6: 4}
-"""By PNG's numbers for them."""
+_GRAY, _RGB, _RGBA = 0, 2, 6
+"""PNG's numbers for them."""
+_FORMATS = {_GRAY: "Y' u8", _RGB: "R'G'B' u8", _RGBA: "R'G'B'A u8"}
+"""What is in our PNGs."""
 
 
 def rectangle(box: Box) -> Gegl.Rectangle:
@@ -51,24 +51,23 @@ def covered(buffer: Gegl.Buffer) -> Box:
 
 def write_png(buffer: Gegl.Buffer, box: Box, path: Path, alpha: bool) -> None:
     """Write the pixels of `box` as an sRGB PNG: large, for the worker makes it smaller."""
-    channels = 4 if alpha else 3
-    _write(path, box, buffer, _FORMATS[channels], channels, 0)
+    colours = _RGBA if alpha else _RGB
+    _write(path, box, buffer, _FORMATS[colours], colours, 0)
 
 
 def write_mask_png(selection: Gegl.Buffer, box: Box, path: Path) -> None:
     """Write the selection over `box` as a gray PNG, 255 = selected."""
     # The selection's numbers as they are: through Y' they would be taken for lightness.
-    _write(path, box, selection, "Y u8", 1, 1)
+    _write(path, box, selection, "Y u8", _GRAY, 1)
 
 
 def _write(
-    path: Path, box: Box, buffer: Gegl.Buffer, pixel_format: str, channels: int, level: int
+    path: Path, box: Box, buffer: Gegl.Buffer, pixel_format: str, colours: int, level: int
 ) -> None:
     """Write `box` in a format of 8 bits as a PNG whose rows are not filtered.
 
     GEGL's own writer packs always, and takes ten times as long for it as this takes without.
     """
-    colours = next(number for number, count in _CHANNELS.items() if count == channels)
     header = struct.pack(">IIBBBBB", box.width, box.height, 8, colours, 0, 0, 0)
     packer = zlib.compressobj(level)
     with path.open("wb") as file:
@@ -83,7 +82,7 @@ def _write(
         chunk(b"IHDR", header)
         for strip in strips(box, _WRITTEN_PIXELS):
             values = buffer.get(rectangle(strip), 1.0, pixel_format, _NONE)
-            length = channels * strip.width
+            length = len(values) // strip.height
             rows = (values[start : start + length] for start in range(0, len(values), length))
             chunk(b"IDAT", packer.compress(b"\0" + b"\0".join(rows)))
         chunk(b"IDAT", packer.flush())
@@ -92,8 +91,8 @@ def _write(
 
 def load_png(path: Path, target: Gegl.Buffer) -> None:
     """Write a PNG's pixels into `target`, from its origin, in its own format."""
-    width, height, channels = _png_header(path)
-    read = Gegl.Buffer.new(_FORMATS[channels], 0, 0, width, height)
+    width, height, colours = _png_header(path)
+    read = Gegl.Buffer.new(_FORMATS[colours], 0, 0, width, height)
     graph = Gegl.Node()
     load = _node(graph, "gegl:png-load", path=str(path))
     write = _node(graph, "gegl:write-buffer", buffer=read)
@@ -113,13 +112,13 @@ def png_size(path: Path) -> tuple[int, int]:
 
 
 def _png_header(path: Path) -> tuple[int, int, int]:
-    """Width, height, channels of a PNG of ours. Raises OSError and ValueError."""
+    """Width, height and colours of a PNG of ours. Raises OSError and ValueError."""
     with path.open("rb") as file:
         head = file.read(26)
-    if len(head) < 26 or not head.startswith(_SIGNATURE) or head[25] not in _CHANNELS:
+    if len(head) < 26 or not head.startswith(_SIGNATURE) or head[25] not in _FORMATS:
         raise ValueError
     width, height = struct.unpack(">II", head[16:24])
-    return width, height, _CHANNELS[head[25]]
+    return width, height, head[25]
 
 
 def get_ready(pixel_format: str) -> None:

@@ -94,7 +94,6 @@ def _parser() -> argparse.ArgumentParser:
 
     work = commands.add_parser("work", help="what the plug-in starts: progress as JSON lines")
     work.add_argument("folder", type=Path, nargs="?", help="the job; else standard input tells")
-    work.add_argument("--collect", action="store_true", help="only what was sent; send nothing")
     work.set_defaults(command=_work)
     return parser
 
@@ -218,7 +217,7 @@ def _work(arguments: argparse.Namespace) -> int:
     if hasattr(os, "setsid") and os.getpgrp() != os.getpid():
         # A Ctrl+C in the terminal that GIMP was started from is not meant for a paid edit.
         os.setsid()
-    folder, collect = arguments.folder, arguments.collect
+    folder, collect = arguments.folder, False
     if folder is None:
         task = _told_later()
         if not task:

@@ -382,6 +382,17 @@ def test_cancel_in_the_status_bar(window: Window, image: Image, slow: SlowServic
     image.undo(before)
 
 
+def test_layers_come_and_go_meanwhile(window: Window, image: Image) -> None:
+    window.open_dialog()
+    plug_in = window.plug_in()
+    window.gimp.come_and_go(image=image.id, times=80)
+    assert window.plug_in() == plug_in
+    window.desk.write(text="warmer")
+    window.press_in_dialog("Edit")
+    window.wait_for_edits()
+    window.close_dialog()
+
+
 def test_closed_while_waiting(window: Window, image: Image, slow: SlowService) -> None:
     before = image.state()
     use_service(window, slow.base_url)

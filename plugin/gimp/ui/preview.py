@@ -87,10 +87,8 @@ class Preview(Gtk.Box):
         shape: Any = None
         if not Gimp.Selection.is_empty(image):
             size = (min(64, image.get_width()), min(64, image.get_height()))
-            data, *_size = selection.get_sub_thumbnail_data(
-                0, 0, image.get_width(), image.get_height(), *size
-            )
-            shape = hash(data.get_data()), capture.selection_bounds(image)
+            data, *_size = thumbnails.sub_thumbnail(selection, pixels.extent(selection), size)
+            shape = hash(data), capture.selection_bounds(image)
         request, selected = self._request(), image.get_selected_layers()
         layers = [
             (layer.get_id(), layer.get_name(), capture.offsets(layer), pixels.extent(layer))
@@ -211,15 +209,15 @@ def _upload_bytes(layer: Gimp.Layer, box: Box, sent: tuple[int, int]) -> float:
     box = box.intersection(pixels.extent(layer))
     if box.empty:
         return 0
-    buffer = layer.get_buffer()
     rows, columns = min(box.height, _SAMPLE_ROWS), min(box.width, _SAMPLE_COLUMNS)
     encoded = 0
     for number in range(_SAMPLES):
         x = box.x + (box.width - columns) * (number % 3) // 2
         y = box.y + (box.height - rows) * number // (_SAMPLES - 1)
-        strip = pixels.rectangle(Box(x, y, columns, rows))
-        data = buffer.get(strip, 1.0, "R'G'B' u8", Gegl.AbyssPolicy.NONE)
+        # From GIMP, which does it in one go: to read a layer that the user is deleting is fatal.
+        strip = Box(x, y, columns, rows)
+        data, *_size, bpp = thumbnails.sub_thumbnail(layer, strip, (columns, rows))
         # As PNG does it: what is compressed are differences to the pixel on the left.
-        filtered = bytes((after - before) & 255 for before, after in zip(data, data[3:]))
+        filtered = bytes((after - before) & 255 for before, after in zip(data, data[bpp:]))
         encoded += len(zlib.compress(filtered, 1))
     return encoded / (_SAMPLES * rows * columns) * sent[0] * sent[1]

@@ -25,7 +25,7 @@ def fitting(width: int, height: int, side: int) -> tuple[int, int]:
 
 def of_box(drawable: Gimp.Drawable, box: Box, side: int) -> GdkPixbuf.Pixbuf:
     """Return `box` of a drawable, which it must lie in, at most `side` pixels wide and high."""
-    return _pixbuf(*_sub_thumbnail(drawable, box, fitting(box.width, box.height, side)))
+    return _pixbuf(*sub_thumbnail(drawable, box, fitting(box.width, box.height, side)))
 
 
 def of_canvas(image: Gimp.Image, box: Box, side: int) -> GdkPixbuf.Pixbuf:
@@ -64,6 +64,20 @@ def of_file(path: Path | str, side: int) -> GdkPixbuf.Pixbuf | None:
         return None
 
 
+def sub_thumbnail(
+    drawable: Gimp.Drawable, box: Box, size: tuple[int, int]
+) -> tuple[bytes, int, int, int]:
+    """Return the bytes, width, height and bytes per pixel of `box` scaled to about `size`.
+
+    `box` must lie in the drawable; `size` is 1024 at most, and the same as the box's for the
+    pixels as they are. 8 bits a channel: gray or R'G'B', with or without alpha.
+    """
+    data, width, height, bpp = drawable.get_sub_thumbnail_data(
+        box.x, box.y, box.width, box.height, *size
+    )
+    return data.get_data(), width, height, bpp
+
+
 def with_selection(
     picture: GdkPixbuf.Pixbuf, selection: Gimp.Selection, box: Box
 ) -> GdkPixbuf.Pixbuf:
@@ -76,7 +90,7 @@ def with_selection(
         max(1, min(round(there.width * factor[0]), size[0])),
         max(1, min(round(there.height * factor[1]), size[1])),
     )
-    data, width, height, bpp = _sub_thumbnail(selection, there, inner)
+    data, width, height, bpp = sub_thumbnail(selection, there, inner)
     selected = data[::bpp].translate(_SELECTED)
     if there != box:
         selected = _placed(selected, (width, height), size, there, box, factor)
@@ -105,15 +119,6 @@ def _placed(
         line = selected[row * part[0] : (row + 1) * part[0]]
         rows[top + row] = bytes(left) + line + bytes(size[0] - left - part[0])
     return b"".join(rows)
-
-
-def _sub_thumbnail(
-    drawable: Gimp.Drawable, box: Box, size: tuple[int, int]
-) -> tuple[bytes, int, int, int]:
-    data, width, height, bpp = drawable.get_sub_thumbnail_data(
-        box.x, box.y, box.width, box.height, *size
-    )
-    return data.get_data(), width, height, bpp
 
 
 def _pixbuf(data: bytes, width: int, height: int, bpp: int) -> GdkPixbuf.Pixbuf:

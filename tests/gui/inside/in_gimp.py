@@ -4,6 +4,7 @@ Runs as a batch script, in a plug-in process of its own. GIMP goes on serving it
 """
 
 import hashlib
+import time
 
 import answering
 from gi.repository import Gegl, Gimp, Gio
@@ -97,6 +98,19 @@ def remove_layer(image, number):
     image = Gimp.Image.get_by_id(image)
     image.remove_layer(image.get_layers()[number])
     Gimp.displays_flush()
+
+
+def come_and_go(image, times):
+    """Put a copy of the lowest layer above all others and take it out again, so many times."""
+    image = Gimp.Image.get_by_id(image)
+    for number in range(times):
+        layer = image.get_layers()[-1].copy()
+        image.insert_layer(layer, None, 0)
+        image.set_selected_layers([layer])
+        Gimp.displays_flush()
+        time.sleep(number % 20 / 50)
+        image.remove_layer(layer)
+        Gimp.displays_flush()
 
 
 def close_images():
@@ -207,7 +221,7 @@ def serve(path):
     """Answer the tests until they say goodbye."""
     Gegl.init(None)
     functions = (
-        *(open_image, close_images, images, select, add_layer, remove_layer),
+        *(open_image, close_images, images, select, add_layer, remove_layer, come_and_go),
         *(state, outline, write_view, write_selection, edit, save),
     )
     answering.serve(path, {function.__name__: function for function in functions})

@@ -5,19 +5,18 @@ import contextlib
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from plugin.gimp import launch
+
+if "-run" in sys.argv:
+    # Its libraries load while GIMP's do here. Whether it can run is seen when it is needed.
+    with contextlib.suppress(OSError):
+        launch.get_ready()
+
 import gi
 
 gi.require_version("Gimp", "3.0")
 gi.require_version("Gegl", "0.4")
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from plugin.gimp import worker_process  # noqa: E402
-from plugin.gimp.messages import EditError  # noqa: E402
-
-if "-run" in sys.argv:
-    # Its libraries load while GIMP's do here. Whether it can run is seen when it is needed.
-    with contextlib.suppress(EditError):
-        worker_process.get_ready()
-
 from gi.repository import Gimp  # noqa: E402
 
 from plugin.gimp import procedure, settings_procedure  # noqa: E402

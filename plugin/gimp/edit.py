@@ -86,7 +86,7 @@ def check(
         settings.check_service()
     except ValueError as error:
         raise EditError(str(error)) from error
-    worker_process.interpreter()
+    worker_process.check()
     return layers
 
 

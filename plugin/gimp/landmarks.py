@@ -7,7 +7,6 @@ place is the old one, or been reshaped: a small picture of the whole tells these
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass
@@ -231,6 +230,9 @@ _TURNS: tuple[Callable[[Look], Look], ...] = (
 
 def _correlation(one: Look, other: Look) -> float:
     """From -1 to 1; 0 where nothing can be compared."""
+    # Loaded here: it takes a while, and is hardly ever needed.
+    import statistics
+
     if (one.width, one.height) != (other.width, other.height):
         return 0
     try:

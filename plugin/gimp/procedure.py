@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gi.repository import Gimp, GLib, GObject
 
 from plugin.gimp import choices
-from plugin.gimp.capture import Request
 from plugin.gimp.messages import CallingError, EditError, _, unforeseen
 from plugin.job import MOST_BLEND, MOST_VARIATIONS
 from plugin.region import TIERS
+
+if TYPE_CHECKING:
+    from plugin.gimp.capture import Request
 
 NAME = "dimilinks-edit"
 RECOVER = "dimilinks-recover"
@@ -199,6 +201,8 @@ def _run(
 
 
 def _request(config: Gimp.ProcedureConfig, titled: bool = False) -> Request:
+    from plugin.gimp.capture import Request
+
     def text(name: str, otherwise: str) -> str:
         # Script-Fu passes strings that were left out as nothing at all.
         return config.get_property(name) or otherwise

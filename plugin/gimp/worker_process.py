@@ -1,4 +1,4 @@
-"""Starting the worker, for a job or a question, and listening to it, without ever blocking GIMP.
+"""Listening to the worker, which has a job or a question, without ever blocking GIMP.
 
 Our end of its standard input is its lifeline: when this process ends, however it ends, the worker
 sees end of file. Its interpreter can break after the installation, by an upgrade of Python or a
@@ -9,191 +9,135 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
-import signal
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
-from gi.repository import Gio, GLib
+from gi.repository import GLib
 
+from plugin.gimp import launch
 from plugin.gimp.messages import EditError, WorkerBroken, _, language
 from plugin.job import Job
 
-_ROOT = Path(__file__).resolve().parents[2]
-_NOTE = _ROOT / "worker-python.txt"
+T = TypeVar("T")
 
 
-def interpreter() -> str:
-    """Return the worker's interpreter, as the installer wrote it down. Raises WorkerBroken."""
-    path = _noted().get(_place(), "")
-    if not path or not Path(path).exists():
+def check() -> None:
+    """Raise WorkerBroken if there is no interpreter to start a worker with."""
+    with _told():
+        launch.interpreter()
+
+
+def get_ready() -> None:
+    """Start a worker before there is a job for it. Raises EditError."""
+    with _told():
+        launch.get_ready()
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Make a sentence of why a process can't be started."""
+    try:
+        yield
+    except FileNotFoundError as error:
         raise WorkerBroken(
             _(
                 "The part of Dimilinks that talks to the service is missing or broken. Mend it in "
                 "the window of Filters ▸ Dimilinks ▸ Edit with AI…, or with “python3 -m installer” "
                 "from the Dimilinks folder, then try again."
             )
-        )
-    return path
-
-
-def _place() -> str:
-    """Where this process runs: "" for the machine itself, else the sandbox that GIMP is in."""
-    if Path("/.flatpak-info").exists():
-        return "flatpak"
-    return "snap" if os.environ.get("SNAP_NAME") == "gimp" else ""
-
-
-def _noted() -> dict[str, str]:
-    """The interpreters by place; a line is `PATH`, or `PLACE`, a tab and `PATH`."""
-    try:
-        lines = _NOTE.read_text("utf-8").splitlines()
-    except (OSError, ValueError):
-        return {}
-    parts = [line.strip().rpartition("\t") for line in lines]
-    return {place: path for place, _tab, path in parts}
-
-
-_ready: Gio.Subprocess | None = None
-"""A worker that has no job yet."""
-_on_broken: Callable[[], None] | None = None
-
-
-def get_ready() -> None:
-    """Start a worker before there is a job for it: its libraries take a while to load.
-
-    It ends with this process if it is not needed. Raises EditError.
-    """
-    global _ready
-    if _ready is None:
-        # What it has to say goes to the job's log, once there is one.
-        launcher = _launcher(
-            Gio.SubprocessFlags.STDIN_PIPE
-            | Gio.SubprocessFlags.STDOUT_PIPE
-            | Gio.SubprocessFlags.STDERR_SILENCE
-        )
-        _ready = _start(launcher, ["work"])
-        _ready.wait_async(None, _ended_early)
-
-
-def _ended_early(process: Gio.Subprocess, result: Gio.AsyncResult) -> None:
-    global _ready
-    process.wait_finish(result)
-    if _ready is not None and process is _ready:
-        _ready = None
-        # One that was killed says nothing about the next.
-        if process.get_if_exited() and _on_broken is not None:
-            _on_broken()
+        ) from error
+    except OSError as error:
+        raise EditError(
+            _("The part of Dimilinks that talks to the service can't start: {why}").format(
+                why=error.strerror or error
+            )
+        ) from error
 
 
 def look(on_broken: Callable[[], None]) -> None:
     """Find out whether the worker can run, and tell later if not."""
-    global _on_broken
-    _on_broken = on_broken
     try:
-        get_ready()
+        with _told():
+            process = launch.get_ready()
     except EditError:
-        GLib.idle_add(_once, on_broken)
+        _later(on_broken)
+        return
+
+    def ended() -> None:
+        # One that was given a job tells by that; one that was killed says nothing about the next.
+        if not launch.taken(process) and process.returncode >= 0:
+            on_broken()
+
+    _aside(process.wait, lambda _code: ended())
 
 
-def _once(call: Callable[[], None]) -> bool:
-    call()
-    return False
+def _later(call: Callable[..., None], *values: object) -> None:
+    """Call it in GIMP's main loop, from any thread."""
+
+    def once() -> bool:
+        call(*values)
+        return False
+
+    GLib.idle_add(once, priority=GLib.PRIORITY_DEFAULT)
+
+
+def _aside(work: Callable[[], T], then: Callable[[T], None]) -> None:
+    """Do in a thread what takes a while, and hand on in the main loop what came of it."""
+    threading.Thread(target=lambda: _later(then, work()), daemon=True).start()
+
+
+def _listen(
+    process: subprocess.Popen[bytes], on_line: Callable[[str], None], on_end: Callable[[], None]
+) -> None:
+    """Hand on in the main loop what a process says, line by line, and that it says no more."""
+
+    def listen() -> None:
+        assert process.stdout is not None
+        rest = b""
+        while piece := process.stdout.read(65536):
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                _later(on_line, line.decode("utf-8", "replace").strip())
+        _later(on_end)
+        process.wait()
+
+    threading.Thread(target=listen, daemon=True).start()
 
 
 def mend(on_line: Callable[[str], None], on_end: Callable[[str], None]) -> Callable[[], None]:
     """Make the worker's environment anew, and write down its interpreter.
 
     `on_line` is told what the installer says meanwhile; `on_end` is told "" at last, or why it
-    failed. Returns what calls it off.
+    failed. Returns what calls it off; where it can, the installer takes along what it has begun.
     """
-    launcher = _launcher(Gio.SubprocessFlags.STDOUT_PIPE | Gio.SubprocessFlags.STDERR_MERGE)
     try:
-        process = launcher.spawnv([*_installers_python(), "-m", "installer", "python"])
-    except GLib.Error as error:
-        GLib.idle_add(_once, lambda why=error.message: on_end(why))
+        command = [*launch.installers_python(), "-m", "installer", "python"]
+        process = launch.start(command, subprocess.DEVNULL, subprocess.STDOUT, language())
+    except OSError as error:
+        _later(on_end, str(error))
         return lambda: None
     said = [""]
-    lines = Gio.DataInputStream.new(process.get_stdout_pipe())
 
-    def heard(lines: Gio.DataInputStream, result: Gio.AsyncResult) -> None:
-        try:
-            line, _length = lines.read_line_finish_utf8(result)
-        except GLib.Error:
-            line = None
-        if line is None:
-            process.wait_async(None, ended)
-            return
-        if line.strip():
-            said.append(line.strip())
-            on_line(said[-1])
-        lines.read_line_async(GLib.PRIORITY_DEFAULT, None, heard)
+    def heard(line: str) -> None:
+        if line:
+            said.append(line)
+            on_line(line)
 
-    def ended(process: Gio.Subprocess, result: Gio.AsyncResult) -> None:
-        process.wait_finish(result)
-        if not process.get_successful():
+    def ended() -> None:
+        if process.wait() != 0:
             on_end(said[-1] or _("The installer gave no answer."))
             return
         try:
-            _note(said[-1])
+            launch.note(said[-1])
         except OSError as error:
-            on_end(f"{error.strerror}: {_NOTE}")
+            on_end(f"{error.strerror}: {launch.NOTE}")
         else:
             on_end("")
 
-    lines.read_line_async(GLib.PRIORITY_DEFAULT, None, heard)
-    # Where it can, the installer takes what it has begun along.
-    return process.force_exit if os.name == "nt" else lambda: process.send_signal(signal.SIGTERM)
-
-
-def _installers_python() -> list[str]:
-    """The start of a command line for a Python that can make the environment."""
-    if os.name == "nt":
-        # GIMP's own is MSYS2's, for which there are no ready packages.
-        return ["py", "-3"] if shutil.which("py") else ["python"]
-    # Not the one in an AppImage: it lies somewhere else at each start.
-    inside = os.environ.get("APPDIR")
-    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    outside = [folder for folder in folders if not (inside and folder.startswith(inside))]
-    return [shutil.which("python3", path=os.pathsep.join(outside)) or sys.executable]
-
-
-def _note(path: str) -> None:
-    """Write down the interpreter for where this process runs. Raises OSError."""
-    noted = {**_noted(), _place(): path}
-    lines = [f"{place}\t{path}" if place else path for place, path in noted.items()]
-    temporary = _NOTE.with_suffix(".new")
-    temporary.write_text("".join(f"{line}\n" for line in lines), "utf-8")
-    temporary.replace(_NOTE)
-
-
-def _launcher(flags: Gio.SubprocessFlags) -> Gio.SubprocessLauncher:
-    launcher = Gio.SubprocessLauncher.new(flags)
-    launcher.set_cwd(str(_ROOT))
-    for variable in ("PYTHONHOME", "PYTHONPATH"):
-        # Bundles of GIMP point them at their own Python, which is not the worker's.
-        launcher.unsetenv(variable)
-    if "APPDIR" in os.environ:
-        # An AppImage has everything load its libraries first: the worker is of the machine.
-        for variable in ("LD_PRELOAD", "LD_LIBRARY_PATH"):
-            launcher.unsetenv(variable)
-    launcher.setenv("LANGUAGE", language(), True)
-    return launcher
-
-
-def _start(launcher: Gio.SubprocessLauncher, words: list[str]) -> Gio.Subprocess:
-    """Start a command of the worker. Raises EditError."""
-    try:
-        return launcher.spawnv([interpreter(), "-m", "plugin", *words])
-    except GLib.Error as error:
-        raise EditError(
-            _("The part of Dimilinks that talks to the service can't start: {why}").format(
-                why=error.message
-            )
-        ) from error
+    _listen(process, heard, ended)
+    return process.terminate
 
 
 def ask(words: list[str], on_answer: Callable[[dict[str, Any]], None], stdin: str = "") -> None:
@@ -202,32 +146,19 @@ def ask(words: list[str], on_answer: Callable[[dict[str, Any]], None], stdin: st
     `stdin` is what it reads: the place for what must not stand on a command line. Where there is
     no answer, it is {"message": a sentence for the user}.
     """
-    # Both ends agree on UTF-8, whatever the language's encoding is.
-    launcher = _launcher(
-        Gio.SubprocessFlags.STDIN_PIPE
-        | Gio.SubprocessFlags.STDOUT_PIPE
-        | Gio.SubprocessFlags.STDERR_PIPE
-    )
-    launcher.setenv("PYTHONUTF8", "1", True)
-
-    def answered(process: Gio.Subprocess, result: Gio.AsyncResult) -> None:
-        try:
-            _ok, out, err = process.communicate_utf8_finish(result)
-        except GLib.Error as error:
-            out, err = "", error.message
-        on_answer(_answer(out or "", (err or "").strip()))
-
     try:
-        process = _start(launcher, words)
+        with _told():
+            command = [launch.interpreter(), "-m", "plugin", *words]
+            process = launch.start(command, language=language())
     except EditError as error:
-        GLib.idle_add(_tell_once, on_answer, {"message": str(error)})
+        _later(on_answer, {"message": str(error)})
         return
-    process.communicate_utf8_async(stdin, None, answered)
 
+    def answered(said: tuple[bytes, bytes]) -> None:
+        out, err = (each.decode("utf-8", "replace").strip() for each in said)
+        on_answer(_answer(out, err))
 
-def _tell_once(on_answer: Callable[[dict[str, Any]], None], answer: dict[str, Any]) -> bool:
-    on_answer(answer)
-    return False
+    _aside(lambda: process.communicate(stdin.encode("utf-8")), answered)
 
 
 def _answer(out: str, err: str) -> dict[str, Any]:
@@ -260,44 +191,28 @@ class WorkerProcess:
         on_end: Callable[[], None],
         collect: bool = False,
     ) -> None:
-        global _ready
         self._on_phase = on_phase
-        self._on_end = on_end
-        get_ready()
-        assert _ready is not None
-        self._process, _ready = _ready, None
+        with _told():
+            self._process = launch.take()
         task = {"folder": str(job.folder), "language": language(), "collect": collect}
-        with contextlib.suppress(GLib.Error):
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
             # One that has broken down can't hear it: how that ends is seen below.
-            self._process.get_stdin_pipe().write_all(json.dumps(task).encode() + b"\n", None)
-        self._lines = Gio.DataInputStream.new(self._process.get_stdout_pipe())
-        self._listen()
+            self._process.stdin.write(json.dumps(task).encode() + b"\n")
+        _listen(self._process, self._heard, on_end)
 
     def let_go(self) -> None:
         """Call the worker off: it sends nothing more, and sees to its end what it has sent."""
-        with contextlib.suppress(GLib.Error):
-            self._process.get_stdin_pipe().close(None)
+        assert self._process.stdin is not None
+        self._process.stdin.close()
 
     def kill(self) -> None:
         """End the worker, whatever it is doing."""
-        self._process.force_exit()
+        self._process.kill()
 
-    def _listen(self) -> None:
-        self._lines.read_line_async(GLib.PRIORITY_DEFAULT, None, self._heard)
-
-    def _heard(self, lines: Gio.DataInputStream, result: Gio.AsyncResult) -> None:
-        try:
-            # Its twin for bytes can't tell an empty line from the end.
-            line, _length = lines.read_line_finish_utf8(result)
-        except GLib.Error:
-            # Only the progress is lost; how it ended is in the job's state.
-            line = None
-        if line is None:
-            self._on_end()
-            return
+    def _heard(self, line: str) -> None:
         # A library's own words on standard output are not for us.
         with contextlib.suppress(ValueError):
             progress = json.loads(line)
             if isinstance(progress, dict) and "phase" in progress:
                 self._on_phase(progress)
-        self._listen()

@@ -102,6 +102,8 @@ def tiled(case):
 
 def edit(image, layers, case):
     """One edit, from the call to the layer in the image; and when its parts were done."""
+    # As GIMP's window has done it for its marching ants, after every change of the layers.
+    Gimp.Selection.bounds(image)
     began = time.time()
     seconds, (status, message, layers) = timed(
         lambda: inside.edit(image, layers, prompt=case["prompt"], **case.get("arguments", {}))

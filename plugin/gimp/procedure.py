@@ -181,7 +181,10 @@ def _run(
             from plugin.gimp.ui import window
 
             window.run(procedure, config, image, lambda: _request(config, titled=True), recover)
-            return procedure.new_return_values(Gimp.PDBStatusType.SUCCESS, None)
+            # After a success GIMP keeps the values in the image, and complains if it was closed.
+            there = image.is_valid()
+            status = Gimp.PDBStatusType.SUCCESS if there else Gimp.PDBStatusType.CANCEL
+            return procedure.new_return_values(status, None)
         request = _request(config)
         if run_mode == Gimp.RunMode.WITH_LAST_VALS:
             request = replace(request, reference_files=choices.reference_files(), titled=True)

@@ -296,12 +296,10 @@ class Window:
         """The names of the buttons in the dialog."""
         return [t["name"] for t in self.desk.look(app=PLUG_IN) if t["role"] == "button"]
 
-    def wait_for_edits(self, edits: int = 1) -> None:
-        """Return when the dialog has so many rows, and nothing under way any more."""
+    def wait_for_edits(self) -> None:
+        """Return when nothing that is in view in the dialog is under way any more."""
         until(
-            lambda: (
-                (buttons := self.buttons()).count("Discard") >= edits and "Cancel" not in buttons
-            ),
+            lambda: "Discard" in (buttons := self.buttons()) and "Cancel" not in buttons,
             "the end of all edits",
         )
 

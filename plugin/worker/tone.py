@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from plugin.worker.registration import Floats, Registration, tukey
+from plugin.worker.registration import Floats, Registration, deviation, quantile, tukey
 
 _SAMPLES = 6_000
 _USUAL_GAIN, _USUAL_GAMMA = 0.15, 0.12
@@ -95,10 +95,10 @@ def match(registration: Registration) -> Tone | None:
     if left > min(0.9 * was, was - 0.3):
         return None
     # Where places still differ much after it, the colours are another style's.
-    if np.quantile(now[outside], 0.9) > _OTHER_STYLE:
+    if quantile(now[outside], 0.9) > _OTHER_STYLE:
         return None
     inside = shown & ~outside
-    if inside.any() and np.median(largest(earlier)[inside]) > _WANTED:
+    if inside.any() and quantile(largest(earlier)[inside], 0.5) > _WANTED:
         other = (largest(now) > _MOST_REST) | (likeness < 0.4)
         if other[inside].mean() < 0.001:
             return None
@@ -125,7 +125,7 @@ def _curve(given: Floats, wanted: Floats) -> NDArray[np.float64]:
     for _round in range(8):
         model = np.exp(log_gain + gamma * logs)
         error = o - model
-        spread = max(1.4826 * float(np.median(np.abs(error[inner]))) if inner.any() else 1, 1 / 255)
+        spread = max(deviation(error[inner]) if inner.any() else 1, 1 / 255)
         weights = base * tukey(error / (4 * spread))
         slopes = np.stack([model, model * logs])
         weighted = slopes * weights
@@ -142,7 +142,7 @@ def _curve(given: Floats, wanted: Floats) -> NDArray[np.float64]:
     curve = np.exp(log_gain) * levels**gamma
     # What the two numbers can't express.
     error = o - np.exp(log_gain) * v**gamma
-    spread = max(1.4826 * float(np.median(np.abs(error))), 1 / 255)
+    spread = max(deviation(error), 1 / 255)
     robust = tukey(error / (4 * spread))
     # Clipped levels have a wide choice of originals: their mean is the best guess.
     clipped = given >= 252

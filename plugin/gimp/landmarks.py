@@ -230,11 +230,11 @@ _TURNS: tuple[Callable[[Look], Look], ...] = (
 
 def _correlation(one: Look, other: Look) -> float:
     """From -1 to 1; 0 where nothing can be compared."""
+    if (one.width, one.height) != (other.width, other.height):
+        return 0
     # Loaded here: it takes a while, and is hardly ever needed.
     import statistics
 
-    if (one.width, one.height) != (other.width, other.height):
-        return 0
     try:
         return statistics.correlation(one.values, other.values)
     except statistics.StatisticsError:

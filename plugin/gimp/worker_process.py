@@ -65,12 +65,12 @@ def look(on_broken: Callable[[], None]) -> None:
         _later(on_broken)
         return
 
-    def ended() -> None:
+    def ended(code: int) -> None:
         # One that was given a job tells by that; one that was killed says nothing about the next.
-        if not launch.taken(process) and process.returncode >= 0:
+        if not launch.taken(process) and code >= 0:
             on_broken()
 
-    _aside(process.wait, lambda _code: ended())
+    _aside(process.wait, ended)
 
 
 def _later(call: Callable[..., None], *values: object) -> None:

@@ -444,6 +444,7 @@ def test_two_at_once(window: Window, image: Image, slow: SlowService) -> None:
     window.wait_for_edits()
     after = image.state()
     assert_only_added({**before, "selection": selection}, after)
+    assert len(after["layers"]) == 3
     assert_changed_in(image, seen, first | second)
     window.close_dialog()
     window.key("ctrl+z")

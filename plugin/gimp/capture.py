@@ -20,6 +20,7 @@ from plugin import job, region, settings
 from plugin.gimp import landmarks, pixels
 from plugin.gimp.landmarks import Landmarks
 from plugin.gimp.messages import CallingError, EditError, NotReplaceable, _
+from plugin.gimp.pixels import Picture
 from plugin.job import MOST_PICTURES, Job, JobRequest
 from plugin.region import Box, Region
 
@@ -212,13 +213,16 @@ def capture(image: Gimp.Image, layer: Gimp.Layer, request: Request) -> Capture:
     Raises EditError if the selection misses the layer or a reference can't be read, OSError if
     the job can't be written.
     """
-    with picture(image, layer, request) as drawable:
-        return _capture(image, layer, drawable, request)
+    plan = planned(image, layer, request)
+    with picture(image, layer, request, plan.region.content) as shown:
+        return _capture(image, layer, shown, request, plan)
 
 
 @contextlib.contextmanager
-def picture(image: Gimp.Image, layer: Gimp.Layer, request: Request) -> Iterator[Gimp.Drawable]:
-    """Give the drawable whose pixels are edited, in the layer's or the canvas's coordinates.
+def picture(
+    image: Gimp.Image, layer: Gimp.Layer, request: Request, box: Box | None = None
+) -> Iterator[Picture]:
+    """Give the pixels that are edited; at least those in `box` if only these are needed.
 
     For a new layer that is what the layer looks like by itself: its mask and its filters don't
     apply to the result. They go on applying to a layer that is replaced, so there it is the
@@ -228,19 +232,27 @@ def picture(image: Gimp.Image, layer: Gimp.Layer, request: Request) -> Iterator[
     if request.visible:
         with _seen(image) as seen:
             yield seen
-    elif request.replace or not (_shaped_by_mask(layer) or _filtered(layer)):
-        yield layer
+    elif as_it_is(layer, request):
+        yield pixels.picture(layer)
     else:
-        with _alone(layer) as alone, _seen(alone) as seen:
-            yield seen
+        box = box or pixels.extent(layer)
+        with _alone(layer, box) as alone, _seen(alone) as seen:
+            yield pixels.moved(seen, box)
+
+
+def as_it_is(layer: Gimp.Layer, request: Request) -> bool:
+    """Whether the pixels that are edited are the layer's own."""
+    return not request.visible and (
+        request.replace or not (_shaped_by_mask(layer) or _filtered(layer))
+    )
 
 
 @contextlib.contextmanager
-def _seen(image: Gimp.Image) -> Iterator[Gimp.Layer]:
-    """Give everything visible as a layer of its own, and let go of it: no image holds it."""
+def _seen(image: Gimp.Image) -> Iterator[Picture]:
+    """Give everything visible, in a layer that no image holds and that is let go of."""
     seen = Gimp.Layer.new_from_visible(image, image, "seen")
     try:
-        yield seen
+        yield pixels.picture(seen)
     finally:
         seen.delete()
 
@@ -254,22 +266,23 @@ def _filtered(layer: Gimp.Layer) -> bool:
 
 
 @contextlib.contextmanager
-def _alone(layer: Gimp.Layer) -> Iterator[Gimp.Image]:
-    """Give an image that shows the layer and nothing else, as far as the layer reaches."""
+def _alone(layer: Gimp.Layer, box: Box) -> Iterator[Gimp.Image]:
+    """Give an image that shows what is in `box` of the layer and nothing else.
+
+    GIMP draws no more than the canvas, whatever reaches beyond it.
+    """
     image = layer.get_image()
     base = image.get_base_type()
     if base == Gimp.ImageBaseType.INDEXED:
         base = Gimp.ImageBaseType.RGB
-    alone = Gimp.Image.new_with_precision(
-        layer.get_width(), layer.get_height(), base, image.get_precision()
-    )
+    alone = Gimp.Image.new_with_precision(box.width, box.height, base, image.get_precision())
     try:
         profile = image.get_color_profile()
         if profile is not None:
             alone.set_color_profile(profile)
         copy = Gimp.Layer.new_from_drawable(layer, alone)
         alone.insert_layer(copy, None, 0)
-        copy.set_offsets(0, 0)
+        copy.set_offsets(-box.x, -box.y)
         copy.set_visible(True)
         copy.set_opacity(100)
         copy.set_mode(Gimp.LayerMode.NORMAL)
@@ -335,9 +348,8 @@ def shortened(prompt: str) -> str:
 
 
 def _capture(
-    image: Gimp.Image, layer: Gimp.Layer, drawable: Gimp.Drawable, request: Request
+    image: Gimp.Image, layer: Gimp.Layer, shown: Picture, request: Request, plan: Plan
 ) -> Capture:
-    plan = planned(image, layer, request)
     box, masked, (dx, dy) = plan.region.content, plan.masked, plan.origin
     selection = image.get_selection().get_buffer()
     canvas = Box(0, 0, image.get_width(), image.get_height())
@@ -346,7 +358,7 @@ def _capture(
         not request.visible
         and (bool(layer.get_lock_alpha()) or (not request.replace and _shaped_by_mask(layer)))
     )
-    if masked and keeps_alpha and not pixels.shows(drawable.get_buffer(), plan.wanted):
+    if masked and keeps_alpha and not pixels.shows(shown.buffer, plan.wanted):
         raise EditError(
             _(
                 "Nothing of “{name}” shows where you selected, and its mask or its locked alpha "
@@ -360,11 +372,11 @@ def _capture(
         _result_name(layer, request),
         settings.base_url() == settings.SANDBOX,
         on_canvas,
-        landmarks.take(image if request.visible else layer, drawable, box),
+        landmarks.take(image if request.visible else layer, shown, box),
     )
     snapshot = None
     with job.prepare() as folder:
-        pixels.write_png(drawable.get_buffer(), box, folder / "source.png", drawable.has_alpha())
+        pixels.write_png(shown, box, folder / "source.png")
         if masked:
             snapshot = selection.create_sub_buffer(
                 pixels.rectangle(on_canvas.intersection(canvas))
@@ -456,15 +468,13 @@ def _write_references(folder: Path, request: Request, room: int) -> list[str]:
             )
         )
 
-    def write(drawable: Gimp.Drawable) -> None:
+    def write(shown: Picture) -> None:
         name = f"reference-{len(names) + 1}.png"
-        pixels.write_png(
-            drawable.get_buffer(), pixels.extent(drawable), folder / name, drawable.has_alpha()
-        )
+        pixels.write_png(shown, pixels.covered(shown.buffer), folder / name)
         names.append(name)
 
     for drawable in request.reference_layers:
-        write(drawable)
+        write(pixels.picture(drawable))
     for path in request.reference_files:
         opened = _open(path)
         try:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from gi.repository import Gegl, Gimp
 
 from plugin.gimp import pixels
+from plugin.gimp.pixels import Picture
 from plugin.region import Box, whole_numbers
 
 _RUN = 24
@@ -79,13 +80,12 @@ class Landmarks:
         return Landmarks(Box.from_json(saved["box"]), (across, down), look, tuple(runs))
 
 
-def take(thing: Gimp.Layer | Gimp.Image, picture: Gimp.Drawable, box: Box) -> Landmarks:
+def take(thing: Gimp.Layer | Gimp.Image, picture: Picture, box: Box) -> Landmarks:
     """Remember `box` of `picture`, which is what is exported of `thing`."""
-    buffer, alpha = picture.get_buffer(), picture.has_alpha()
     length = min(_RUN, box.width)
     runs = []
     for y in range(0, box.height, max(1, box.height // _ROWS)):
-        row = _read(buffer, Box(box.x, box.y + y, box.width, 1), alpha)
+        row = _read(picture, Box(box.x, box.y + y, box.width, 1))
         step = max(length, box.width // _COLUMNS)
         here = [
             (_colours(run := row[4 * x : 4 * (x + length)]), x, run)
@@ -96,11 +96,11 @@ def take(thing: Gimp.Layer | Gimp.Image, picture: Gimp.Drawable, box: Box) -> La
     return Landmarks(box, (thing.get_width(), thing.get_height()), _look(thing), tuple(runs))
 
 
-def _read(buffer: Gegl.Buffer, box: Box, alpha: bool) -> bytes:
-    """The pixels of `box` as RGBA of 8 bits, `alpha` being whether they have any."""
-    pixel_format = "R'G'B'A u8" if alpha else "R'G'B' u8"
-    values = buffer.get(pixels.rectangle(box), 1.0, pixel_format, Gegl.AbyssPolicy.NONE)
-    if alpha:
+def _read(picture: Picture, box: Box) -> bytes:
+    """The pixels of `box` as RGBA of 8 bits."""
+    pixel_format = "R'G'B'A u8" if picture.alpha else "R'G'B' u8"
+    values = picture.buffer.get(pixels.rectangle(box), 1.0, pixel_format, Gegl.AbyssPolicy.NONE)
+    if picture.alpha:
         return bytes(values)
     # GEGL can add it too, but needs up to half a second to find out how, in every process.
     whole = bytearray(b"\xff") * (len(values) // 3 * 4)
@@ -121,20 +121,23 @@ def unmoved(marks: Landmarks, thing: Gimp.Layer | Gimp.Image) -> bool:
 def find(
     marks: Landmarks,
     thing: Gimp.Layer | Gimp.Image,
-    pictures: Iterable[Gimp.Drawable],
+    pictures: Iterable[Picture],
     likely: Box,
 ) -> Box | None:
     """Return where the pixels of `marks.box` are now, in the same kind of coordinates.
 
-    `pictures` show `thing` in the ways that may show them again. Of several equal copies the one
-    in the old place or at `likely` is taken. None if that can't be told.
+    `pictures` show `thing`, or its part at that box, in the ways that may show them again. Of
+    several equal copies the one in the old place or at `likely` is taken. None if that can't be
+    told.
     """
     box = marks.box
+    whole = Box(0, 0, thing.get_width(), thing.get_height())
     for picture in pictures:
-        buffer, alpha = picture.get_buffer(), picture.has_alpha()
-        if marks.runs and _matching(marks, buffer, alpha) >= _MAJORITY * len(marks.runs):
+        if marks.runs and _matching(marks, picture) >= _MAJORITY * len(marks.runs):
             return box
-        votes = _votes(marks, buffer, alpha)
+        if pixels.covered(picture.buffer) != whole:
+            continue
+        votes = _votes(marks, picture)
         most = max(votes.values(), default=0)
         if most < _ENOUGH:
             continue
@@ -145,23 +148,23 @@ def find(
         x, y = (known or best)[0]
         return Box(x, y, box.width, box.height)
     # Not one of its pixels is as it was: it has new colours, or another shape.
-    same_size = (thing.get_width(), thing.get_height()) == marks.size
+    same_size = (whole.width, whole.height) == marks.size
     return box if same_size and not _reshaped(marks.look, _look(thing)) else None
 
 
-def _matching(marks: Landmarks, buffer: Gegl.Buffer, alpha: bool) -> int:
+def _matching(marks: Landmarks, picture: Picture) -> int:
     box = marks.box
     return sum(
-        _read(buffer, Box(box.x + x, box.y + y, len(run) // 4, 1), alpha) == run
+        _read(picture, Box(box.x + x, box.y + y, len(run) // 4, 1)) == run
         for x, y, run in marks.runs
     )
 
 
-def _votes(marks: Landmarks, buffer: Gegl.Buffer, alpha: bool) -> Counter[tuple[int, int]]:
+def _votes(marks: Landmarks, picture: Picture) -> Counter[tuple[int, int]]:
     """For every origin of the box that a run speaks for, how many do."""
     places: list[list[tuple[int, int]]] = [[] for _run in marks.runs]
-    for strip in pixels.strips(pixels.covered(buffer)):
-        values = _read(buffer, strip, alpha)
+    for strip in pixels.strips(pixels.covered(picture.buffer)):
+        values = _read(picture, strip)
         for (x, y, run), found in zip(marks.runs, places):
             at = values.find(run)
             while at >= 0 and len(found) <= _MOST_PLACES:

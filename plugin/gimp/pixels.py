@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from gi.repository import Babl, Gegl, Gimp
 
@@ -33,6 +34,35 @@ _FORMATS = {_GRAY: "Y' u8", _RGB: "R'G'B' u8", _RGBA: "R'G'B'A u8"}
 """What is in our PNGs."""
 
 
+class Picture(NamedTuple):
+    """Pixels in the coordinates of their layer or canvas, of all of it or of a part.
+
+    `alpha`: whether they have any.
+    """
+
+    buffer: Gegl.Buffer
+    alpha: bool
+
+
+def picture(drawable: Gimp.Drawable) -> Picture:
+    """The drawable's own pixels."""
+    return Picture(drawable.get_buffer(), drawable.has_alpha())
+
+
+def moved(shown: Picture, box: Box) -> Picture:
+    """The same pixels, which begin at the origin, where `box` is. Nothing is copied."""
+    buffer = Gegl.Buffer(
+        source=shown.buffer,
+        x=box.x,
+        y=box.y,
+        width=box.width,
+        height=box.height,
+        shift_x=-box.x,
+        shift_y=-box.y,
+    )
+    return shown._replace(buffer=buffer)
+
+
 def rectangle(box: Box) -> Gegl.Rectangle:
     """The same box for GEGL."""
     return Gegl.Rectangle.new(box.x, box.y, box.width, box.height)
@@ -49,10 +79,10 @@ def covered(buffer: Gegl.Buffer) -> Box:
     return Box(rectangle.x, rectangle.y, rectangle.width, rectangle.height)
 
 
-def write_png(buffer: Gegl.Buffer, box: Box, path: Path, alpha: bool) -> None:
+def write_png(shown: Picture, box: Box, path: Path) -> None:
     """Write the pixels of `box` as an sRGB PNG: large, for the worker makes it smaller."""
-    colours = _RGBA if alpha else _RGB
-    _write(path, box, buffer, _FORMATS[colours], colours, 0)
+    colours = _RGBA if shown.alpha else _RGB
+    _write(path, box, shown.buffer, _FORMATS[colours], colours, 0)
 
 
 def write_mask_png(selection: Gegl.Buffer, box: Box, path: Path) -> None:

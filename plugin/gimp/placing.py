@@ -18,6 +18,7 @@ from gi.repository import Babl, Gegl, Gimp
 from plugin.gimp import landmarks, pixels, results
 from plugin.gimp.capture import (
     Capture,
+    as_it_is,
     check_replaceable,
     offsets,
     picture,
@@ -25,6 +26,7 @@ from plugin.gimp.capture import (
     selection_bounds,
 )
 from plugin.gimp.messages import EditError, _
+from plugin.gimp.pixels import Picture
 from plugin.gimp.undo import one_step, without_undo
 from plugin.job import Job
 from plugin.region import Box
@@ -203,12 +205,15 @@ def _found(capture: Capture) -> Box:
     return found
 
 
-def _pictures(capture: Capture) -> Generator[Gimp.Drawable, None, None]:
+def _pictures(capture: Capture) -> Generator[Picture, None, None]:
     """What may show the exported pixels again, the quickest first."""
-    if not capture.request.visible:
-        yield capture.layer
-    with picture(capture.image, capture.layer, capture.request) as drawable:
-        yield drawable
+    edited = capture.image, capture.layer, capture.request
+    if not (capture.request.visible or as_it_is(capture.layer, capture.request)):
+        with picture(*edited, capture.box) as part:
+            yield part
+        yield pixels.picture(capture.layer)
+    with picture(*edited) as whole:
+        yield whole
 
 
 def _placed(capture: Capture) -> list[tuple[int, str]]:

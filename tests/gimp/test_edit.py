@@ -135,11 +135,13 @@ def test_special_layers_are_sent_as_they_are_seen(
         shown = np.fromfile(tmp_path / name, np.uint8).reshape(height, width, 3).astype(np.int16)
         near = [u for u in uploads if u.shape == shown.shape and np.abs(u - shown).max() <= 1]
         assert near, name
-    assert len(found["expected"]) == 7
+    assert len(found["expected"]) == 8
     assert found["filters"] == {"new layer": 0, "replaced": [SUCCESS, 0, 0], "filters": 1}
     masks = found["masks"]
     assert masks["whole"] <= 1 and masks["hidden"] == [True, 0] and masks["not applied"] == 255
     assert masks["replaced"] == [SUCCESS, 0, True]
+    smaller, place, apart = found["part"]
+    assert smaller and place == [-90, 35] and apart <= 1
     assert found["mask shown"] == [SUCCESS, ""]
     for alpha, kept, colours in found["locked alpha"]:
         assert alpha <= 1 and kept and colours <= 3, found["locked alpha"]

@@ -4,6 +4,10 @@ The uploads themselves are looked at by the test: `expected-N.raw` is what the N
 found out another way, by GIMP's own view of the layer alone over white.
 """
 
+import json
+import os
+from pathlib import Path
+
 import inside
 from gi.repository import Gimp, Gio
 
@@ -30,8 +34,8 @@ def apart(one, other):
     return max(abs(a - b) for a, b in zip(one, other))
 
 
-def over_white(image, layer):
-    """How the layer looks by itself over white, as bytes of its own size."""
+def over_white(image, layer, box=None):
+    """How the layer looks by itself over white, as bytes of its own size or of a box in it."""
     copy = image.duplicate()
     copy.undo_disable()
     twin = at(copy, layer)
@@ -46,16 +50,15 @@ def over_white(image, layer):
     # As the worker mixes what is half transparent, and unmixes it again.
     twin.set_composite_space(Gimp.LayerColorSpace.RGB_NON_LINEAR)
     white = Gimp.Layer.new(
-        copy, "white", WIDTH, HEIGHT, Gimp.ImageType.RGB_IMAGE, 100, Gimp.LayerMode.NORMAL
+        copy, "white", 1, 1, Gimp.ImageType.RGB_IMAGE, 100, Gimp.LayerMode.NORMAL
     )
-    white.fill(Gimp.FillType.WHITE)
     copy.insert_layer(white, None, 1)
     _ok, x, y = twin.get_offsets()
     size = layer.get_width(), layer.get_height()
     copy.resize(*size, -x, -y)
     white.resize_to_image_size()
     white.fill(Gimp.FillType.WHITE)
-    data = view(copy)
+    data = view(copy, box=box)
     copy.delete()
     return data
 
@@ -65,25 +68,32 @@ def at(copy, layer):
     return copy.get_layers()[place]
 
 
-def sent(image, layer, prompt="echo", **arguments):
-    """Edit the whole layer; note down what must have been sent."""
-    data = over_white(image, layer)
+def expect(data, width, height):
     name = f"expected-{len(expected)}.raw"
     with open(f"{inside.FOLDER}/{name}", "wb") as file:
         file.write(data)
-    expected.append([name, layer.get_width(), layer.get_height()])
-    status, message, made = inside.edit(image, [layer], prompt=prompt, **arguments)
+    expected.append([name, width, height])
+
+
+def sent(image, layer):
+    """Edit the whole layer; note down what must have been sent."""
+    expect(over_white(image, layer), layer.get_width(), layer.get_height())
+    status, message, made = inside.edit(image, [layer], prompt="echo")
     assert status == inside.SUCCESS, message
     return made
 
 
-def filtered():
-    image, layer = photo()
+def blur(layer):
     effect = Gimp.DrawableFilter.new(layer, "gegl:gaussian-blur", "blur")
     effect.get_config().set_property("std-dev-x", 6.0)
     effect.get_config().set_property("std-dev-y", 6.0)
     effect.update()
     layer.append_filter(effect)
+
+
+def filtered():
+    image, layer = photo()
+    blur(layer)
     return image, layer
 
 
@@ -148,13 +158,34 @@ def masks():
     }
 
 
+def part():
+    """A part of a layer with a mask and a filter, that reaches beyond the canvas."""
+    image, layer = inside.photo()
+    image.undo_disable()
+    layer.set_offsets(-90, 35)
+    inside.hide_by_mask(image, layer, (120, 120, 300, 180), 30)
+    blur(layer)
+    image.select_ellipse(Gimp.ChannelOps.REPLACE, 150, 130, 60, 50)
+    before = view(image)
+    status, message, (made,) = inside.edit(image, [layer], prompt="echo")
+    assert status == inside.SUCCESS, message
+    jobs = Path(os.environ["DIMILINKS_HOME"], "jobs").iterdir()
+    job = max(jobs, key=lambda folder: folder.stat().st_mtime)
+    box = json.loads((job / "request.json").read_text())["region"]["content"]
+    x, y, width, height = (box[name] for name in ("x", "y", "width", "height"))
+    after = view(image)
+    _ok, left, top = made.get_offsets()
+    image.remove_layer(made)
+    expect(over_white(image, layer, (x, y, width, height)), width, height)
+    smaller = width < layer.get_width() / 2 and height < layer.get_height() / 2
+    return [smaller, [left - x, top - y], apart(before, after)]
+
+
 def mask_shown():
     image, layer = masked()
     data = over_white(image, layer)
     layer.set_show_mask(True)
-    with open(f"{inside.FOLDER}/expected-{len(expected)}.raw", "wb") as file:
-        file.write(data)
-    expected.append([f"expected-{len(expected)}.raw", WIDTH, HEIGHT])
+    expect(data, WIDTH, HEIGHT)
     status, message, _made = inside.edit(image, [layer], prompt="echo")
     return [status, message]
 
@@ -269,6 +300,7 @@ inside.found(
     {
         "filters": filters(),
         "masks": masks(),
+        "part": part(),
         "mask shown": mask_shown(),
         "locked alpha": [locked_alpha(output) for output in ("new-layer", "replace")],
         "group": group(),

@@ -2,8 +2,9 @@
 
 The argument is JSON: a list of cases. Each names a `file`, which may be cut (`crop`: width, height,
 x, y), then scaled (`scale`) and blurred (`blur`: pixels), or fill a larger `canvas` with `layers`
-more; what to `select` (an ellipse), the `prompt`, further `arguments`, how many `drawables` are
-edited together; how many `times`, whether with the `limit` and how often the `naive` way.
+more, or under a `mask`; what to `select` (an ellipse), the `prompt`, further `arguments`, how many
+`drawables` are edited together; how many `times`, whether with the `limit` and how often the
+`naive` way.
 """
 
 import http.client
@@ -96,6 +97,8 @@ def tiled(case):
         more = Gimp.Layer.new_from_drawable(picture, image)
         image.insert_layer(more, None, 1)
         more.set_offsets((width - across) // 2, (height - down) // 2)
+    if case.get("mask"):
+        layer.add_mask(layer.create_mask(Gimp.AddMaskType.WHITE))
     photograph.delete()
     return image, layer
 

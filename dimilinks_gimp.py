@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
 """Dimilinks for GIMP: declares the plug-in and hands over to `plugin/gimp/`."""
 
-import contextlib
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from plugin.gimp import launch
 
 if "-run" in sys.argv:
+    from contextlib import suppress
+
+    from plugin.gimp import launch
+
     # Its libraries load while GIMP's do here. Whether it can run is seen when it is needed.
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         launch.get_ready()
 
 import gi

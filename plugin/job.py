@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from plugin import settings
+from plugin.limits import MOST_BLEND, MOST_PROMPT, MOST_VARIATIONS
 from plugin.region import Region
 from plugin.words import _
 
@@ -90,17 +91,8 @@ def phase_text(phase: str) -> str:
 _PICTURE = re.compile(r"(result|placed|reference)-[0-9]{1,3}\.[a-z]{3,4}")
 """What the files that a job names are called; anything else would lead out of its folder."""
 
-MOST_PICTURES = 9
-"""Pictures that the service takes with one edit: source, mask and references together."""
 _DAY = 86400.0
 """Seconds; whatever was going on longer ago has ended."""
-
-MOST_VARIATIONS = 4
-MOST_BLEND = 1000
-"""Pixels."""
-
-MOST_PROMPT = 32_000
-"""Characters of a prompt; what is longer was pasted by mistake."""
 
 _LATEST = 2**36
 """Seconds since 1970 that a calendar still has a date for."""

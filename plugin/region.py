@@ -13,9 +13,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from plugin.limits import TIERS
 from plugin.words import _
-
-TIERS = ("1k", "2k", "4k")
 
 _LANDSCAPE = {
     "1:1": ((1024, 1024), (2048, 2048), (2880, 2880)),

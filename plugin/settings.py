@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from plugin.region import TIERS
+from plugin.limits import TIERS
 from plugin.words import _
 
 DOCUMENTED_BASE_URLS = ("https://dimilinks.com/v1", "https://api-direct.dimilinks.com/v1")
@@ -217,7 +217,7 @@ def _seconds(name: str, least: float, default: float, most: float) -> float:
 
 
 def ceiling() -> str:
-    """Return the largest tier that an automatic resolution may take, one of region.TIERS."""
+    """Return the largest tier that an automatic resolution may take, one of limits.TIERS."""
     chosen = load().get("ceiling")
     return str(chosen) if chosen in TIERS else TIERS[-1]
 

@@ -21,7 +21,8 @@ from plugin.gimp import landmarks, pixels
 from plugin.gimp.landmarks import Landmarks
 from plugin.gimp.messages import CallingError, EditError, NotReplaceable, _
 from plugin.gimp.pixels import Picture
-from plugin.job import MOST_PICTURES, Job, JobRequest
+from plugin.job import Job, JobRequest
+from plugin.limits import MOST_PICTURES
 from plugin.region import Box, Region
 
 PLACE = "place.json"

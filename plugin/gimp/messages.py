@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gettext
 import re
-import traceback
 
 from gi.repository import GLib
 
-from plugin import settings, words
+from plugin import words
 
 
 def _(text: str) -> str:
@@ -46,6 +45,11 @@ words.use(_Gimps())
 
 def unforeseen(error: Exception) -> str:
     """Return the sentence for a fault of ours, whose traceback goes to standard error."""
+    # Loaded here: hardly ever needed.
+    import traceback
+
+    from plugin import settings
+
     traceback.print_exception(error)
     return _(
         "Something unforeseen went wrong ({why}). What the service delivered is kept in {folder}."

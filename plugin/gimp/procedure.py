@@ -6,15 +6,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gi.repository import Gimp, GLib, GObject
 
-from plugin.gimp import choices
 from plugin.gimp.messages import CallingError, EditError, _, unforeseen
-from plugin.job import MOST_BLEND, MOST_VARIATIONS
-from plugin.region import TIERS
+from plugin.limits import MOST_BLEND, MOST_VARIATIONS, TIERS
 
 if TYPE_CHECKING:
     from plugin.gimp.capture import Request
@@ -165,6 +163,7 @@ def _run(
     _data: Any,
 ) -> Gimp.ValueArray:
     # Loaded here: the start of GIMP, which only asks for the procedure, needn't wait for it.
+    from plugin.gimp import choices
     from plugin.gimp.edit import edit
 
     recover = procedure.get_name() == RECOVER
@@ -185,9 +184,10 @@ def _run(
             there = image.is_valid()
             status = Gimp.PDBStatusType.SUCCESS if there else Gimp.PDBStatusType.CANCEL
             return procedure.new_return_values(status, None)
-        request = _request(config)
         if run_mode == Gimp.RunMode.WITH_LAST_VALS:
-            request = replace(request, reference_files=choices.reference_files(), titled=True)
+            request = _request(config, titled=True, files=choices.reference_files())
+        else:
+            request = _request(config)
         layers, sentences = edit(image, drawables, request)
     except CallingError as error:
         return _error(procedure, Gimp.PDBStatusType.CALLING_ERROR, error)
@@ -203,7 +203,9 @@ def _run(
     return _success(procedure, layers)
 
 
-def _request(config: Gimp.ProcedureConfig, titled: bool = False) -> Request:
+def _request(
+    config: Gimp.ProcedureConfig, titled: bool = False, files: Sequence[str] = ()
+) -> Request:
     from plugin.gimp.capture import Request
 
     def text(name: str, otherwise: str) -> str:
@@ -220,7 +222,7 @@ def _request(config: Gimp.ProcedureConfig, titled: bool = False) -> Request:
         use_selection=config.get_property("use-selection"),
         variations=config.get_property("variations"),
         reference_layers=config.get_core_object_array("reference-layers") or [],
-        reference_files=config.get_property("reference-files") or [],
+        reference_files=config.get_property("reference-files") or files,
         blend=config.get_property("blend"),
         context=config.get_property("context"),
         repair=config.get_property("repair"),

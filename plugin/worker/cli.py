@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from plugin import __version__, job, region, settings
-from plugin.job import MOST_VARIATIONS, Files, Job, JobRequest, phase_text
+from plugin.job import Files, Job, JobRequest, phase_text
+from plugin.limits import MOST_VARIATIONS, TIERS
 from plugin.words import _, speak
 from plugin.worker import image_file, key_store, picture
 from plugin.worker.failure import Failure
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         "--reference", type=Path, action="append", default=[], help="further picture to look at"
     )
     edit.add_argument("--size", default="auto", help="auto, a ratio such as 3:2, or WxH")
-    edit.add_argument("--resolution", default="auto", choices=("auto", *region.TIERS))
+    edit.add_argument("--resolution", default="auto", choices=("auto", *TIERS))
     edit.add_argument(
         "--variations",
         type=int,

@@ -31,7 +31,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from plugin import __version__, settings
-from plugin.region import TIERS
+from plugin.limits import TIERS
 from plugin.words import _
 from plugin.worker import patience, picture
 from plugin.worker.failure import Failure, NotAccepted, TaskEnded

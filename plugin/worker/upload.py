@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from plugin.job import MOST_PICTURES
+from plugin.limits import MOST_PICTURES
 from plugin.region import Region
 from plugin.words import _
 from plugin.worker import picture

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from plugin.region import RATIOS, TIERS, Box, Region, check_size, plan
+from plugin.limits import TIERS
+from plugin.region import RATIOS, Box, Region, check_size, plan
 
 
 @st.composite

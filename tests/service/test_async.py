@@ -19,6 +19,7 @@ from PIL import Image
 
 from plugin import job, settings
 from plugin.job import ACCEPTED, FAILED, PREPARED, RECEIVED, Post, State
+from plugin.limits import MOST_PROMPT
 from plugin.region import Box, plan
 from plugin.worker import form, patience, picture, upload
 from plugin.worker.failure import Failure, NotAccepted, TaskEnded
@@ -792,7 +793,7 @@ def test_json_keeps_within_the_budget_too(references: int, masked: bool) -> None
     whole = Box(0, 0, *grain[0].size)
     planned = plan(whole, whole, "1:1", "4k")
     built = upload.build(planned, grain[0], mask, grain[1:], form.pictures_bytes("async"))
-    made = form.build("async", "x" * job.MOST_PROMPT, "gpt-image-2", "1:1", "4k", built)
+    made = form.build("async", "x" * MOST_PROMPT, "gpt-image-2", "1:1", "4k", built)
     assert 20_000_000 < len(made.body) <= 32_000_000
     assert all(len(data) <= upload.PICTURE_BYTES for _field, _name, data in built.files)
     assert built.notes

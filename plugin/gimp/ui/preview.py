@@ -17,7 +17,8 @@ from plugin.gimp import capture, pixels
 from plugin.gimp.capture import Plan, Request
 from plugin.gimp.messages import EditError, _, plural
 from plugin.gimp.ui import thumbnails
-from plugin.region import TIERS, Box
+from plugin.limits import TIERS
+from plugin.region import Box
 
 _SIDE = 168
 """Pixels of the thumbnail's longer side."""

@@ -11,7 +11,7 @@ from gi.repository import Gdk, GimpUi, GLib, Gtk, Pango
 from plugin import job, settings
 from plugin.gimp import worker_process
 from plugin.gimp.messages import _
-from plugin.region import TIERS
+from plugin.limits import TIERS
 
 _BORDER = 12
 _GAP = 6

@@ -167,10 +167,14 @@ def _xdotool(*words):
 
 
 def _programs(name):
-    found = [each for each in _children(Atspi.get_desktop(0)) if name in ("", each.get_name())]
-    for program in found:
-        # What is scrolled into view does not say so by itself.
-        program.clear_cache()
+    found = []
+    for program in _children(Atspi.get_desktop(0)):
+        # Programs come and go while they are looked at.
+        with contextlib.suppress(GLib.Error):
+            if name in ("", program.get_name()):
+                # What is scrolled into view does not say so by itself.
+                program.clear_cache()
+                found.append(program)
     return found
 
 
@@ -186,21 +190,23 @@ def _walk(thing, hidden):
 
 
 def _children(thing):
-    found = [thing.get_child_at_index(number) for number in range(thing.get_child_count())]
+    found = []
+    with contextlib.suppress(GLib.Error):
+        for number in range(thing.get_child_count()):
+            found.append(thing.get_child_at_index(number))
     return [child for child in found if child]
 
 
 def _find(app, role, name, within):
     for program in _programs(app):
         for window in _children(program):
-            if within not in ("", window.get_role_name()):
-                continue
             for thing in _walk(window, hidden=role == "menu item"):
                 with contextlib.suppress(GLib.Error):
                     if (
                         thing.get_role_name() == role
                         and thing.get_name() == name
                         and _has(thing, Atspi.StateType.SENSITIVE)
+                        and within in ("", window.get_role_name())
                     ):
                         return thing
     return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import threading
 import time
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tests.gimp.run_inside import run_inside
 from tests.service.instant import InstantService
 
 Found = dict[str, Any]
+PLAIN = Path(__file__).with_name("plain_plug_in.py")
 KINDS = {"plug-in": b"dimilinks_gimp.py\0", "worker": b"\0plugin\0work\0"}
 """The two processes of an edit, by what is in their command lines."""
 
@@ -56,6 +58,7 @@ def run(
 
     What a case may hold stands in `scripts/speed.py`.
     """
+    install_plain(gimp)
     with InstantService(thinking) as service, _Watch(folder / "home") as watch:
         found = run_inside(
             gimp,
@@ -67,6 +70,15 @@ def run(
             DIMILINKS_API_KEY="test-key",
         )
     return Timed(found, service.arrived, service.most_at_once, list(watch.seen.values()))
+
+
+def install_plain(gimp: PrivateGimp) -> Path:
+    """Give that GIMP the plain plug-in too; returns its file."""
+    installed = gimp.profile / "plug-ins" / "plain" / "plain.py"
+    installed.parent.mkdir(exist_ok=True)
+    shutil.copy(PLAIN, installed)
+    installed.chmod(0o755)
+    return installed
 
 
 class _Watch(contextlib.AbstractContextManager["_Watch"]):

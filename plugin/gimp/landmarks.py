@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass
 from typing import Any, NamedTuple
 
-from gi.repository import Gegl, Gimp
+from gi.repository import Gimp
 
 from plugin.gimp import pixels
 from plugin.gimp.pixels import Picture
@@ -98,10 +98,9 @@ def take(thing: Gimp.Layer | Gimp.Image, picture: Picture, box: Box) -> Landmark
 
 def _read(picture: Picture, box: Box) -> bytes:
     """The pixels of `box` as RGBA of 8 bits."""
-    pixel_format = "R'G'B'A u8" if picture.alpha else "R'G'B' u8"
-    values = picture.buffer.get(pixels.rectangle(box), 1.0, pixel_format, Gegl.AbyssPolicy.NONE)
+    values = pixels.srgb(picture, box)
     if picture.alpha:
-        return bytes(values)
+        return values
     # GEGL can add it too, but needs up to half a second to find out how, in every process.
     whole = bytearray(b"\xff") * (len(values) // 3 * 4)
     for channel in range(3):

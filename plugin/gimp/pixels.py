@@ -9,7 +9,8 @@ import itertools
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,8 @@ _GRAY, _RGB, _RGBA = 0, 2, 6
 """PNG's numbers for them."""
 _FORMATS = {_GRAY: "Y' u8", _RGB: "R'G'B' u8", _RGBA: "R'G'B'A u8"}
 """What is in our PNGs."""
+_BETWEEN = {3: "R'G'B' u16", 4: "R'G'B'A u16"}
+"""By the bytes of a pixel of 8 bits: what it comes through into another colour space."""
 
 
 class Picture(NamedTuple):
@@ -79,22 +82,55 @@ def covered(buffer: Gegl.Buffer) -> Box:
     return Box(rectangle.x, rectangle.y, rectangle.width, rectangle.height)
 
 
+def srgb(shown: Picture, box: Box) -> bytes:
+    """The pixels of `box` as sRGB of 8 bits, with alpha if they have any."""
+    pixel_format = _FORMATS[_RGBA if shown.alpha else _RGB]
+    part, buffer = rectangle(box), shown.buffer
+    if _other_space(buffer, Gegl.Buffer.new(pixel_format, 0, 0, 1, 1)):
+        buffer = Gegl.Buffer.new(_BETWEEN[buffer.get_property("px-size")], *astuple(box))
+        shown.buffer.copy(part, _NONE, buffer, part)
+    return bytes(buffer.get(part, 1.0, pixel_format, _NONE))
+
+
+def _other_space(one: Gegl.Buffer, other: Gegl.Buffer) -> bool:
+    """Whether both hold pixels of 8 bits, in different colour spaces.
+
+    Babl would fill a table of all colours for them, which takes a second or two in each process;
+    with more bits between it needs none.
+    """
+    size = one.get_property("px-size")
+    return bool(
+        size in _BETWEEN
+        and other.get_property("px-size") == size
+        and one.get_property("format") != other.get_property("format")
+    )
+
+
+def _convert(source: Gegl.Buffer, target: Gegl.Buffer) -> None:
+    """Copy all pixels of a PNG's buffer into `target`, from its origin, in its own format."""
+    whole = covered(source)
+    through = _other_space(source, target)
+    for strip in strips(whole) if through else [whole]:
+        part, read = rectangle(strip), source
+        if through:
+            read = Gegl.Buffer.new(_BETWEEN[source.get_property("px-size")], *astuple(strip))
+            source.copy(part, _NONE, read, part)
+        read.copy(part, _NONE, target, part)
+
+
 def write_png(shown: Picture, box: Box, path: Path) -> None:
     """Write the pixels of `box` as an sRGB PNG: large, for the worker makes it smaller."""
-    colours = _RGBA if shown.alpha else _RGB
-    _write(path, box, shown.buffer, _FORMATS[colours], colours, 0)
+    _write(path, box, lambda strip: srgb(shown, strip), _RGBA if shown.alpha else _RGB, 0)
 
 
 def write_mask_png(selection: Gegl.Buffer, box: Box, path: Path) -> None:
     """Write the selection over `box` as a gray PNG, 255 = selected."""
     # The selection's numbers as they are: through Y' they would be taken for lightness.
-    _write(path, box, selection, "Y u8", _GRAY, 1)
+    _write(path, box, lambda strip: selection.get(rectangle(strip), 1.0, "Y u8", _NONE), _GRAY, 1)
 
 
-def _write(
-    path: Path, box: Box, buffer: Gegl.Buffer, pixel_format: str, colours: int, level: int
-) -> None:
-    """Write `box` in a format of 8 bits as a PNG whose rows are not filtered.
+def _write(path: Path, box: Box, read: Callable[[Box], bytes], colours: int, level: int) -> None:
+    """Write `box` as a PNG of 8 bits whose rows are not filtered.
 
     GEGL's own writer packs always, and takes ten times as long for it as this takes without.
     """
@@ -111,7 +147,7 @@ def _write(
         file.write(_SIGNATURE)
         chunk(b"IHDR", header)
         for strip in strips(box, _WRITTEN_PIXELS):
-            values = buffer.get(rectangle(strip), 1.0, pixel_format, _NONE)
+            values = read(strip)
             length = len(values) // strip.height
             rows = (values[start : start + length] for start in range(0, len(values), length))
             chunk(b"IDAT", packer.compress(b"\0" + b"\0".join(rows)))
@@ -129,7 +165,7 @@ def load_png(path: Path, target: Gegl.Buffer) -> None:
     load.link(write)
     write.process()
     # Converted here: the graph would take a way of its own, and half a second to find it.
-    read.copy(read.get_extent(), _NONE, target, read.get_extent())
+    _convert(read, target)
     target.flush()
 
 
@@ -156,8 +192,9 @@ def get_ready(pixel_format: str) -> None:
 
     That takes it up to half a second, once in each process.
     """
-    pixel = Gegl.Buffer.new(pixel_format, 0, 0, 1, 1)
-    pixel.set(Gegl.Rectangle.new(0, 0, 1, 1), "R'G'B'A u8", bytes(4))
+    _convert(
+        Gegl.Buffer.new(_FORMATS[_RGBA], 0, 0, 1, 1), Gegl.Buffer.new(pixel_format, 0, 0, 1, 1)
+    )
     _node(Gegl.Node(), "gegl:png-load")
 
 
@@ -321,10 +358,14 @@ def _boxes_outside(selected: bytes, strip: Box) -> Iterator[Box]:
 
 def alike(one: Gegl.Buffer, here: Box, other: Gegl.Buffer, there: Box) -> bool:
     """Whether two selections say the same over two boxes of one size."""
+    # Converted only where they are stored in different ways: to find out how takes GEGL a third of
+    # a second in every process.
+    stored_alike = one.get_property("format") == other.get_property("format")
+    pixel_format = None if stored_alike else "Y float"
     for strip in strips(here):
         moved = strip.moved(there.x - here.x, there.y - here.y)
-        if one.get(rectangle(strip), 1.0, "Y float", _NONE) != other.get(
-            rectangle(moved), 1.0, "Y float", _NONE
+        if one.get(rectangle(strip), 1.0, pixel_format, _NONE) != other.get(
+            rectangle(moved), 1.0, pixel_format, _NONE
         ):
             return False
     return True

@@ -111,7 +111,7 @@ def test_what_the_user_does_meanwhile_harms_nothing(inside: Inside) -> None:
 
 def test_an_edit_that_changes_nothing_changes_nothing(inside: Inside, sandbox: Sandbox) -> None:
     found = inside("echo", DIMILINKS_BASE_URL=sandbox.base_url, DIMILINKS_API_KEY="test-key")
-    assert len(found["unchanged"]) == 15
+    assert len(found["unchanged"]) == 16
     for name, difference in found["unchanged"].items():
         assert difference <= 1, name
     assert found["indexed"] == [True, True]

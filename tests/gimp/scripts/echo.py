@@ -162,8 +162,11 @@ inside.found(
             f"{output}, gray {gray}, {profile}, {precision}": unchanged(
                 output, gray, profile, precision
             )
-            for number, precision in enumerate(PRECISIONS)
-            for output, gray, profile in [KINDS[number % len(KINDS)]]
+            for output, gray, profile, precision in [
+                *((*KINDS[n % len(KINDS)], each) for n, each in enumerate(PRECISIONS)),
+                # What most photographs in another space are.
+                ("new-layer", False, "wide gamut", PRECISIONS[0]),
+            ]
         },
         "indexed": [indexed(output) for output in ("new-layer", "replace")],
         "grid": [

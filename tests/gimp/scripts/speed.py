@@ -1,10 +1,10 @@
 """How long edits take, beside what they can't do without and what most plug-ins do.
 
 The argument is JSON: a list of cases. Each names a `file`, which may be cut (`crop`: width, height,
-x, y), then scaled (`scale`) and blurred (`blur`: pixels), or fill a larger `canvas` with `layers`
-more, or under a `mask`; what to `select` (an ellipse), the `prompt`, further `arguments`, how many
-`drawables` are edited together; how many `times`, whether with the `limit` and how often the
-`naive` way.
+x, y), then scaled (`scale`) and blurred (`blur`: pixels) and converted to `adobe` RGB, or fill a
+larger `canvas` with `layers` more, or under a `mask`; what to `select` (an ellipse), the `prompt`,
+further `arguments`, how many `drawables` are edited together; how many `times`, whether with the
+`limit` and how often the `naive` way.
 """
 
 import http.client
@@ -65,6 +65,9 @@ def opened(case):
         image.crop(*case["crop"])
     if "scale" in case:
         image.scale(*case["scale"])
+    if case.get("adobe"):
+        adobe = Gimp.ColorProfile.new_rgb_adobe()
+        image.convert_color_profile(adobe, Gimp.ColorRenderingIntent.RELATIVE_COLORIMETRIC, True)
     layer = image.get_layers()[0]
     if "blur" in case:
         smooth = Gimp.DrawableFilter.new(layer, "gegl:gaussian-blur", "blur")

@@ -242,10 +242,8 @@ def picture(
 
 
 def as_it_is(layer: Gimp.Layer, request: Request) -> bool:
-    """Whether the pixels that are edited are the layer's own."""
-    return not request.visible and (
-        request.replace or not (_shaped_by_mask(layer) or _filtered(layer))
-    )
+    """Whether an edit of the layer, not of everything visible, takes its own pixels."""
+    return request.replace or not (_shaped_by_mask(layer) or _filtered(layer))
 
 
 @contextlib.contextmanager

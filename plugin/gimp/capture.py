@@ -1,7 +1,7 @@
 """From the image to the job folder: what is edited, and the pixels that leave GIMP.
 
-Everything that the import will need is remembered here as it was, for the user goes on working
-while the service thinks.
+What an edit is about is copied in one moment, before anything slow begins, and everything that the
+import will need is remembered as it was: the user goes on working meanwhile.
 """
 
 from __future__ import annotations
@@ -9,16 +9,29 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from gi.repository import Gegl, Gimp, Gio
+from gi.repository import Babl, Gegl, Gimp, Gio
 
 from plugin import job, region, settings
 from plugin.gimp import landmarks, pixels
-from plugin.gimp.landmarks import Landmarks
+from plugin.gimp.landmarks import Landmarks, Look
+from plugin.gimp.layers import (
+    all_seen,
+    ancestors,
+    check_open,
+    check_replaceable,
+    copy_of,
+    drawn,
+    layer_type,
+    looks_like_itself,
+    made,
+    offsets,
+    shaped_by_mask,
+)
 from plugin.gimp.messages import CallingError, EditError, NotReplaceable, _
 from plugin.gimp.pixels import Picture
 from plugin.job import Job, JobRequest
@@ -181,163 +194,129 @@ def targets(
     return chosen
 
 
-def check_replaceable(layer: Gimp.Layer) -> None:
-    """Raise NotReplaceable if new pixels can't be written into `layer`."""
-    kinds = (
-        (layer.is_group(), _("a layer group")),
-        (layer.is_text_layer(), _("a text layer")),
-        # Only GIMP 3.2 has these two.
-        (hasattr(layer, "is_link_layer") and layer.is_link_layer(), _("a link layer")),
-        (hasattr(layer, "is_vector_layer") and layer.is_vector_layer(), _("a vector layer")),
-        (_locked(layer), _("locked")),
-    )
-    for is_so, kind in kinds:
-        if is_so:
-            raise NotReplaceable(
-                _("“{name}” is {kind} and can't be replaced: choose a new layer instead.").format(
-                    name=layer.get_name(), kind=kind
-                )
+class Selected(NamedTuple):
+    """A selection as it was at one moment, in the canvas's coordinates.
+
+    `shares` holds at least what lies in `bounds`, the box around all that is selected; beyond it
+    nothing is.
+    """
+
+    shares: Gegl.Buffer
+    bounds: Box
+
+
+def selection_of(image: Gimp.Image) -> Selected | None:
+    """Copy the selection as it is now; None if nothing is selected. Raises EditError.
+
+    GIMP copies it in one go, into a mask that no layer has. Bounds that are the same before and
+    after belong to the copy.
+    """
+    while True:
+        check_open(image)
+        bounds = selection_bounds(image)
+        if bounds is None:
+            return None
+        holder = made(
+            Gimp.Layer.new(
+                image,
+                "",
+                bounds.width,
+                bounds.height,
+                layer_type(image),
+                100.0,
+                Gimp.LayerMode.NORMAL,
             )
+        )
+        holder.set_offsets(bounds.x, bounds.y)
+        mask = made(holder.create_mask(Gimp.AddMaskType.SELECTION))
+        try:
+            if selection_bounds(image) == bounds:
+                return Selected(_in_memory(mask, bounds), bounds)
+        finally:
+            mask.delete()
+            holder.delete()
 
 
-def _locked(layer: Gimp.Layer | None) -> bool:
-    while layer is not None:
-        if layer.get_lock_content():
-            return True
-        layer = layer.get_parent()
-    return False
+def _in_memory(mask: Gimp.LayerMask, place: Box) -> Gegl.Buffer:
+    """Copy a mask's shares to where `place` is, so that GIMP is not asked for them any more."""
+    shares = Gegl.Buffer.new(Babl.get_name(mask.get_format()), *astuple(place))
+    whole = pixels.rectangle(pixels.extent(mask))
+    mask.get_buffer().copy(whole, Gegl.AbyssPolicy.NONE, shares, pixels.rectangle(place))
+    return shares
 
 
-def capture(image: Gimp.Image, layer: Gimp.Layer, request: Request) -> Capture:
-    """Export what an edit of `layer` needs into a new job.
+def selection_bounds(image: Gimp.Image) -> Box | None:
+    """Return the box around what is selected right now; None if nothing is."""
+    _ok, there, x1, y1, x2, y2 = Gimp.Selection.bounds(image)
+    return Box(x1, y1, x2 - x1, y2 - y1) if there else None
 
-    Raises EditError if the selection misses the layer or a reference can't be read, OSError if
-    the job can't be written.
+
+@dataclass(frozen=True)
+class Edited:
+    """What is edited, a layer or the canvas, as it is at one moment.
+
+    `extent` is all of it in its own coordinates, which begin at `origin` on the canvas. `selected`
+    is None where the whole is edited.
     """
-    plan = planned(image, layer, request)
-    with picture(image, layer, request, plan.region.content) as shown:
-        return _capture(image, layer, shown, request, plan)
+
+    name: str
+    extent: Box
+    origin: tuple[int, int]
+    canvas: Box
+    selected: Selected | None
 
 
-@contextlib.contextmanager
-def picture(
-    image: Gimp.Image, layer: Gimp.Layer, request: Request, box: Box | None = None
-) -> Iterator[Picture]:
-    """Give the pixels that are edited; at least those in `box` if only these are needed.
-
-    For a new layer that is what the layer looks like by itself: its mask and its filters don't
-    apply to the result. They go on applying to a layer that is replaced, so there it is the
-    layer's own pixels. So an edit that changes nothing leaves the image looking as it did, unless
-    a new layer has to be laid over what is seen through its layer already.
-    """
+def edited(
+    image: Gimp.Image, layer: Gimp.Layer, request: Request, selected: Selected | None
+) -> Edited:
+    """Return what an edit of `layer` is about; `layer` may be a copy."""
+    canvas = Box(0, 0, image.get_width(), image.get_height())
     if request.visible:
-        with _seen(image) as seen:
-            yield seen
-    elif as_it_is(layer, request):
-        yield pixels.picture(layer)
-    else:
-        box = box or pixels.extent(layer)
-        with _alone(layer, box) as alone, _seen(alone) as seen:
-            yield pixels.moved(seen, box)
-
-
-def as_it_is(layer: Gimp.Layer, request: Request) -> bool:
-    """Whether an edit of the layer, not of everything visible, takes its own pixels."""
-    return request.replace or not (_shaped_by_mask(layer) or _filtered(layer))
-
-
-@contextlib.contextmanager
-def _seen(image: Gimp.Image) -> Iterator[Picture]:
-    """Give everything visible, in a layer that no image holds and that is let go of."""
-    seen = Gimp.Layer.new_from_visible(image, image, "seen")
-    try:
-        yield pixels.picture(seen)
-    finally:
-        seen.delete()
-
-
-def _shaped_by_mask(layer: Gimp.Layer) -> bool:
-    return layer.get_mask() is not None and bool(layer.get_apply_mask())
-
-
-def _filtered(layer: Gimp.Layer) -> bool:
-    return any(each.get_visible() for each in layer.get_filters())
-
-
-@contextlib.contextmanager
-def _alone(layer: Gimp.Layer, box: Box) -> Iterator[Gimp.Image]:
-    """Give an image that shows what is in `box` of the layer and nothing else.
-
-    GIMP draws no more than the canvas, whatever reaches beyond it.
-    """
-    image = layer.get_image()
-    base = image.get_base_type()
-    if base == Gimp.ImageBaseType.INDEXED:
-        base = Gimp.ImageBaseType.RGB
-    alone = Gimp.Image.new_with_precision(box.width, box.height, base, image.get_precision())
-    try:
-        profile = image.get_color_profile()
-        if profile is not None:
-            alone.set_color_profile(profile)
-        copy = Gimp.Layer.new_from_drawable(layer, alone)
-        alone.insert_layer(copy, None, 0)
-        copy.set_offsets(-box.x, -box.y)
-        copy.set_visible(True)
-        copy.set_opacity(100)
-        copy.set_mode(Gimp.LayerMode.NORMAL)
-        copy.set_show_mask(False)
-        yield alone
-    finally:
-        alone.delete()
+        return Edited(layer.get_name(), canvas, (0, 0), canvas, selected)
+    return Edited(layer.get_name(), pixels.extent(layer), offsets(layer), canvas, selected)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What would be sent of a layer, or of the canvas.
+    """What is sent of a layer, or of the canvas.
 
-    `origin` is where the coordinates of `region` and `wanted`, which is what is to be edited,
-    begin on the canvas. `masked`: by the selection.
+    `region` and `wanted`, the part to be edited, are in its own coordinates.
     """
 
     region: Region
     wanted: Box
-    origin: tuple[int, int]
-    masked: bool
 
 
-def planned(image: Gimp.Image, layer: Gimp.Layer, request: Request) -> Plan:
-    """Plan the edit of `layer`. Raises EditError if the selection misses it."""
-    canvas = Box(0, 0, image.get_width(), image.get_height())
-    dx, dy = (0, 0) if request.visible else offsets(layer)
-    extent = canvas if request.visible else pixels.extent(layer)
-    wanted = extent
-    masked = request.use_selection and not Gimp.Selection.is_empty(image)
-    if masked:
-        there = selection_bounds(image).intersection(canvas).intersection(extent.moved(dx, dy))
+def planned(what: Edited, request: Request) -> Plan:
+    """Plan an edit. Raises EditError if the selection misses what is edited."""
+    wanted = what.extent
+    if what.selected is not None:
+        dx, dy = what.origin
+        there = what.selected.bounds.intersection(what.canvas).intersection(wanted.moved(dx, dy))
         if not there.empty:
-            there = pixels.selected_bounds(image.get_selection().get_buffer(), there)
+            there = pixels.selected_bounds(what.selected.shares, there)
         if there.empty:
             raise EditError(
                 _(
                     "The selection doesn't touch the layer “{name}”: select a part of it, or "
                     "select nothing to edit the whole layer."
-                ).format(name=layer.get_name())
+                ).format(name=what.name)
             )
         wanted = there.moved(-dx, -dy)
     context = request.context if request.context >= 0 else None
     try:
         sent = region.plan(
-            wanted, extent, request.size, request.resolution, settings.ceiling(), context
+            wanted, what.extent, request.size, request.resolution, settings.ceiling(), context
         )
     except ValueError as error:
         raise CallingError(str(error)) from error
-    return Plan(sent, wanted, (dx, dy), masked)
+    return Plan(sent, wanted)
 
 
-def _result_name(layer: Gimp.Layer, request: Request) -> str:
+def _result_name(name: str, request: Request) -> str:
     if request.titled:
         return shortened(request.prompt)
-    return _("{layer} edit").format(layer=_("Visible") if request.visible else layer.get_name())
+    return _("{layer} edit").format(layer=_("Visible") if request.visible else name)
 
 
 def shortened(prompt: str) -> str:
@@ -346,56 +325,186 @@ def shortened(prompt: str) -> str:
     return words if len(words) <= _TITLE else words[: _TITLE - 1].rstrip() + "…"
 
 
-def _capture(
-    image: Gimp.Image, layer: Gimp.Layer, shown: Picture, request: Request, plan: Plan
-) -> Capture:
-    box, masked, (dx, dy) = plan.region.content, plan.masked, plan.origin
-    selection = image.get_selection().get_buffer()
-    canvas = Box(0, 0, image.get_width(), image.get_height())
-    on_canvas = box.moved(dx, dy)
-    keeps_alpha = not masked or (
-        not request.visible
-        and (bool(layer.get_lock_alpha()) or (not request.replace and _shaped_by_mask(layer)))
-    )
-    if masked and keeps_alpha and not pixels.shows(shown.buffer, plan.wanted):
+def capture(image: Gimp.Image, layers: Sequence[Gimp.Layer], request: Request) -> list[Capture]:
+    """Export what an edit of `layers` needs, into a new job for each.
+
+    The selection and the layers are copied before anything slow begins, so that what the user does
+    meanwhile counts for the next edit. Raises EditError if an edit can't be made or nothing of its
+    result would be seen, OSError if a job can't be written; no job is left then.
+    """
+    with contextlib.ExitStack() as copies:
+        selected = selection_of(image) if request.use_selection else None
+        sources = [_Source.of(image, layer, request, selected, copies) for layer in layers]
+        references = [_reference(each, copies) for each in request.reference_layers]
+        captures: list[Capture] = []
+        try:
+            for source in sources:
+                captures.append(_exported(source, request, references))
+        except BaseException:
+            for done in captures:
+                done.job.discard()
+            raise
+    return captures
+
+
+def _reference(layer: Gimp.Drawable, copies: contextlib.ExitStack) -> Gimp.Layer:
+    """Copy a reference layer, until `copies` ends. Raises EditError."""
+    try:
+        return copies.enter_context(copy_of(layer))
+    except EditError as error:
         raise EditError(
-            _(
-                "Nothing of “{name}” shows where you selected, and its mask or its locked alpha "
-                "would hide the result as well: select another part, or unlock the alpha, or "
-                "disable the mask."
-            ).format(name=layer.get_name())
-        )
+            _("A reference layer was deleted, or its image was closed: take it off the list.")
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A layer or the canvas, with a copy of its pixels: all that its edit is made from.
+
+    `copy` is the layer's own copy, or a picture of all that is visible; no image holds it.
+    """
+
+    image: Gimp.Image
+    layer: Gimp.Layer
+    tattoo: int
+    copy: Gimp.Layer
+    what: Edited
+
+    @staticmethod
+    def of(
+        image: Gimp.Image,
+        layer: Gimp.Layer,
+        request: Request,
+        selected: Selected | None,
+        copies: contextlib.ExitStack,
+    ) -> _Source:
+        """Copy what is edited, until `copies` ends. Raises EditError."""
+        name, tattoo = layer.get_name(), layer.get_tattoo()
+        copy = copies.enter_context(all_seen(image) if request.visible else copy_of(layer))
+        what = replace(edited(image, copy, request, selected), name=name)
+        return _Source(image, layer, tattoo, copy, what)
+
+    def look(self, request: Request) -> Look:
+        """Return what it looks like at a glance."""
+        shown = self.image if request.visible else self.layer
+        # GIMP may have the thumbnail of the thing itself at hand, which of a copy it makes anew.
+        return landmarks.glance(shown if shown.is_valid() else self.copy)
+
+
+def _exported(source: _Source, request: Request, references: Sequence[Gimp.Layer]) -> Capture:
+    """Write the job of one edit. Raises EditError and OSError."""
+    plan = planned(source.what, request)
+    box = plan.region.content
+    if request.visible or request.replace or looks_like_itself(source.copy):
+        return _written(source, pixels.picture(source.copy), request, plan, references)
+    with drawn(source.copy, box) as shown:
+        return _written(source, shown, request, plan, references)
+
+
+def _written(
+    source: _Source,
+    shown: Picture,
+    request: Request,
+    plan: Plan,
+    references: Sequence[Gimp.Layer],
+) -> Capture:
+    box, what, copy = plan.region.content, source.what, source.copy
+    on_canvas = box.moved(*what.origin)
+    selection = what.selected.shares if what.selected is not None else None
+    keeps_alpha = selection is None or (
+        not request.visible
+        and (bool(copy.get_lock_alpha()) or (not request.replace and shaped_by_mask(copy)))
+    )
+    _check_shows(source, shown, request, plan, keeps_alpha)
     place = Place(
-        layer.get_tattoo(),
+        source.tattoo,
         request.visible,
-        _result_name(layer, request),
+        _result_name(what.name, request),
         settings.base_url() == settings.SANDBOX,
         on_canvas,
-        landmarks.take(image if request.visible else layer, shown, box),
+        landmarks.take(source.look(request), (what.extent.width, what.extent.height), shown, box),
     )
-    snapshot = None
     with job.prepare() as folder:
         pixels.write_png(shown, box, folder / "source.png")
-        if masked:
-            snapshot = selection.create_sub_buffer(
-                pixels.rectangle(on_canvas.intersection(canvas))
-            ).dup()
+        if selection is not None:
             pixels.write_mask_png(selection, on_canvas, folder / "mask.png")
-        references = _write_references(folder, request, MOST_PICTURES - 1 - masked)
+        room = MOST_PICTURES - 1 - (selection is not None)
+        names = _write_references(folder, request, references, room)
         (folder / PLACE).write_text(json.dumps(place.to_json()), "utf-8")
         asked = JobRequest(
             request.prompt,
             request.model,
             plan.region,
             request.variations,
-            tuple(references),
+            tuple(names),
             request.blend,
             request.repair,
             keeps_alpha,
             time.time(),
         )
         prepared = job.publish(folder, asked)
-    return Capture(image, layer, request, place, snapshot, keeps_alpha, prepared)
+    return Capture(source.image, source.layer, request, place, selection, keeps_alpha, prepared)
+
+
+def _check_shows(
+    source: _Source, shown: Picture, request: Request, plan: Plan, keeps_alpha: bool
+) -> None:
+    """Raise EditError if nothing of the result would be seen: it is paid for all the same.
+
+    A result that keeps the alpha of what was edited shows where that shows, and a layer that is
+    replaced keeps its mask. A result has the opacity of its layer.
+    """
+    what, copy = source.what, source.copy
+    wanted = plan.wanted
+    hidden = keeps_alpha and not _shares_anything(shown.buffer, "A u8", wanted, what)
+    if request.replace and shaped_by_mask(copy):
+        mask = copy.get_mask().get_buffer()
+        hidden = hidden or not _shares_anything(mask, "Y u8", wanted, what)
+    if hidden and what.selected is not None:
+        raise EditError(
+            _(
+                "Nothing of “{name}” shows where you selected, and its mask or its locked alpha "
+                "would hide the result as well: select another part, or unlock the alpha, or "
+                "disable the mask."
+            ).format(name=what.name)
+        )
+    if hidden:
+        raise EditError(
+            _(
+                "Nothing of “{name}” shows: it is transparent, or its mask hides it, and the "
+                "result would be hidden as well. Select the part to fill (Select ▸ All for "
+                "everything), or disable the mask."
+            ).format(name=what.name)
+        )
+    if not request.visible and copy.get_opacity() == 0:
+        raise EditError(
+            _(
+                "The opacity of “{name}” is 0, and the result would have the same: raise it first."
+            ).format(name=what.name)
+        )
+
+
+def _shares_anything(buffer: Gegl.Buffer, pixel_format: str, box: Box, what: Edited) -> bool:
+    """Whether `buffer`, read as one byte a pixel, and what is selected overlap in `box`."""
+    if what.selected is None:
+        return pixels.holds_anything(buffer, pixel_format, box)
+    at = box.moved(*what.origin)
+    return pixels.overlap(buffer, pixel_format, box, what.selected.shares, at)
+
+
+def hidden_by(layer: Gimp.Layer, request: Request) -> str:
+    """Return a sentence that names what hides the place of the result; "" if nothing does."""
+    if request.visible:
+        return ""
+    for each in ancestors(layer):
+        if each is layer and not request.replace:
+            # A new layer shows where a hidden one doesn't.
+            continue
+        if not each.get_visible() or each.get_opacity() == 0:
+            return _("The result is hidden with “{name}”: show that to see it.").format(
+                name=each.get_name()
+            )
+    return ""
 
 
 def recalled(done: Job, image: Gimp.Image) -> Capture:
@@ -447,19 +556,11 @@ def recalled(done: Job, image: Gimp.Image) -> Capture:
     return Capture(image, layer, request, place, selection, keeps_alpha, done)
 
 
-def offsets(layer: Gimp.Layer) -> tuple[int, int]:
-    _ok, x, y = layer.get_offsets()
-    return x, y
-
-
-def selection_bounds(image: Gimp.Image) -> Box:
-    _ok, _there, x1, y1, x2, y2 = Gimp.Selection.bounds(image)
-    return Box(x1, y1, x2 - x1, y2 - y1)
-
-
-def _write_references(folder: Path, request: Request, room: int) -> list[str]:
+def _write_references(
+    folder: Path, request: Request, layers: Sequence[Gimp.Layer], room: int
+) -> list[str]:
     names: list[str] = []
-    count = len(request.reference_layers) + len(request.reference_files)
+    count = len(layers) + len(request.reference_files)
     if count > room:
         raise CallingError(
             _("The service takes at most {room} references with this edit, not {count}.").format(
@@ -472,13 +573,13 @@ def _write_references(folder: Path, request: Request, room: int) -> list[str]:
         pixels.write_png(shown, pixels.covered(shown.buffer), folder / name)
         names.append(name)
 
-    for drawable in request.reference_layers:
-        write(pixels.picture(drawable))
+    for layer in layers:
+        write(pixels.picture(layer))
     for path in request.reference_files:
         opened = _open(path)
         try:
-            with _seen(opened) as seen:
-                write(seen)
+            with all_seen(opened) as seen:
+                write(pixels.picture(seen))
         finally:
             opened.delete()
     return names
@@ -492,4 +593,7 @@ def _open(path: str) -> Gimp.Image:
         raise EditError(message) from error
     if opened is None:
         raise EditError(message)
+    # As the user sees the picture elsewhere: GIMP leaves the rotation that its EXIF data asks for
+    # to whoever opens a file without a window.
+    opened.policy_rotate(False)
     return opened

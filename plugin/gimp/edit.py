@@ -17,7 +17,7 @@ from gi.repository import Gegl, Gimp, GLib
 
 from plugin import settings
 from plugin.gimp import capture, placing, worker_process
-from plugin.gimp.capture import Capture, Request
+from plugin.gimp.capture import Capture, Request, hidden_by
 from plugin.gimp.messages import CallingError, EditError, _, unforeseen
 from plugin.gimp.placing import Placed
 from plugin.gimp.worker_process import WorkerProcess
@@ -263,30 +263,25 @@ class Edit:
             placed, missing = placing.place(delivered)
             self.placed += placed
             self._say(missing)
+            layers = [one.layer for one in delivered if one.job in {each.job for each in placed}]
+            self._say([hidden_by(layer, self.request) for layer in layers])
         except Exception as error:
             self._say([unforeseen(error)])
 
     def _say(self, sentences: list[str]) -> None:
-        self.sentences = list(dict.fromkeys(self.sentences + sentences))
+        self.sentences = list(dict.fromkeys(filter(None, self.sentences + sentences)))
 
 
 def _captured(image: Gimp.Image, layers: Sequence[Gimp.Layer], request: Request) -> list[Capture]:
     """Export every layer, or leave no job behind. Raises EditError."""
-    captures: list[Capture] = []
     try:
-        for layer in layers:
-            captures.append(capture.capture(image, layer, request))
-    except BaseException as error:
-        for done in captures:
-            done.job.discard()
-        if isinstance(error, OSError):
-            raise EditError(
-                _("The edit can't be kept on the disk ({why}): {path}").format(
-                    why=error.strerror or error, path=error.filename or settings.home()
-                )
-            ) from error
-        raise
-    return captures
+        return capture.capture(image, layers, request)
+    except OSError as error:
+        raise EditError(
+            _("The edit can't be kept on the disk ({why}): {path}").format(
+                why=error.strerror or error, path=error.filename or settings.home()
+            )
+        ) from error
 
 
 def _pulse() -> bool:

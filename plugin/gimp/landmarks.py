@@ -80,8 +80,8 @@ class Landmarks:
         return Landmarks(Box.from_json(saved["box"]), (across, down), look, tuple(runs))
 
 
-def take(thing: Gimp.Layer | Gimp.Image, picture: Picture, box: Box) -> Landmarks:
-    """Remember `box` of `picture`, which is what is exported of `thing`."""
+def take(seen: Look, size: tuple[int, int], picture: Picture, box: Box) -> Landmarks:
+    """Remember `box` of `picture`, which is exported of a thing of that size and look."""
     length = min(_RUN, box.width)
     runs = []
     for y in range(0, box.height, max(1, box.height // _ROWS)):
@@ -93,7 +93,7 @@ def take(thing: Gimp.Layer | Gimp.Image, picture: Picture, box: Box) -> Landmark
         ]
         here.sort(key=lambda each: -each[0])
         runs += [(x, y, run) for colours, x, run in here[:2] if colours > max(2, length // 4)]
-    return Landmarks(box, (thing.get_width(), thing.get_height()), _look(thing), tuple(runs))
+    return Landmarks(box, size, seen, tuple(runs))
 
 
 def _read(picture: Picture, box: Box) -> bytes:
@@ -114,7 +114,7 @@ def _colours(run: bytes) -> int:
 
 def unmoved(marks: Landmarks, thing: Gimp.Layer | Gimp.Image) -> bool:
     """Whether `thing` looks just as it did, without a closer look at its pixels."""
-    return (thing.get_width(), thing.get_height()) == marks.size and _look(thing) == marks.look
+    return (thing.get_width(), thing.get_height()) == marks.size and glance(thing) == marks.look
 
 
 def find(
@@ -148,7 +148,7 @@ def find(
         return Box(x, y, box.width, box.height)
     # Not one of its pixels is as it was: it has new colours, or another shape.
     same_size = (whole.width, whole.height) == marks.size
-    return box if same_size and not _reshaped(marks.look, _look(thing)) else None
+    return box if same_size and not _reshaped(marks.look, glance(thing)) else None
 
 
 def _matching(marks: Landmarks, picture: Picture) -> int:
@@ -174,7 +174,7 @@ def _votes(marks: Landmarks, picture: Picture) -> Counter[tuple[int, int]]:
     return Counter(place for found in places if len(found) <= _MOST_PLACES for place in found)
 
 
-def _look(thing: Gimp.Layer | Gimp.Image) -> Look:
+def glance(thing: Gimp.Layer | Gimp.Image) -> Look:
     """Return how it looks now, from a thumbnail that GIMP makes within milliseconds."""
     side = _GLANCE * _SAMPLES
     thumbnail, across, down, bpp = thing.get_thumbnail_data(side, side)

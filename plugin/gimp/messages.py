@@ -51,9 +51,15 @@ def unforeseen(error: Exception) -> str:
     from plugin import settings
 
     traceback.print_exception(error)
+    try:
+        folder = settings.home() / "jobs"
+    except (OSError, ValueError) as no_home:
+        return _(
+            "Something unforeseen went wrong ({why}), and there is no folder for edits: {folder}"
+        ).format(why=error, folder=no_home)
     return _(
         "Something unforeseen went wrong ({why}). What the service delivered is kept in {folder}."
-    ).format(why=error or type(error).__name__, folder=settings.home() / "jobs")
+    ).format(why=error or type(error).__name__, folder=folder)
 
 
 class EditError(Exception):

@@ -198,18 +198,23 @@ def get_ready(pixel_format: str) -> None:
     _node(Gegl.Node(), "gegl:png-load")
 
 
+def copy(source: Gegl.Buffer, target: Gegl.Buffer, box: Box) -> None:
+    """Copy the pixels of `box` to the same place of another buffer, in its own format."""
+    source.copy(rectangle(box), _NONE, target, rectangle(box))
+
+
 def lay_over(
     below: Gegl.Buffer,
     path: Path,
-    factor: Path | None,
+    shares: Gegl.Buffer,
     box: Box,
     target: Gegl.Buffer,
     colours_only: bool,
 ) -> None:
     """Write `below` with the PNG laid over it at `box` into `target`.
 
-    `factor` is a gray PNG that says how much of it counts, None for all. `colours_only` leaves
-    the PNG's own alpha out.
+    `shares` says how much of the PNG counts, from the origin on, 0 to 1. `colours_only` leaves the
+    PNG's own alpha out.
     """
     graph = Gegl.Node()
     over = _node(graph, "gegl:over")
@@ -220,15 +225,11 @@ def lay_over(
         top = _node(graph, "gegl:buffer-source", buffer=colours)
     else:
         top = _node(graph, "gegl:png-load", path=str(path))
-    if factor is not None:
-        fade = _node(graph, "gegl:opacity")
-        top.link(fade)
-        _node(graph, "gegl:buffer-source", buffer=linear_gray(factor, box)).connect_to(
-            "output", fade, "aux"
-        )
-        top = fade
+    fade = _node(graph, "gegl:opacity")
+    top.link(fade)
+    _node(graph, "gegl:buffer-source", buffer=shares).connect_to("output", fade, "aux")
     move = _node(graph, "gegl:translate", x=float(box.x), y=float(box.y))
-    top.link(move)
+    fade.link(move)
     move.connect_to("output", over, "aux")
     write = _node(graph, "gegl:write-buffer", buffer=target)
     over.link(write)
@@ -285,40 +286,113 @@ def selected_bounds(selection: Gegl.Buffer, box: Box) -> Box:
     return Box(left, top, max(0, right - left), max(0, bottom - top))
 
 
-def put_back_outside(
-    drawable: Gimp.Drawable,
-    box: Box,
-    selection: Gegl.Buffer,
-    at: Box,
-    original: Gegl.Buffer | None = None,
+def clear_outside(
+    buffer: Gegl.Buffer, pixel_format: str, box: Box, selection: Gegl.Buffer, at: Box
 ) -> None:
-    """Give the pixels of `box` that are not selected their very bytes of `original` back.
+    """Make the pixels of `box` that are not selected 0; `pixel_format` is the buffer's own.
 
-    The selection lies over `at`, of the same size, in its own coordinates. Without `original` they
-    become 0.
+    The selection lies over `at`, of the same size, in its own coordinates.
     """
-    buffer = drawable.get_buffer()
-    # Of the profile too: bytes written in a drawable's own format are not converted.
-    own_format = Babl.get_name(drawable.get_format())
     for strip in strips(box, _JOINED_PIXELS):
-        there = strip.moved(at.x - box.x, at.y - box.y)
-        selected = selection.get(rectangle(there), 1.0, "Y u8", _NONE)
+        selected = _selected(selection, strip, box, at)
         most = len(selected) // _PIXELS_PER_COPY
         outside = list(itertools.islice(_boxes_outside(selected, strip), most + 1))
         if len(outside) <= most:
             for part in map(rectangle, outside):
-                if original is None:
-                    buffer.clear(part)
-                else:
-                    original.copy(part, _NONE, buffer, part)
+                buffer.clear(part)
             continue
-        # Speckles, as left by a selection by colour: so many copies would take seconds.
-        new = buffer.get(rectangle(strip), 1.0, None, _NONE)
-        old = bytes(len(new))
-        if original is not None:
-            old = original.get(rectangle(strip), 1.0, None, _NONE)
-        buffer.set(rectangle(strip), own_format, joined(new, old, selected))
+        # Speckles, as left by a selection by colour: so many calls would take seconds.
+        new = buffer.get(rectangle(strip), 1.0, pixel_format, _NONE)
+        buffer.set(rectangle(strip), pixel_format, joined(new, bytes(len(new)), selected))
+
+
+def _selected(selection: Gegl.Buffer, strip: Box, box: Box, at: Box) -> bytes:
+    """What is selected in a strip of `box`, a byte a pixel; the selection has `box` at `at`."""
+    there = strip.moved(at.x - box.x, at.y - box.y)
+    return bytes(selection.get(rectangle(there), 1.0, "Y u8", _NONE))
+
+
+class Inside(NamedTuple):
+    """The pixels of a layer that an edit may change.
+
+    Those of `box` that are selected, by a selection that has them at `at`; all without a
+    `selection`. `colours_only`: their alpha stays.
+    """
+
+    box: Box
+    selection: Gegl.Buffer | None
+    at: Box
+    colours_only: bool
+
+    def of(self, new: bytes, now: bytes, strip: Box, drawable: Gimp.Drawable) -> bytes:
+        """Return a strip's pixels: `new` ones where they may change, else as they are `now`."""
+        selected = self.selected(strip)
+        if self.colours_only and drawable.has_alpha():
+            new = _with_alpha_of(new, now, drawable)
+        return joined(new, now, selected) if b"\0" in selected else new
+
+    def selected(self, strip: Box) -> bytes:
+        """What is selected of a strip, a byte a pixel; nothing at all without a selection."""
+        if self.selection is None:
+            return b""
+        return _selected(self.selection, strip, self.box, self.at)
+
+
+def write(drawable: Gimp.Drawable, new: Gegl.Buffer, inside: Inside) -> None:
+    """Write what may change of `new`, which is in the drawable's own format, into the drawable."""
+    buffer = drawable.get_buffer()
+    # Of the profile too: bytes written in a drawable's own format are not converted.
+    own_format = Babl.get_name(drawable.get_format())
+    for strip in strips(inside.box, _JOINED_PIXELS):
+        selected = inside.selected(strip)
+        if selected and not selected.strip(b"\0"):
+            continue
+        part = rectangle(strip)
+        values = new.get(part, 1.0, own_format, _NONE)
+        if b"\0" in selected or inside.colours_only:
+            # Read at the last moment: what the user paints meanwhile stays outside.
+            now = buffer.get(part, 1.0, own_format, _NONE)
+            values = inside.of(values, now, strip, drawable)
+        buffer.set(part, own_format, values)
     buffer.flush()
+
+
+def fill(drawable: Gimp.Drawable, new: Gegl.Buffer, box: Box) -> None:
+    """Fill a drawable of the size of `box` with `new` there, which is in its own format."""
+    buffer = drawable.get_buffer()
+    new.copy(rectangle(box), _NONE, buffer, rectangle(extent(drawable)))
+    buffer.flush()
+
+
+def fill_mask(mask: Gimp.LayerMask, inside: Inside) -> None:
+    """Fill a mask of the size of `inside.box` with what is selected there."""
+    buffer = mask.get_buffer()
+    for strip in strips(inside.box):
+        there = strip.moved(-inside.box.x, -inside.box.y)
+        buffer.set(rectangle(there), "Y u8", inside.selected(strip))
+    buffer.flush()
+
+
+def is_written(drawable: Gimp.Drawable, new: Gegl.Buffer, inside: Inside) -> bool:
+    """Whether the drawable's pixels are what `write` makes of them."""
+    buffer = drawable.get_buffer()
+    own_format = Babl.get_name(drawable.get_format())
+    for strip in strips(inside.box, _JOINED_PIXELS):
+        part = rectangle(strip)
+        now = buffer.get(part, 1.0, own_format, _NONE)
+        if inside.of(new.get(part, 1.0, own_format, _NONE), now, strip, drawable) != now:
+            return False
+    return True
+
+
+def _with_alpha_of(colours: bytes, alpha: bytes, drawable: Gimp.Drawable) -> bytes:
+    """The pixels of `colours` with the alpha of `alpha`, both in the drawable's own format."""
+    size = drawable.get_bpp()
+    channels = 4 if drawable.is_rgb() else 2
+    mixed = bytearray(colours)
+    for place in range(size - size // channels, size):
+        mixed[place::size] = alpha[place::size]
+    return bytes(mixed)
 
 
 def joined(inside: bytes, outside: bytes, selected: bytes) -> bytes:
@@ -333,11 +407,22 @@ def joined(inside: bytes, outside: bytes, selected: bytes) -> bytes:
     return (old ^ ((old ^ new) & chosen)).to_bytes(len(inside), "little")
 
 
-def shows(buffer: Gegl.Buffer, box: Box) -> bool:
-    """Whether anything in `box` is not fully transparent."""
+def holds_anything(buffer: Gegl.Buffer, pixel_format: str, box: Box) -> bool:
+    """Whether any pixel in `box`, read in a format of one byte a pixel, is not 0."""
     return any(
-        buffer.get(rectangle(strip), 1.0, "A u8", _NONE).strip(b"\0") for strip in strips(box)
+        buffer.get(rectangle(strip), 1.0, pixel_format, _NONE).strip(b"\0") for strip in strips(box)
     )
+
+
+def overlap(
+    buffer: Gegl.Buffer, pixel_format: str, box: Box, selection: Gegl.Buffer, at: Box
+) -> bool:
+    """Whether anything in `box` that is not 0 is selected; the arguments are as elsewhere."""
+    for strip in strips(box):
+        values = buffer.get(rectangle(strip), 1.0, pixel_format, _NONE)
+        if joined(values, bytes(len(values)), _selected(selection, strip, box, at)).strip(b"\0"):
+            return True
+    return False
 
 
 def _boxes_outside(selected: bytes, strip: Box) -> Iterator[Box]:
@@ -354,21 +439,6 @@ def _boxes_outside(selected: bytes, strip: Box) -> Iterator[Box]:
         for run in _RUN_OUTSIDE.finditer(line):
             yield Box(strip.x + run.start(), strip.y + row, run.end() - run.start(), alike - row)
         row = alike
-
-
-def alike(one: Gegl.Buffer, here: Box, other: Gegl.Buffer, there: Box) -> bool:
-    """Whether two selections say the same over two boxes of one size."""
-    # Converted only where they are stored in different ways: to find out how takes GEGL a third of
-    # a second in every process.
-    stored_alike = one.get_property("format") == other.get_property("format")
-    pixel_format = None if stored_alike else "Y float"
-    for strip in strips(here):
-        moved = strip.moved(there.x - here.x, there.y - here.y)
-        if one.get(rectangle(strip), 1.0, pixel_format, _NONE) != other.get(
-            rectangle(moved), 1.0, pixel_format, _NONE
-        ):
-            return False
-    return True
 
 
 def strips(box: Box, pixels: int = _STRIP_PIXELS) -> Iterator[Box]:

@@ -1,41 +1,43 @@
 """From the job folder into the image: results as new layers, or into the layer in place.
 
-Whatever the selection leaves out stays as it is, bit for bit: a new layer's mask is exactly 0
-there, and a replaced layer gets its own bytes back, because GIMP's merging alone moves low bits
-in deep images.
+Everything slow is done on layers that no image holds, so that the user can't be in its way; what
+the image gets then takes milliseconds. Nothing of it depends on the selection of that moment. What
+lies outside the selection that was sent stays as it is, bit for bit: a new layer's mask is exactly
+0 there, and of a replaced layer only pixels inside are written.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Generator
+from dataclasses import astuple, dataclass, replace
 
 from gi.repository import Babl, Gegl, Gimp
 
-from plugin.gimp import landmarks, pixels, results
-from plugin.gimp.capture import (
-    Capture,
-    as_it_is,
+from plugin.gimp import landmarks, pixels, results, write_procedure
+from plugin.gimp.capture import Capture, recalled
+from plugin.gimp.layers import (
+    all_seen,
+    check_open,
     check_replaceable,
+    copy_of,
+    drawn,
+    layer_type,
+    looks_like_itself,
+    made,
     offsets,
-    picture,
-    recalled,
-    selection_bounds,
 )
 from plugin.gimp.messages import EditError, _
 from plugin.gimp.pixels import Picture
-from plugin.gimp.undo import one_step, without_undo
+from plugin.gimp.undo import keep_for_undo, one_step
 from plugin.job import Job
 from plugin.region import Box
 
-_EIGHT_BITS = (
-    Gimp.Precision.U8_LINEAR,
-    Gimp.Precision.U8_NON_LINEAR,
-    Gimp.Precision.U8_PERCEPTUAL,
-)
+_MANY_PIXELS = 3_000_000
+"""From so many on, writing into a layer takes long enough for the user to delete it meanwhile."""
+_TRIES = 4
+"""How often a result is made ready for a layer that the user changes at that very moment."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,15 @@ class Placed:
     layer: Gimp.Layer
 
 
+class _Changed(Exception):
+    """The image or the layer is not what a result was made ready for."""
+
+
 def get_ready(image: Gimp.Image) -> None:
     """Do beforehand, in another thread, what takes long with the first result."""
     if not image.is_valid():
         return
-    layer = Gimp.Layer.new(image, "", 1, 1, results.layer_type(image), 100.0, Gimp.LayerMode.NORMAL)
+    layer = Gimp.Layer.new(image, "", 1, 1, layer_type(image), 100.0, Gimp.LayerMode.NORMAL)
     own_format = Babl.get_name(layer.get_format())
     layer.delete()
     threading.Thread(target=pixels.get_ready, args=(own_format,), daemon=True).start()
@@ -62,14 +68,7 @@ def place(captures: list[Capture]) -> tuple[list[Placed], list[str]]:
 
     Returns them, and a sentence for each result that has no place any more: it stays in its job.
     """
-    missing = []
-    ready = []
-    for capture in captures:
-        try:
-            ready.append((capture, _where(capture)))
-        except EditError as error:
-            missing.append(f"{error} {_kept(capture)}")
-    return (_put(ready) if ready else []), missing
+    return _put([_result(capture) for capture in captures])
 
 
 def put_back(done: Job, image: Gimp.Image, variation: int) -> tuple[list[Placed], list[str]]:
@@ -79,45 +78,321 @@ def put_back(done: Job, image: Gimp.Image, variation: int) -> tuple[list[Placed]
     canvas; the sentences say so. Raises EditError.
     """
     capture = recalled(done, image)
-    notes = []
     box = None
+    notes = []
     if capture.request.visible or capture.layer is not None:
         with contextlib.suppress(EditError):
             box = _where(capture)
     if box is None:
         # Raises once more what is wrong with the pictures themselves.
-        on_top = replace(capture, request=replace(capture.request, source="visible"))
-        _check_pictures(on_top)
-        canvas = Box(0, 0, image.get_width(), image.get_height())
-        box = capture.on_canvas
-        if box.intersection(canvas).empty:
-            left, top = (canvas.width - box.width) // 2, (canvas.height - box.height) // 2
-            box = box.moved(left - box.x, top - box.y)
-        capture = on_top
+        capture = replace(capture, request=replace(capture.request, source="visible"))
+        _check_pictures(capture)
+        box = _on_canvas(capture)
         notes.append(
             _(
                 "The pixels that the edit was made from are not in this image any more: it lies "
                 "on top, where it was then."
             )
         )
-    return _put([(capture, box)], variation), notes
+    placed, missing = _put([_NewLayers(capture, variation, box)])
+    if missing:
+        raise EditError(" ".join(missing))
+    return placed, notes
 
 
-def _put(ready: list[tuple[Capture, Box]], variation: int = 0) -> list[Placed]:
-    """Bring in all variations, or only that one."""
-    image = ready[0][0].image
-    layers = []
-    with one_step(image):
-        for capture, box in ready:
-            if capture.request.replace:
-                _replace(capture, box)
-                layers.append(Placed(capture.job, _placed(capture)[0][0], capture.layer))
-            else:
-                layers += _new_layers(capture, box, variation)
-            # Only a note for people: the results are in the image, marked or not.
-            with contextlib.suppress(OSError):
-                capture.job.mark_imported()
-    return layers
+def _on_canvas(capture: Capture) -> Box:
+    """Return where the edit was on the canvas, or the middle of one that doesn't reach so far."""
+    canvas = Box(0, 0, capture.image.get_width(), capture.image.get_height())
+    box = capture.on_canvas
+    if not box.intersection(canvas).empty:
+        return box
+    left, top = (canvas.width - box.width) // 2, (canvas.height - box.height) // 2
+    return box.moved(left - box.x, top - box.y)
+
+
+def _put(wanted: list[_NewLayers | _Replacement]) -> tuple[list[Placed], list[str]]:
+    """Put what has a place into the image, in one undo step; the sentences tell of the rest."""
+    missing: list[str] = []
+
+    def made_ready(result: _NewLayers | _Replacement) -> bool:
+        try:
+            result.get_ready()
+            return True
+        except EditError as error:
+            missing.append(f"{error} {_kept(result.capture)}")
+            return False
+
+    with contextlib.ExitStack() as used:
+        for result in wanted:
+            used.callback(result.let_go)
+        ready = [result for result in wanted if made_ready(result)]
+        if ready:
+            with one_step(ready[0].capture.image):
+                for result in ready:
+                    missing += _put_one(result, made_ready)
+    placed = [each for result in wanted for each in result.placed]
+    for job in dict.fromkeys(each.job for each in placed):
+        # Only a note for people: the results are in the image, marked or not.
+        with contextlib.suppress(OSError):
+            job.mark_imported()
+    return placed, missing
+
+
+def _put_one(
+    result: _NewLayers | _Replacement, made_ready: Callable[[_NewLayers | _Replacement], bool]
+) -> list[str]:
+    """Put a result that is ready into the image; return why not, if it can't be."""
+    try:
+        for _try in range(_TRIES):
+            try:
+                result.put()
+                return []
+            except _Changed:
+                result.let_go()
+                if not made_ready(result):
+                    return []
+        raise EditError(_("The edit is ready, but its layer was changed again and again."))
+    except EditError as error:
+        return [f"{error} {_kept(result.capture)}"]
+
+
+def _result(capture: Capture) -> _NewLayers | _Replacement:
+    return _Replacement(capture) if capture.request.replace else _NewLayers(capture)
+
+
+class _NewLayers:
+    """The variations of an edit as new layers: all of them, or `only` that one (0: all).
+
+    `box` is where they belong, where that is known.
+    """
+
+    def __init__(self, capture: Capture, only: int = 0, box: Box | None = None) -> None:
+        self.capture = capture
+        self.placed: list[Placed] = []
+        self._only = only
+        self._box = box
+        self._stamp: object = None
+        self._made: list[tuple[int, Gimp.Layer]] = []
+
+    def get_ready(self) -> None:
+        """Make the layers, in no image yet. Raises EditError."""
+        capture = self.capture
+        _check_there(capture)
+        self._stamp = _stamp(capture)
+        box = self._box or _where(capture)
+        at = box if capture.request.visible else box.moved(*offsets(capture.layer))
+        several = len(_fitted(capture)) > 1
+        for number, name in _fitted(capture):
+            if self._only not in (0, number):
+                continue
+            check_open(capture.image)
+            layer = made(
+                Gimp.Layer.new(
+                    capture.image,
+                    _layer_name(capture, number if several else 0),
+                    box.width,
+                    box.height,
+                    layer_type(capture.image),
+                    100.0,
+                    Gimp.LayerMode.NORMAL,
+                )
+            )
+            self._made.append((number, layer))
+            layer.set_offsets(at.x, at.y)
+            results.mark(layer, capture.job, number)
+            pixels.load_png(capture.job.folder / name, layer.get_buffer())
+            if capture.selection is not None:
+                mask = made(layer.create_mask(Gimp.AddMaskType.BLACK))
+                _write_shares(capture, mask.get_buffer(), Babl.get_name(mask.get_format()))
+                if not layer.add_mask(mask):
+                    raise EditError(_("The edit is ready, but its layer could get no mask."))
+
+    def put(self) -> None:
+        """Insert the layers. Raises EditError, and _Changed before anything is inserted."""
+        capture, image, source = self.capture, self.capture.image, self.capture.layer
+        _check_there(capture)
+        kind = _kind(image)
+        if _stamp(capture) != self._stamp:
+            raise _Changed
+        parent, position = None, 0
+        if not capture.request.visible:
+            parent = source.get_parent()
+            position = image.get_item_position(source)
+            if capture.request.titled:
+                position = results.above_earlier(image, source, position)
+            for _number, layer in self._made:
+                _play_the_part_of(source, layer)
+        group = None
+        try:
+            if len(self._made) > 1 and capture.request.titled:
+                group = made(Gimp.GroupLayer.new(image, _layer_name(capture)))
+                # The variations show just as they would without it.
+                group.set_mode(Gimp.LayerMode.PASS_THROUGH)
+                results.mark(group, capture.job, 0)
+                _insert(image, group, parent, position)
+                parent, position = group, 0
+            # The first variation ends up on top.
+            for count, (number, layer) in enumerate(self._made):
+                _insert(image, layer, parent, position + count)
+                self.placed.append(Placed(capture.job, number, layer))
+        except EditError:
+            if image.is_valid() and _kind(image) != kind:
+                self._take_out(group)
+                raise _Changed from None
+            raise
+        if _kind(image) != kind:
+            # GIMP takes a layer of another precision, too, and would be left with it.
+            self._take_out(group)
+            raise _Changed
+        if group is not None:
+            # Of several to choose from, the first is shown. Not before they are in the image: GIMP
+            # 3.0 showed the second one again then.
+            for each in self.placed[1:]:
+                each.layer.set_visible(False)
+
+    def _take_out(self, group: Gimp.Layer | None) -> None:
+        """Remove what was inserted into an image that was converted at this very moment."""
+        for each in [*self.placed, group]:
+            layer = each.layer if isinstance(each, Placed) else each
+            if layer is not None and layer.is_valid():
+                self.capture.image.remove_layer(layer)
+        self.placed = []
+
+    def let_go(self) -> None:
+        """Delete the layers that were not inserted."""
+        inserted = {each.layer.get_id() for each in self.placed}
+        for _number, layer in self._made:
+            if layer.get_id() not in inserted:
+                layer.delete()
+        self._made = []
+
+
+def _insert(image: Gimp.Image, layer: Gimp.Layer, parent: Gimp.Layer | None, position: int) -> None:
+    """Insert a layer. Raises EditError if GIMP doesn't take it."""
+    if not image.insert_layer(layer, parent, position):
+        raise EditError(
+            _("The edit is ready, but GIMP takes no new layer at its place: {why}").format(
+                why=Gimp.get_pdb().get_last_error() or image.get_name()
+            )
+        )
+
+
+def _play_the_part_of(source: Gimp.Layer, layer: Gimp.Layer) -> None:
+    """Have a result show in the image as the layer does that it was made from."""
+    layer.set_opacity(source.get_opacity())
+    if source.get_mode() == Gimp.LayerMode.PASS_THROUGH:
+        return
+    layer.set_mode(source.get_mode())
+    # A clipped layer's result is clipped as well.
+    layer.set_composite_mode(source.get_composite_mode())
+    layer.set_composite_space(source.get_composite_space())
+    layer.set_blend_space(source.get_blend_space())
+
+
+class _Replacement:
+    """A result that is written into its layer."""
+
+    def __init__(self, capture: Capture) -> None:
+        self.capture = capture
+        self.placed: list[Placed] = []
+        self._stamp: object = None
+        self._new: Gegl.Buffer | None = None
+        self._box = capture.box
+
+    def get_ready(self) -> None:
+        """Find out what the layer's pixels will be. Raises EditError."""
+        capture, layer = self.capture, self.capture.layer
+        _check_there(capture)
+        self._stamp = _stamp(capture)
+        self._box = _where(capture)
+        _number, name = _fitted(capture)[0]
+        path = capture.job.folder / name
+        with copy_of(layer) as copy:
+            own_format = Babl.get_name(copy.get_format())
+            part = self._box.intersection(pixels.extent(copy))
+            self._new = Gegl.Buffer.new(own_format, *astuple(part))
+            if capture.selection is None:
+                pixels.load_png(path, self._new)
+                return
+            shares = Gegl.Buffer.new("Y float", 0, 0, self._box.width, self._box.height)
+            _write_shares(capture, shares, "Y float")
+            below = Gegl.Buffer.new(
+                "RGB float" if self._colours_only() else own_format, *astuple(part)
+            )
+            pixels.copy(copy.get_buffer(), below, part)
+            pixels.lay_over(below, path, shares, self._box, self._new, self._colours_only())
+
+    def put(self) -> None:
+        """Write the pixels. Raises EditError, and _Changed before anything is written."""
+        capture, layer = self.capture, self.capture.layer
+        assert self._new is not None
+        _check_there(capture)
+        check_replaceable(layer)
+        if _stamp(capture) != self._stamp:
+            raise _Changed
+        if not keep_for_undo(layer):
+            raise EditError(
+                _("The edit is ready, but “{name}” can't be changed now: {why}").format(
+                    name=layer.get_name(), why=Gimp.get_pdb().get_last_error()
+                )
+            )
+        at = capture.on_canvas
+        part = pixels.covered(self._new)
+        there = part.moved(at.x - self._box.x, at.y - self._box.y)
+        inside = pixels.Inside(part, capture.selection, there, self._colours_only())
+        self._write(inside)
+        layer.update(part.x, part.y, part.width, part.height)
+        with copy_of(layer) as written:
+            if not pixels.is_written(written, self._new, inside):
+                raise EditError(
+                    _("“{name}” was changed while the result was put into it.").format(
+                        name=layer.get_name()
+                    )
+                )
+        self.placed = [Placed(capture.job, _fitted(capture)[0][0], layer)]
+
+    def _write(self, inside: pixels.Inside) -> None:
+        """Write the pixels, many of them in another process. Raises EditError."""
+        layer, new, box = self.capture.layer, self._new, inside.box
+        if box.width * box.height < _MANY_PIXELS:
+            pixels.write(layer, new, inside)
+            return
+        with copy_of(layer) as holder:
+            # Of the same kind as the layer, and just as large as what is written.
+            holder.resize(box.width, box.height, -box.x, -box.y)
+            pixels.fill(holder, new, box)
+            mask = None
+            if inside.selection is not None:
+                mask = made(holder.create_mask(Gimp.AddMaskType.BLACK))
+                pixels.fill_mask(mask, inside)
+            place = box.x, box.y
+            done = write_procedure.run(layer, holder, mask, place, inside.colours_only)
+            if mask is not None:
+                mask.delete()
+        if not done:
+            raise EditError(_("The layer was deleted or locked while the result was put into it."))
+
+    def let_go(self) -> None:
+        """Forget the pixels."""
+        self._new = None
+
+    def _colours_only(self) -> bool:
+        """Whether the layer keeps its alpha."""
+        return self.capture.keeps_alpha or bool(self.capture.layer.get_lock_alpha())
+
+
+def _stamp(capture: Capture) -> object:
+    """Return what a result is made for: if it is another one, the result has to be made again."""
+    image, layer = capture.image, capture.layer
+    if capture.request.visible:
+        return _kind(image), image.get_width(), image.get_height()
+    stored = Babl.get_name(layer.get_format()), bool(layer.get_lock_alpha())
+    return _kind(image), stored, pixels.extent(layer), offsets(layer)
+
+
+def _kind(image: Gimp.Image) -> tuple[int, int]:
+    """Return the numbers of an image's base type and precision, which its layers share."""
+    return int(image.get_base_type()), int(image.get_precision())
 
 
 def _kept(capture: Capture) -> str:
@@ -143,11 +418,8 @@ def _where(capture: Capture) -> Box:
 
     Raises EditError if what the user did meanwhile leaves no place for the result.
     """
-    image, layer, request = capture.image, capture.layer, capture.request
-    if not image.is_valid():
-        raise EditError(_("The edit is ready, but its image was closed."))
-    if not (request.visible or layer.is_valid()):
-        raise EditError(_("The edit is ready, but the layer that it belongs to is gone."))
+    layer, request = capture.layer, capture.request
+    _check_there(capture)
     _check_pictures(capture)
     box = _found(capture)
     if not request.replace:
@@ -163,116 +435,85 @@ def _where(capture: Capture) -> Box:
             )
         return box
     at = capture.on_canvas
-    selected = pixels.selected_bounds(capture.selection, pixels.covered(capture.selection))
-    selected = selected.moved(box.x - at.x, box.y - at.y)
-    dx, dy = offsets(layer)
-    canvas = Box(-dx, -dy, image.get_width(), image.get_height())
-    if selected.intersection(extent).intersection(canvas) != selected:
+    selected = pixels.selected_bounds(capture.selection, at).moved(box.x - at.x, box.y - at.y)
+    if selected.intersection(extent) != selected:
         raise EditError(
-            _(
-                "The edit is ready, but the part of “{name}” that it belongs to was cut off or "
-                "lies beyond the canvas now."
-            ).format(name=layer.get_name())
+            _("The edit is ready, but the part of “{name}” that it belongs to was cut off.").format(
+                name=layer.get_name()
+            )
         )
     return box
 
 
+def _check_there(capture: Capture) -> None:
+    """Raise EditError if the image was closed, or the layer is gone."""
+    if not capture.image.is_valid():
+        raise EditError(_("The edit is ready, but its image was closed."))
+    if not (capture.request.visible or capture.layer.is_valid()):
+        raise EditError(_("The edit is ready, but the layer that it belongs to is gone."))
+
+
 def _check_pictures(capture: Capture) -> None:
-    placed = _placed(capture)
+    placed = _fitted(capture)
     if not placed or not all(_is_whole(capture, name) for _variation, name in placed):
         raise EditError(_("The edit is ready, but its fitted picture is gone or damaged."))
 
 
 def _found(capture: Capture) -> Box:
     """Where the exported pixels are, whatever of the image is left there. Raises EditError."""
-    image, layer, request = capture.image, capture.layer, capture.request
-    edited = image if request.visible else layer
-    if request.visible and landmarks.unmoved(capture.place.marks, image):
-        return capture.box
+    if capture.request.visible:
+        return _found_in_image(capture)
+    layer = capture.layer
     # A layer that was extended or cut stays where it was on the canvas.
-    dx, dy = (0, 0) if request.visible else offsets(layer)
-    with contextlib.closing(_pictures(capture)) as pictures:
+    dx, dy = offsets(layer)
+    name = layer.get_name()
+    with copy_of(layer) as copy, contextlib.closing(_pictures(capture, copy)) as pictures:
         found = landmarks.find(
-            capture.place.marks, edited, pictures, capture.on_canvas.moved(-dx, -dy)
+            capture.place.marks, copy, pictures, capture.on_canvas.moved(-dx, -dy)
         )
+    return _told(found, name)
+
+
+def _found_in_image(capture: Capture) -> Box:
+    image = capture.image
+    if landmarks.unmoved(capture.place.marks, image):
+        return capture.box
+    name = image.get_name()
+    with all_seen(image) as seen:
+        found = landmarks.find(
+            capture.place.marks, image, [pixels.picture(seen)], capture.on_canvas
+        )
+    return _told(found, name)
+
+
+def _told(found: Box | None, name: str) -> Box:
+    """Return what was found. Raises EditError if that is nothing."""
     if found is None:
         raise EditError(
             _(
                 "The edit is ready, but “{name}” was reshaped meanwhile, and where the result "
                 "belongs can't be told."
-            ).format(name=edited.get_name())
+            ).format(name=name)
         )
     return found
 
 
-def _pictures(capture: Capture) -> Generator[Picture, None, None]:
+def _pictures(capture: Capture, copy: Gimp.Layer) -> Generator[Picture, None, None]:
     """What may show the exported pixels again, the quickest first."""
-    edited = capture.image, capture.layer, capture.request
-    if not (capture.request.visible or as_it_is(capture.layer, capture.request)):
-        with picture(*edited, capture.box) as part:
-            yield part
-        yield pixels.picture(capture.layer)
-    with picture(*edited) as whole:
+    if capture.request.replace or looks_like_itself(copy):
+        yield pixels.picture(copy)
+        return
+    with drawn(copy, capture.box) as part:
+        yield part
+    yield pixels.picture(copy)
+    with drawn(copy, pixels.extent(copy)) as whole:
         yield whole
 
 
-def _placed(capture: Capture) -> list[tuple[int, str]]:
+def _fitted(capture: Capture) -> list[tuple[int, str]]:
     """The variations that were fitted, by number, and their pictures' names."""
     posts = enumerate(capture.job.state.posts, 1)
     return [(number, post.placed) for number, post in posts if post.placed]
-
-
-def _new_layers(capture: Capture, box: Box, only: int) -> list[Placed]:
-    image, source = capture.image, capture.layer
-    parent, position, opacity, mode = None, 0, 100.0, Gimp.LayerMode.NORMAL
-    at = box
-    if not capture.request.visible:
-        at = box.moved(*offsets(source))
-        parent = source.get_parent()
-        position = image.get_item_position(source)
-        if capture.request.titled:
-            position = results.above_earlier(image, source, position)
-        # The result plays the part of the layer that it was made from.
-        opacity = source.get_opacity()
-        if source.get_mode() != Gimp.LayerMode.PASS_THROUGH:
-            mode = source.get_mode()
-    placed = _placed(capture)
-    several = len(placed) > 1
-    grouped = several and not only and capture.request.titled
-    if grouped:
-        group = Gimp.GroupLayer.new(image, _layer_name(capture))
-        # The variations show just as they would without it.
-        group.set_mode(Gimp.LayerMode.PASS_THROUGH)
-        results.mark(group, capture.job, 0)
-        image.insert_layer(group, parent, position)
-        parent, position = group, 0
-    layers = []
-    wanted = [each for each in placed if only in (0, each[0])]
-    for count, (variation, picture_name) in enumerate(wanted):
-        layer = Gimp.Layer.new(
-            image,
-            _layer_name(capture, variation if several else 0),
-            box.width,
-            box.height,
-            results.layer_type(image),
-            opacity,
-            mode,
-        )
-        layer.set_offsets(at.x, at.y)
-        results.mark(layer, capture.job, variation)
-        pixels.load_png(capture.job.folder / picture_name, layer.get_buffer())
-        # The first variation ends up on top.
-        image.insert_layer(layer, parent, position + count)
-        if capture.selection is not None:
-            _add_mask(layer, capture)
-        layer.update(0, 0, box.width, box.height)
-        layers.append(Placed(capture.job, variation, layer))
-    if grouped:
-        # Of several to choose from, the first is shown. Not before they are in the image: GIMP 3.0
-        # showed the second one again then.
-        for each in layers[1:]:
-            each.layer.set_visible(False)
-    return layers
 
 
 def _layer_name(capture: Capture, variation: int = 0) -> str:
@@ -280,147 +521,20 @@ def _layer_name(capture: Capture, variation: int = 0) -> str:
     return f"{name} {_('(sandbox)')}" if capture.place.sandbox else name
 
 
-def _add_mask(layer: Gimp.Layer, capture: Capture) -> None:
-    mask = layer.create_mask(Gimp.AddMaskType.BLACK)
-    buffer = mask.get_buffer()
-    whole = Box(0, 0, capture.box.width, capture.box.height)
+def _write_shares(capture: Capture, target: Gegl.Buffer, pixel_format: str) -> None:
+    """Write how much of the result counts, the selection times the blend, from the origin on.
+
+    `pixel_format` is the target's own. Whatever is outside the selection becomes exactly 0.
+    """
     assert capture.selection is not None
+    whole = Box(0, 0, capture.box.width, capture.box.height)
     capture.selection.copy(
-        pixels.rectangle(capture.on_canvas), Gegl.AbyssPolicy.NONE, buffer, pixels.rectangle(whole)
+        pixels.rectangle(capture.on_canvas), Gegl.AbyssPolicy.NONE, target, pixels.rectangle(whole)
     )
     blend = capture.job.folder / "blend.png"
     if blend.exists():
-        pixels.multiply(buffer, pixels.linear_gray(blend, whole))
-    buffer.flush()
-    if capture.image.get_precision() not in _EIGHT_BITS:
+        pixels.multiply(target, pixels.linear_gray(blend, whole))
+    if capture.selection.get_property("px-size") > 1:
         # The end of a feather is fainter than anything that counts as selected.
-        pixels.put_back_outside(mask, whole, capture.selection, capture.on_canvas)
-    layer.add_mask(mask)
-
-
-def _replace(capture: Capture, box: Box) -> None:
-    layer = capture.layer
-    placed = capture.job.folder / _placed(capture)[0][1]
-    with (
-        _selecting(capture, box.moved(*offsets(layer))),
-        _alpha_locked(layer) if capture.keeps_alpha else contextlib.nullcontext(),
-    ):
-        if capture.selection is None:
-            shadow = layer.get_shadow_buffer()
-            pixels.load_png(placed, shadow)
-            layer.merge_shadow(True)
-        else:
-            _merge_selected(capture, box, placed)
-    layer.update(0, 0, layer.get_width(), layer.get_height())
-
-
-def _merge_selected(capture: Capture, box: Box, placed: Path) -> None:
-    """Merge through the selection, and give what lies outside it its own bytes back."""
-    layer = capture.layer
-    buffer = layer.get_buffer()
-    dx, dy = offsets(layer)
-    touched = selection_bounds(capture.image).moved(-dx, -dy).intersection(pixels.extent(layer))
-    original = buffer.create_sub_buffer(pixels.rectangle(touched)).dup()
-    shadow = layer.get_shadow_buffer()
-    buffer.copy(pixels.rectangle(touched), Gegl.AbyssPolicy.NONE, shadow, pixels.rectangle(touched))
-    blend = capture.job.folder / "blend.png"
-    pixels.lay_over(
-        original, placed, blend if blend.exists() else None, box, shadow, capture.keeps_alpha
-    )
-    layer.merge_shadow(True)
-    # A buffer taken before the merge still shows the tiles as they were, and would put them back.
-    buffer = layer.get_buffer()
-    for beyond in _around(box, touched):
-        part = pixels.rectangle(beyond)
-        original.copy(part, Gegl.AbyssPolicy.NONE, buffer, part)
-    buffer.flush()
-    assert capture.selection is not None
-    at = capture.on_canvas
-    merged = box.intersection(touched)
-    there = merged.moved(at.x - box.x, at.y - box.y)
-    pixels.put_back_outside(layer, merged, capture.selection, there, original)
-
-
-def _around(box: Box, whole: Box) -> list[Box]:
-    """What of `whole` lies beyond `box`: the end of a feather, or what the user selected since."""
-    inner = box.intersection(whole)
-    parts = [
-        Box(whole.x, whole.y, whole.width, inner.y - whole.y),
-        Box(whole.x, inner.bottom, whole.width, whole.bottom - inner.bottom),
-        Box(whole.x, inner.y, inner.x - whole.x, inner.height),
-        Box(inner.right, inner.y, whole.right - inner.right, inner.height),
-    ]
-    return [part for part in parts if not part.empty]
-
-
-@contextlib.contextmanager
-def _alpha_locked(layer: Gimp.Layer) -> Iterator[None]:
-    """Let a merge change colours alone."""
-    locked = layer.get_lock_alpha()
-    if not locked:
-        layer.set_lock_alpha(True)
-    try:
-        yield
-    finally:
-        if not locked:
-            layer.set_lock_alpha(False)
-
-
-@contextlib.contextmanager
-def _selecting(capture: Capture, box: Box) -> Iterator[None]:
-    """Select what was selected when the edit began, now over `box`; afterwards as it was.
-
-    None of that is for the undo history: there the edit is one change of the layer's pixels.
-    """
-    image = capture.image
-    if _is_selected(capture, box):
-        yield
-        return
-    with without_undo(image), _plain_context():
-        users = None if Gimp.Selection.is_empty(image) else Gimp.Selection.save(image)
-        Gimp.Selection.none(image)
-        if capture.selection is not None:
-            _select(image, capture.selection, capture.on_canvas, box)
-    try:
-        yield
-    finally:
-        with without_undo(image), _plain_context():
-            Gimp.Selection.none(image)
-            if users is not None:
-                image.select_item(Gimp.ChannelOps.REPLACE, users)
-                image.remove_channel(users)
-
-
-@contextlib.contextmanager
-def _plain_context() -> Iterator[None]:
-    """Select without the feather that a calling script may have set for itself."""
-    Gimp.context_push()
-    Gimp.context_set_feather(False)
-    try:
-        yield
-    finally:
-        Gimp.context_pop()
-
-
-def _select(image: Gimp.Image, selection: Gegl.Buffer, source: Box, target: Box) -> None:
-    """Make what `selection` holds over `source` the image's selection, over `target`."""
-    channel = Gimp.Channel.new(
-        image, "", image.get_width(), image.get_height(), 50.0, Gegl.Color.new("black")
-    )
-    image.insert_channel(channel, None, 0)
-    buffer = channel.get_buffer()
-    selection.copy(
-        pixels.rectangle(source), Gegl.AbyssPolicy.NONE, buffer, pixels.rectangle(target)
-    )
-    buffer.flush()
-    channel.update(0, 0, channel.get_width(), channel.get_height())
-    image.select_item(Gimp.ChannelOps.REPLACE, channel)
-    image.remove_channel(channel)
-
-
-def _is_selected(capture: Capture, box: Box) -> bool:
-    """Whether, as far as the result reaches, just that is selected which was."""
-    if capture.selection is None:
-        return bool(Gimp.Selection.is_empty(capture.image))
-    now = capture.image.get_selection().get_buffer()
-    return pixels.alike(now, box, capture.selection, capture.on_canvas)
+        pixels.clear_outside(target, pixel_format, whole, capture.selection, capture.on_canvas)
+    target.flush()

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from gi.repository import Gimp
 
 from plugin.gimp import pixels
-from plugin.gimp.capture import Capture, offsets
-from plugin.gimp.messages import _
-from plugin.gimp.undo import chosen_kept, one_step, without_undo
+from plugin.gimp.capture import Capture
+from plugin.gimp.layers import layer_type, offsets
+from plugin.gimp.messages import EditError, _
+from plugin.gimp.undo import chosen_kept, one_step, thaw_abandoned, without_undo
 from plugin.job import Job
 
 _NOTE = "dimilinks-result"
 """The parasite of a result's layer: which job and variation."""
-_LAYER_TYPES = {
-    Gimp.ImageBaseType.RGB: Gimp.ImageType.RGBA_IMAGE,
-    Gimp.ImageBaseType.GRAY: Gimp.ImageType.GRAYA_IMAGE,
-    Gimp.ImageBaseType.INDEXED: Gimp.ImageType.INDEXEDA_IMAGE,
-}
-
-
-def layer_type(image: Gimp.Image) -> Gimp.ImageType:
-    """Return the type of a result's layer in `image`: always with alpha."""
-    return _LAYER_TYPES[image.get_base_type()]
+_BEFORE = "dimilinks-before"
+"""The parasite of a layer that shows for a moment what was there before."""
 
 
 def mark(layer: Gimp.Layer, job: Job, variation: int) -> None:
@@ -37,16 +30,30 @@ def _is_ours(group: Gimp.Layer | None) -> bool:
     return group is not None and group.get_parasite(_NOTE) is not None
 
 
-def in_image(image: Gimp.Image) -> dict[tuple[str, int], Gimp.Layer]:
-    """Return the layers of `image` that are results, by their job's id and variation."""
-    found: dict[tuple[str, int], Gimp.Layer] = {}
+def clear_up(image: Gimp.Image) -> None:
+    """Take back what a process of ours that died while it compared has left in the image."""
+    thaw_abandoned(image)
+    if left := [each for each in _all_layers(image) if each.get_parasite(_BEFORE) is not None]:
+        with without_undo(image), chosen_kept(image):
+            for layer in left:
+                image.remove_layer(layer)
+
+
+def _all_layers(image: Gimp.Image) -> Iterator[Gimp.Layer]:
     waiting = list(image.get_layers())
     while waiting:
         layer = waiting.pop()
-        note = layer.get_parasite(_NOTE)
+        yield layer
         if layer.is_group():
             waiting += layer.get_children()
-        elif note is not None:
+
+
+def in_image(image: Gimp.Image) -> dict[tuple[str, int], Gimp.Layer]:
+    """Return the layers of `image` that are results, by their job's id and variation."""
+    found: dict[tuple[str, int], Gimp.Layer] = {}
+    for layer in _all_layers(image):
+        note = layer.get_parasite(_NOTE)
+        if note is not None and not layer.is_group():
             job, _space, number = bytes(note.get_data()).decode("ascii", "replace").partition(" ")
             # Anybody may have made the file.
             if number.isdecimal() and len(number) < 4:
@@ -90,7 +97,12 @@ def remove(image: Gimp.Image, layers: list[Gimp.Layer]) -> None:
     with one_step(image):
         for layer in layers:
             group = layer.get_parent()
-            image.remove_layer(layer)
+            if not image.remove_layer(layer):
+                raise EditError(
+                    _("“{name}” can't be removed: {why}").format(
+                        name=layer.get_name(), why=Gimp.get_pdb().get_last_error()
+                    )
+                )
             if _is_ours(group) and not group.get_children():
                 image.remove_layer(group)
 
@@ -138,6 +150,7 @@ def lay_sources_over(captures: list[Capture]) -> Callable[[], None]:
                 capture.layer.get_mode(),
             )
             layer.set_offsets(box.x, box.y)
+            layer.attach_parasite(Gimp.Parasite.new(_BEFORE, 0, b"before"))
             pixels.load_png(capture.job.folder / "source.png", layer.get_buffer())
             above = image.get_item_position(capture.layer)
             image.insert_layer(layer, capture.layer.get_parent(), above)

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 
 from gi.repository import Gimp
+
+from plugin.gimp.layers import ancestors
+
+_FROZEN = "dimilinks-undo-frozen"
+"""The parasite of an image whose undo is frozen."""
+_FROZEN_SECONDS = 0.3
+"""For longer than that no process of ours keeps it so."""
 
 
 @contextlib.contextmanager
@@ -36,10 +44,54 @@ def chosen_kept(image: Gimp.Image) -> Iterator[None]:
                 break
 
 
+def keep_for_undo(layer: Gimp.Layer) -> bool:
+    """Have the undo history keep the layer as it is, before pixels are written; False if it can't.
+
+    A layer that grows by a row and shrinks again has the same pixels in a new buffer, and the
+    history has the old one. GIMP copies no pixels for that, and asks for no selection, by which
+    its own way of merging pixels would go.
+    """
+    width, height = layer.get_width(), layer.get_height()
+    with _movable(layer):
+        return bool(layer.resize(width, height + 1, 0, 0) and layer.resize(width, height, 0, 0))
+
+
+@contextlib.contextmanager
+def _movable(layer: Gimp.Layer) -> Iterator[None]:
+    """Lift the locks of position, which keep a layer from being resized."""
+    locked = [each for each in ancestors(layer) if each.get_lock_position()]
+    for each in locked:
+        each.set_lock_position(False)
+    try:
+        yield
+    finally:
+        for each in locked:
+            if each.is_valid():
+                each.set_lock_position(True)
+
+
 @contextlib.contextmanager
 def without_undo(image: Gimp.Image) -> Iterator[None]:
+    """Do something quick that is not for the undo history.
+
+    A process that dies meanwhile would leave the image without undo: the image has a mark as long
+    as its undo is frozen, by which `thaw_abandoned` knows it.
+    """
+    image.attach_parasite(Gimp.Parasite.new(_FROZEN, 0, b"frozen"))
     image.undo_freeze()
     try:
         yield
     finally:
         image.undo_thaw()
+        image.detach_parasite(_FROZEN)
+
+
+def thaw_abandoned(image: Gimp.Image) -> None:
+    """Give an image its undo back if a process of ours died before it could do so itself."""
+    if image.undo_is_enabled() or image.get_parasite(_FROZEN) is None:
+        return
+    # Another window may be at it right now: that takes it a few milliseconds.
+    time.sleep(_FROZEN_SECONDS)
+    if not image.undo_is_enabled() and image.get_parasite(_FROZEN) is not None:
+        image.undo_thaw()
+        image.detach_parasite(_FROZEN)

@@ -87,7 +87,7 @@ def test_what_the_user_does_meanwhile_harms_nothing(inside: Inside) -> None:
         assert (case["inside"] > 5000) == (output == "replace"), output
     assert found["new-layer"]["place"] == [17, -9]
     assert found["new-layer"]["mask kept"]
-    assert len(found["gone"]) == 13
+    assert len(found["gone"]) == 12
     for name, (layers, message, kept, imported, untouched) in found["gone"].items():
         assert layers == [] and kept in message and not imported and untouched, name
         assert "Open as Layers" in message, name
@@ -103,10 +103,54 @@ def test_what_the_user_does_meanwhile_harms_nothing(inside: Inside) -> None:
     assert masks == [True, True] and len(names) == 4 and places[0] != places[1]
     for outside, changed, selection_kept in found["extended"]:
         assert (outside, changed, selection_kept) == (0, True, True)
+    assert found["off canvas"] == [0, True]
     assert found["one of two"] == [1, 1, [True, False]]
     assert found["channel"] == ["mine"]
     status, message, no_job_left = found["second layer missed"]
     assert status == EXECUTION_ERROR and "“beside”" in message and no_job_left
+
+
+def test_what_the_user_does_between_two_calls_harms_nothing(inside: Inside) -> None:
+    found = inside("between_calls")
+    assert len(found["captured"]) == 4 * 16
+    for name, wrong in found["captured"].items():
+        assert not wrong or ("closed" in wrong and name.endswith("close")), (name, wrong)
+    assert len(found["placed"]) == 7 * 16
+    for name, case in found["placed"].items():
+        assert case["outside"] == 0 and case["state"], (name, case)
+        assert case["left"] == [] and case["images"] == 0, (name, case)
+        assert case["imported"] == bool(case["placed"]) == (not case["missing"]), (name, case)
+        assert case.get("mask", True), (name, case)
+        gone = name.endswith(("delete", "close"))
+        lost = not name.startswith("new") and name.endswith(("lock_pixels", "cut"))
+        if name != "new-layer, above_earlier, delete":
+            # There the result has its place already, and is put in.
+            assert case["placed"] == (0 if gone or lost else 1), (name, case)
+        if not name.startswith("new") and case["placed"] and not name.endswith("extend"):
+            # Of another precision every pixel has other bytes, and its own count is the outside's.
+            assert case["inside"] > 5000 or name.endswith(("deepen", "make_gray")), (name, case)
+        for sentence in case["missing"]:
+            assert "placed-1.png" in sentence, (name, sentence)
+
+
+def test_nothing_is_paid_for_that_nobody_would_see(
+    inside: Inside, tmp_path: Path, coffee: Image.Image
+) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    coffee.save(tmp_path / "turned.jpg", exif=exif)
+    found = inside("promises_kept")
+    assert len(found["hidden"]) == 11
+    for name, (status, message, jobs) in found["hidden"].items():
+        assert status == EXECUTION_ERROR and jobs == 0, (name, status, message)
+        assert "shows" in message or "opacity" in message, (name, message)
+    assert set(found["seen"].values()) == {SUCCESS}, found["seen"]
+    assert found["hidden group"] == [SUCCESS, SUCCESS]
+    difference, modes = found["clipped"]
+    assert difference <= 1 and modes == [True, True, True]
+    assert found["rotated"] == [coffee.height, coffee.width]
+    assert found["undo"] == [True, True, False, ["Background"]]
+    assert found["filter"] == [0, True, True, ["blur"], True]
 
 
 def test_an_edit_that_changes_nothing_changes_nothing(inside: Inside, sandbox: Sandbox) -> None:

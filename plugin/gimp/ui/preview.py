@@ -14,7 +14,8 @@ from gi.repository import GdkPixbuf, Gegl, Gimp, GLib, Gtk, Pango
 
 from plugin import settings
 from plugin.gimp import capture, pixels
-from plugin.gimp.capture import Plan, Request
+from plugin.gimp.capture import Edited, Plan, Request
+from plugin.gimp.layers import offsets
 from plugin.gimp.messages import EditError, _, plural
 from plugin.gimp.ui import thumbnails
 from plugin.limits import TIERS
@@ -92,7 +93,7 @@ class Preview(Gtk.Box):
             shape = hash(data), capture.selection_bounds(image)
         request, selected = self._request(), image.get_selected_layers()
         layers = [
-            (layer.get_id(), layer.get_name(), capture.offsets(layer), pixels.extent(layer))
+            (layer.get_id(), layer.get_name(), offsets(layer), pixels.extent(layer))
             for layer in selected
         ]
         edited = image if request.visible else next(iter(selected), None)
@@ -111,26 +112,35 @@ class Preview(Gtk.Box):
             self._figures.set_text(_("Select a layer to edit."))
             return
         try:
-            plan = capture.planned(image, layers[0], request)
+            selected = capture.selection_of(image) if request.use_selection else None
+            what = capture.edited(image, layers[0], request, selected)
+            plan = capture.planned(what, request)
         except EditError as error:
             self._picture.clear()
             self._figures.set_text(str(error))
             return
-        picture = self._thumbnail(layers[0], plan, request)
+        picture = self._thumbnail(layers[0], what, plan, request)
         self._picture.set_from_pixbuf(picture)
         count = 1 if request.visible else len(layers)
-        self._figures.set_text("\n".join(self._lines(layers[0], plan, request, count)))
+        lines = self._lines(layers[0], plan, request, count)
+        if request.use_selection and selected is None:
+            lines.insert(0, _("Nothing is selected: all of it is edited."))
+        if hidden := capture.hidden_by(layers[0], request):
+            lines.append(hidden)
+        self._figures.set_text("\n".join(lines))
 
-    def _thumbnail(self, layer: Gimp.Layer, plan: Plan, request: Request) -> GdkPixbuf.Pixbuf:
+    def _thumbnail(
+        self, layer: Gimp.Layer, what: Edited, plan: Plan, request: Request
+    ) -> GdkPixbuf.Pixbuf:
         box = plan.region.content
         if request.visible:
             picture = thumbnails.of_canvas(self._image, box, _SIDE)
         else:
             picture = thumbnails.of_box(layer, box, _SIDE)
-        if not plan.masked:
+        if what.selected is None:
             return picture
         return thumbnails.with_selection(
-            picture, self._image.get_selection(), box.moved(*plan.origin)
+            picture, self._image.get_selection(), box.moved(*what.origin)
         )
 
     def _lines(self, layer: Gimp.Layer, plan: Plan, request: Request, count: int) -> list[str]:

@@ -34,8 +34,8 @@ class References(Gtk.Box):
 
     @property
     def layers(self) -> list[Gimp.Drawable]:
-        """The chosen layers that are still there."""
-        return [one for one, _row in self._chosen if not isinstance(one, str) and one.is_valid()]
+        """The chosen layers; some may have been deleted since."""
+        return [one for one, _row in self._chosen if not isinstance(one, str)]
 
     @property
     def files(self) -> list[str]:

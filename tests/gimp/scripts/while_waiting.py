@@ -24,7 +24,6 @@ GONE = (
     "twins, cropped",
     "file lost",
     "cut",
-    "off canvas",
 )
 RESHAPED = (
     "nothing",
@@ -51,7 +50,7 @@ def begin(image, layer, output="new-layer", source="layer"):
         *("black and white", "gpt-image-2", "auto", "auto", output, source),
         *(True, 1, [], [], 0, -1, True),
     )
-    captured = capture.capture(image, layer, request)
+    (captured,) = capture.capture(image, [layer], request)
     with open(f"{PLUG_IN}/worker-python.txt", encoding="utf-8") as file:
         python = file.read().strip()
     subprocess.run(
@@ -158,8 +157,6 @@ def gone(what):
         image.rotate(Gimp.RotationType.DEGREES180)
     elif what == "cut":
         layer.resize(150, 200, 0, 0)
-    elif what == "off canvas":
-        layer.set_offsets(-120, 0)
     there = image.is_valid() and inside.picture_of(image)
     layers, sentences = place([captured])
     assert len(sentences) == 1, what
@@ -282,6 +279,17 @@ def selection_extended(precision):
     return outside, changed > 5000, inside.selected(image) == now_selected
 
 
+def moved_off_the_canvas():
+    """A layer has its pixels beyond the canvas, too."""
+    image, layer = photo()
+    before, was_selected = inside.raw(layer), inside.selected(image)
+    captured = begin(image, layer, "replace")
+    layer.set_offsets(-120, 0)
+    place([captured])
+    outside, changed = inside.compare(before, inside.raw(layer), was_selected)
+    return outside, changed > 5000
+
+
 def one_of_two_gone():
     image, layer = photo()
     second = layer.copy()
@@ -331,6 +339,7 @@ inside.found(
         },
         "two layers": two_layers_one_step(),
         "extended": [selection_extended(each) for each in (inside.U16, inside.FLOAT, inside.U32)],
+        "off canvas": moved_off_the_canvas(),
         "one of two": one_of_two_gone(),
         "channel": a_chosen_channel_stays(),
         "second layer missed": nothing_left_of_a_failed_capture(),

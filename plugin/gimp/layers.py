@@ -1,0 +1,153 @@
+"""Layers as an edit needs them: copied at once, drawn as they look, checked for what can be done.
+
+The user goes on working while an edit is captured or placed. Reading a layer's pixels in the moment
+in which it is deleted, or its image closed, ends the plug-in's process. A copy that no image holds
+outlives both, and takes a few milliseconds: GIMP copies its tiles only when they change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TypeVar
+
+from gi.repository import Gimp
+
+from plugin.gimp import pixels
+from plugin.gimp.messages import EditError, NotReplaceable, _
+from plugin.gimp.pixels import Picture
+from plugin.region import Box
+
+T = TypeVar("T")
+
+_LAYER_TYPES = {
+    Gimp.ImageBaseType.RGB: Gimp.ImageType.RGBA_IMAGE,
+    Gimp.ImageBaseType.GRAY: Gimp.ImageType.GRAYA_IMAGE,
+    Gimp.ImageBaseType.INDEXED: Gimp.ImageType.INDEXEDA_IMAGE,
+}
+
+
+def layer_type(image: Gimp.Image) -> Gimp.ImageType:
+    """Return the type of a result's layer in `image`: always with alpha."""
+    return _LAYER_TYPES[image.get_base_type()]
+
+
+def offsets(layer: Gimp.Layer) -> tuple[int, int]:
+    """Return where the layer's origin is on the canvas."""
+    _ok, x, y = layer.get_offsets()
+    return x, y
+
+
+def ancestors(layer: Gimp.Layer) -> Iterator[Gimp.Layer]:
+    """Yield the layer and the groups that it is in, the innermost first."""
+    while layer is not None:
+        yield layer
+        layer = layer.get_parent()
+
+
+def check_open(image: Gimp.Image) -> None:
+    """Raise EditError if the image was closed."""
+    if not image.is_valid():
+        raise EditError(_("The image was closed."))
+
+
+def made(thing: T | None) -> T:
+    """Return what GIMP was to make for an image. Raises EditError if it made nothing of it."""
+    if thing is None:
+        raise EditError(_("The image was closed."))
+    return thing
+
+
+def copied(drawable: Gimp.Drawable) -> Gimp.Layer:
+    """Return a copy of a drawable that no image holds, with the mask and filters that it has.
+
+    Whoever asks for it deletes it. Raises EditError if the drawable is gone.
+    """
+    copy = None
+    if drawable.is_valid():
+        copy = Gimp.Layer.new_from_drawable(drawable, drawable.get_image())
+    # GIMP copies a deleted layer too, as long as its undo history holds it.
+    if copy is None or not drawable.is_valid():
+        if copy is not None:
+            copy.delete()
+        raise EditError(_("The layer was deleted, or its image was closed."))
+    return copy
+
+
+@contextlib.contextmanager
+def copy_of(drawable: Gimp.Drawable) -> Iterator[Gimp.Layer]:
+    """Give a copy as `copied` does, and delete it afterwards."""
+    copy = copied(drawable)
+    try:
+        yield copy
+    finally:
+        copy.delete()
+
+
+def looks_like_itself(layer: Gimp.Layer) -> bool:
+    """Whether the layer's own pixels are what it looks like: no mask and no filter changes them."""
+    return not (shaped_by_mask(layer) or any(each.get_visible() for each in layer.get_filters()))
+
+
+def shaped_by_mask(layer: Gimp.Layer) -> bool:
+    """Whether a mask hides parts of the layer."""
+    return layer.get_mask() is not None and bool(layer.get_apply_mask())
+
+
+@contextlib.contextmanager
+def drawn(layer: Gimp.Layer, box: Box) -> Iterator[Picture]:
+    """Give what is in `box` of a layer as it looks by itself, with its mask and its filters.
+
+    GIMP draws no more than the canvas, so the canvas of a scratch image is the box.
+    """
+    image = layer.get_image()
+    check_open(image)
+    base = image.get_base_type()
+    if base == Gimp.ImageBaseType.INDEXED:
+        base = Gimp.ImageBaseType.RGB
+    scratch = Gimp.Image.new_with_precision(box.width, box.height, base, image.get_precision())
+    try:
+        profile = image.get_color_profile()
+        if profile is not None:
+            scratch.set_color_profile(profile)
+        copy = made(Gimp.Layer.new_from_drawable(layer, scratch))
+        scratch.insert_layer(copy, None, 0)
+        copy.set_offsets(-box.x, -box.y)
+        copy.set_visible(True)
+        copy.set_opacity(100)
+        copy.set_mode(Gimp.LayerMode.NORMAL)
+        copy.set_show_mask(False)
+        with all_seen(scratch) as seen:
+            yield pixels.moved(pixels.picture(seen), box)
+    finally:
+        scratch.delete()
+
+
+@contextlib.contextmanager
+def all_seen(image: Gimp.Image) -> Iterator[Gimp.Layer]:
+    """Give everything visible in an image, in a layer that no image holds. Raises EditError."""
+    check_open(image)
+    seen = made(Gimp.Layer.new_from_visible(image, image, "seen"))
+    try:
+        yield seen
+    finally:
+        seen.delete()
+
+
+def check_replaceable(layer: Gimp.Layer) -> None:
+    """Raise NotReplaceable if new pixels can't be written into `layer`."""
+    kinds = (
+        (layer.is_group(), _("a layer group")),
+        (layer.is_text_layer(), _("a text layer")),
+        # Only GIMP 3.2 has these two.
+        (hasattr(layer, "is_link_layer") and layer.is_link_layer(), _("a link layer")),
+        (hasattr(layer, "is_vector_layer") and layer.is_vector_layer(), _("a vector layer")),
+        (any(each.get_lock_content() for each in ancestors(layer)), _("locked")),
+    )
+    for is_so, kind in kinds:
+        if is_so:
+            raise NotReplaceable(
+                _("“{name}” is {kind} and can't be replaced: choose a new layer instead.").format(
+                    name=layer.get_name(), kind=kind
+                )
+            )

@@ -1,0 +1,272 @@
+"""What a user may do between any two calls of an edit's two quick halves: capture and placing.
+
+The halves run in this process. A function of the plug-in that they call on their way is wrapped, so
+that the user's action happens just before it; each pair of function and action is an edit.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import inside
+from gi.repository import Gimp
+
+PLUG_IN = os.environ["GIMP3_DIRECTORY"] + "/plug-ins/dimilinks_gimp"
+sys.path.insert(0, PLUG_IN)
+from plugin import job  # noqa: E402
+from plugin.gimp import capture, landmarks, pixels, placing, results, write_procedure  # noqa: E402
+from plugin.gimp.messages import EditError  # noqa: E402
+
+WIDTH, HEIGHT = 300, 200
+SELECTED = (80, 40, 120, 100)
+
+
+def deselect(image, layer):
+    Gimp.Selection.none(image)
+
+
+def select_elsewhere(image, layer):
+    image.select_rectangle(Gimp.ChannelOps.REPLACE, 5, 5, 40, 30)
+
+
+def select_more(image, layer):
+    image.select_rectangle(Gimp.ChannelOps.ADD, 0, 150, 300, 50)
+
+
+def lock_pixels(image, layer):
+    layer.set_lock_content(True)
+
+
+def lock_position(image, layer):
+    layer.set_lock_position(True)
+
+
+def lock_alpha(image, layer):
+    layer.set_lock_alpha(True)
+
+
+def move(image, layer):
+    layer.set_offsets(17, -9)
+
+
+def hide(image, layer):
+    layer.set_visible(False)
+
+
+def extend(image, layer):
+    layer.resize(340, 230, 25, 15)
+
+
+def cut(image, layer):
+    layer.resize(150, 120, 0, 0)
+
+
+def deepen(image, layer):
+    image.convert_precision(inside.FLOAT)
+
+
+def make_gray(image, layer):
+    image.convert_grayscale()
+
+
+def put_above(image, layer):
+    image.insert_layer(layer.copy(), None, 0)
+
+
+def into_group(image, layer):
+    group = Gimp.GroupLayer.new(image, "group")
+    image.insert_layer(group, None, 0)
+    image.reorder_item(layer, group, 0)
+
+
+def delete(image, layer):
+    image.remove_layer(layer)
+
+
+def close(image, layer):
+    image.delete()
+
+
+ACTIONS = (
+    *(deselect, select_elsewhere, select_more, lock_pixels, lock_position, lock_alpha, move, hide),
+    *(extend, cut, deepen, make_gray, put_above, into_group, delete, close),
+)
+MOMENTS = {
+    "capture": (
+        (landmarks, "take"),
+        (pixels, "write_png"),
+        (pixels, "write_mask_png"),
+        (job, "publish"),
+    ),
+    "new-layer": ((landmarks, "find"), (pixels, "load_png"), (results, "above_earlier")),
+    "replace": ((landmarks, "find"), (pixels, "lay_over"), (placing, "keep_for_undo")),
+    "large": ((write_procedure, "run"),),
+}
+"""A large result is written by a process of its own, which GIMP may kill for it."""
+
+
+def photo():
+    image, layer = inside.photo()
+    image.scale(WIDTH, HEIGHT)
+    image.select_ellipse(Gimp.ChannelOps.REPLACE, *SELECTED)
+    Gimp.Selection.feather(image, 8)
+    return image, layer
+
+
+def request(output="new-layer"):
+    return capture.Request(
+        *("black and white", "gpt-image-2", "auto", "auto", output, "layer"),
+        *(True, 1, [], [], 0, -1, True),
+        titled=True,
+    )
+
+
+FEW = placing._MANY_PIXELS
+worked = []
+"""The first job that a worker has finished; the others have the same pictures."""
+
+
+def work(captured):
+    """Have the job received and fitted; one worker does it for all of them."""
+    if worked:
+        for name in ("result-1.png", "placed-1.png", "state.json"):
+            shutil.copy(worked[0].folder / name, captured.job.folder / name)
+        return
+    worked.append(captured.job)
+    command = [worker_python(), "-m", "plugin", "resume", captured.job.id]
+    subprocess.run(command, cwd=PLUG_IN, check=True, capture_output=True)
+
+
+def worker_python():
+    with open(f"{PLUG_IN}/worker-python.txt", encoding="utf-8") as file:
+        return file.read().strip()
+
+
+def interrupted(module, name, action):
+    """Have `action` happen once, just before the module's function does its work."""
+    original = getattr(module, name)
+
+    def wrapped(*arguments, **named):
+        setattr(module, name, original)
+        action()
+        return original(*arguments, **named)
+
+    setattr(module, name, wrapped)
+    return lambda: setattr(module, name, original)
+
+
+def left_behind(image):
+    """What of an edit must not be left in the image or in GIMP."""
+    if not image.is_valid():
+        return []
+    left = [each.get_name() for each in image.get_channels()]
+    if not image.undo_is_enabled():
+        left.append("no undo")
+    return left
+
+
+def state(image, layer):
+    """The user's own state, which an edit leaves alone."""
+    if not (image.is_valid() and layer.is_valid()):
+        return None
+    locks = layer.get_lock_content(), layer.get_lock_position(), layer.get_lock_alpha()
+    return inside.digest(inside.selected(image)), locks, layer.get_visible(), layer.get_offsets()
+
+
+def expected(action):
+    """The user's state and the layer's bytes after `action` alone, in an image of its own."""
+    image, layer = photo()
+    action(image, layer)
+    there = image.is_valid() and layer.is_valid()
+    found = state(image, layer), inside.raw(layer) if there else b""
+    if image.is_valid():
+        image.delete()
+    return found
+
+
+def captured_meanwhile(module, name, action):
+    """Capture with an action in between: what is sent is what was there before."""
+    image, layer = photo()
+    restore = interrupted(module, name, lambda: action(image, layer))
+    try:
+        (made,) = capture.capture(image, [layer], request())
+    except EditError as error:
+        return str(error)
+    finally:
+        restore()
+        if image.is_valid():
+            image.delete()
+    return "" if sent(made) == alone else "sent something else"
+
+
+def placed_meanwhile(output, module, name, action):
+    image, layer = photo()
+    before, selected = inside.raw(layer), inside.selected(image)
+    placing._MANY_PIXELS = 1 if output == "large" else FEW
+    output = "replace" if output == "large" else output
+    (made,) = capture.capture(image, [layer], request(output))
+    work(made)
+    restore = interrupted(module, name, lambda: action(image, layer))
+    images = len(Gimp.get_images())
+    placed, missing = placing.place([made])
+    restore()
+    wanted, bytes_then = expected(action)
+    found = {
+        "placed": len(placed),
+        "missing": missing,
+        "imported": bool(made.job.imported),
+        "left": left_behind(image),
+        "images": len(Gimp.get_images()) - images + (not image.is_valid()),
+        "state": state(image, layer) == wanted,
+        "outside": 0,
+        "inside": 0,
+    }
+    if state(image, layer) is not None:
+        now = inside.raw(layer)
+        if len(bytes_then) == len(before):
+            found["outside"], found["inside"] = inside.compare(bytes_then, now, selected)
+        elif not placed or output == "new-layer":
+            found["outside"] = int(now != bytes_then)
+    if placed and output == "new-layer":
+        (result,) = [each.layer for each in placed]
+        box = made.on_canvas
+        mask = inside.raw(result.get_mask(), None, "Y u8")
+        rows = [
+            selected[y * WIDTH + box.x : y * WIDTH + box.x + box.width]
+            for y in range(box.y, box.y + box.height)
+        ]
+        found["mask"] = mask == b"".join(rows)
+    if image.is_valid():
+        image.delete()
+    return found
+
+
+def sent_alone():
+    """The source and the mask of an edit during which nobody does anything."""
+    image, layer = photo()
+    (made,) = capture.capture(image, [layer], request())
+    image.delete()
+    return sent(made)
+
+
+def sent(made):
+    return [(made.job.folder / name).read_bytes() for name in ("source.png", "mask.png")]
+
+
+alone = sent_alone()
+inside.found(
+    {
+        "captured": {
+            f"{name}, {action.__name__}": captured_meanwhile(module, name, action)
+            for module, name in MOMENTS["capture"]
+            for action in ACTIONS
+        },
+        "placed": {
+            f"{output}, {name}, {action.__name__}": placed_meanwhile(output, module, name, action)
+            for output in ("new-layer", "replace", "large")
+            for module, name in MOMENTS[output]
+            for action in ACTIONS
+        },
+    }
+)

@@ -9,6 +9,8 @@ TIERS = ("1k", "2k", "4k")
 MOST_PICTURES = 9
 """With one edit: source, mask and references together."""
 MOST_VARIATIONS = 4
+MOST_UNASKED = 4
+"""More edits than these at once are confirmed by the user: each is paid for."""
 MOST_BLEND = 1000
 """Pixels."""
 MOST_PROMPT = 32_000

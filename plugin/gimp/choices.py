@@ -50,6 +50,12 @@ def remember(config: Gimp.ProcedureConfig, files: Sequence[str], edited: str = "
         )
 
 
+def keep_prompt(prompt: str) -> None:
+    """Keep a prompt that was typed and not yet edited with."""
+    with contextlib.suppress(OSError):
+        settings.save(prompt=prompt)
+
+
 def past_prompts() -> list[str]:
     """Return the prompts that were edited with, the last one first."""
     return _texts("prompts")

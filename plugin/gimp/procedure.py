@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gi.repository import Gimp, GLib, GObject
 
 from plugin.gimp.messages import CallingError, EditError, _, unforeseen
-from plugin.limits import MOST_BLEND, MOST_VARIATIONS, TIERS
+from plugin.limits import MOST_BLEND, MOST_UNASKED, MOST_VARIATIONS, TIERS
 
 if TYPE_CHECKING:
     from plugin.gimp.capture import Request
@@ -186,6 +186,8 @@ def _run(
             return procedure.new_return_values(status, None)
         if run_mode == Gimp.RunMode.WITH_LAST_VALS:
             request = _request(config, titled=True, files=choices.reference_files())
+            if not _means_all(image, drawables, request):
+                return procedure.new_return_values(Gimp.PDBStatusType.CANCEL, None)
         else:
             request = _request(config)
         layers, sentences = edit(image, drawables, request)
@@ -203,6 +205,22 @@ def _run(
     return _success(procedure, layers)
 
 
+def _means_all(image: Gimp.Image, drawables: Sequence[Gimp.Drawable], request: Request) -> bool:
+    """Ask before *Repeat* begins many edits at once. Raises EditError where nobody can be asked."""
+    from plugin.gimp.edit import check
+
+    edits = len(check(image, drawables, request)) * request.variations
+    if edits <= MOST_UNASKED:
+        return True
+    from plugin.gimp.ui import messages
+
+    if not messages.can_be_shown():
+        raise EditError(
+            _("These are {count} edits at once: confirm them in the window.").format(count=edits)
+        )
+    return messages.agreed_to_all(None, edits)
+
+
 def _request(
     config: Gimp.ProcedureConfig, titled: bool = False, files: Sequence[str] = ()
 ) -> Request:
@@ -212,15 +230,19 @@ def _request(
         # Script-Fu passes strings that were left out as nothing at all.
         return config.get_property(name) or otherwise
 
+    output, variations = text("output", "new-layer"), config.get_property("variations")
+    if titled and output == "replace":
+        # What was saved for new layers: only one result can replace a layer.
+        variations = 1
     return Request(
         prompt=text("prompt", "").strip(),
         model=text("model", "gpt-image-2"),
         size=text("size", "auto"),
         resolution=text("resolution", "auto"),
-        output=text("output", "new-layer"),
+        output=output,
         source=text("source", "layer"),
         use_selection=config.get_property("use-selection"),
-        variations=config.get_property("variations"),
+        variations=variations,
         reference_layers=config.get_core_object_array("reference-layers") or [],
         reference_files=config.get_property("reference-files") or files,
         blend=config.get_property("blend"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gi.repository import Gtk
+from gi.repository import GimpUi, Gtk
 
-from plugin.gimp.messages import _
+from plugin.gimp.messages import _, plural
+from plugin.limits import MOST_UNASKED
 
 
-def agreed(window: Gtk.Window, question: str, action: str, explanation: str = "") -> bool:
+def agreed(window: Gtk.Window | None, question: str, action: str, explanation: str = "") -> bool:
     """Ask before something that the user may not have meant."""
     asking = Gtk.MessageDialog(
         transient_for=window,
@@ -25,6 +26,26 @@ def agreed(window: Gtk.Window, question: str, action: str, explanation: str = ""
         return bool(asking.run() == Gtk.ResponseType.OK)
     finally:
         asking.destroy()
+
+
+def can_be_shown() -> bool:
+    """Make GTK ready for windows without a procedure's dialog; False if there is no display."""
+    if not Gtk.init_check(None)[0]:
+        return False
+    GimpUi.init("dimilinks-edit")
+    return True
+
+
+def agreed_to_all(window: Gtk.Window | None, edits: int) -> bool:
+    """Ask before many edits begin at once."""
+    if edits <= MOST_UNASKED:
+        return True
+    return agreed(
+        window,
+        plural("Start {count} edit?", "Start {count} edits at once?", edits).format(count=edits),
+        _("_Edit"),
+        _("One for each layer and variation, and each is paid for."),
+    )
 
 
 class FreshMenuButton(Gtk.MenuButton):

@@ -7,6 +7,7 @@ work as everywhere. What is under way and what came of it are rows below the cho
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,23 +17,23 @@ from typing import Any
 from gi.repository import Gdk, Gimp, GimpUi, GLib, GObject, Gtk, Pango
 
 from plugin import job, settings
-from plugin.gimp import choices, worker_process
-from plugin.gimp.capture import PLACE, Request, shortened
+from plugin.gimp import choices, results, worker_process
+from plugin.gimp.capture import PLACE, Request, selection_bounds, shortened
 from plugin.gimp.edit import Edit, check
-from plugin.gimp.messages import EditError, NotReplaceable, WorkerBroken, _, plural
+from plugin.gimp.messages import EditError, NotReplaceable, WorkerBroken, _
 from plugin.gimp.ui import settings_dialog
 from plugin.gimp.ui.edit_row import EditRow, has_something, unfinished
-from plugin.gimp.ui.messages import FreshMenuButton, agreed
+from plugin.gimp.ui.messages import FreshMenuButton, agreed, agreed_to_all
 from plugin.gimp.ui.preview import Preview
 from plugin.gimp.ui.references import References
 
 _ENTER = (Gdk.KEY_Return, Gdk.KEY_KP_Enter, Gdk.KEY_ISO_Enter)
-_UNASKED = 4
-"""More edits than these at once are confirmed: each is paid for."""
 _EARLIER = 20
 """Earlier edits that are listed at once."""
 _TICK = 500
 """Milliseconds from one look at what is under way to the next."""
+_ONE_PRESS = 2.0
+"""Seconds within which a second press, as of a double click, begins no second edit."""
 _LAST_WORD = 3
 """Seconds that a worker which has sent nothing may take to end."""
 _ONSCREEN = 200
@@ -54,6 +55,7 @@ def run(
     """
     # One program for the desktop, whichever menu item opened it.
     GimpUi.init("dimilinks-edit")
+    results.clear_up(image)
     Window(procedure, config, image, request).run(earlier)
 
 
@@ -72,6 +74,13 @@ class Window:
         self._config_request = request
         self._rows: list[EditRow] = []
         self._progress = False
+        self._started = -math.inf
+        """When the last edit began, on the monotonic clock."""
+        self._had_selection = False
+        """Whether anything was selected since the last edit."""
+        self._typed = ""
+        """The prompt at the last tick."""
+        self._kept = config.get_property("prompt") or ""
         self._stop_mending: Callable[[], None] = lambda: None
         self.dialog = GimpUi.ProcedureDialog.new(procedure, config, _("Edit with AI"))
         self.dialog.set_ok_label(_("_Edit"))
@@ -248,14 +257,19 @@ class Window:
     # What the user has chosen
 
     def _request(self) -> Request:
-        request = self._config_request()
         return replace(
-            request,
-            # A layer can be replaced by one result only.
-            variations=1 if request.replace else request.variations,
+            self._config_request(),
             reference_layers=self._references.layers,
             reference_files=self._references.files,
         )
+
+    def _keep_typed(self) -> None:
+        """Keep what was typed once the user pauses: this process may be ended at any moment."""
+        typed = self._config.get_property("prompt") or ""
+        if typed == self._typed and typed != self._kept:
+            self._kept = typed
+            choices.keep_prompt(typed)
+        self._typed = typed
 
     def _remember(self, edited: str = "") -> None:
         choices.remember(self._config, self._references.files, edited)
@@ -319,8 +333,12 @@ class Window:
 
     def _start(self) -> None:
         """Begin an edit, or tell in the window why not."""
+        if time.monotonic() - self._started < _ONE_PRESS:
+            return
         self._clear_notice()
         request = self._request()
+        if not self._means_the_whole(request):
+            return
         drawables = self.image.get_selected_drawables() if self.image.is_valid() else []
         try:
             try:
@@ -331,15 +349,7 @@ class Window:
                 self._config.set_property("output", "new-layer")
                 request = self._request()
                 layers = check(self.image, drawables, request)
-            edits = len(layers) * request.variations
-            if edits > _UNASKED and not agreed(
-                self.dialog,
-                plural("Start {count} edit?", "Start {count} edits at once?", edits).format(
-                    count=edits
-                ),
-                _("_Edit"),
-                _("One for each layer and variation, and each is paid for."),
-            ):
+            if not agreed_to_all(self.dialog, len(layers) * request.variations):
                 return
             edit = Edit(self.image, layers, request, self._changed)
         except WorkerBroken:
@@ -349,11 +359,30 @@ class Window:
             if not self._service_missing():
                 self._tell(str(error))
             return
+        # From here on: a double click's second press has waited until now.
+        self._started = time.monotonic()
+        self._had_selection = False
         self._remember(request.prompt)
         row = EditRow(self, edit.jobs, edit)
         self._add_row(row)
         self._show_progress()
         GLib.idle_add(edit.start)
+
+    def _means_the_whole(self, request: Request) -> bool:
+        """Ask before the whole is edited because a selection was lost: that costs more."""
+        if not (request.use_selection and self._had_selection and self.image.is_valid()):
+            return True
+        if selection_bounds(self.image) is not None:
+            return True
+        if not agreed(
+            self.dialog,
+            _("Nothing is selected any more. Edit all of it?"),
+            _("Edit _All of It"),
+            _("A larger part can cost more. Cancel to select again what is to be edited."),
+        ):
+            return False
+        self._had_selection = False
+        return True
 
     def _add_row(self, row: EditRow) -> None:
         self._rows.append(row)
@@ -401,6 +430,9 @@ class Window:
     def _tick(self) -> bool:
         there = self.image.is_valid()
         self._edit_button.set_sensitive(there)
+        if there and selection_bounds(self.image) is not None:
+            self._had_selection = True
+        self._keep_typed()
         self._update_rows()
         self._show_progress()
         return True

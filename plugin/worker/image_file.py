@@ -138,22 +138,21 @@ def merge(
     `placed` and `mask` have the size of `box`. Where either is 0, every value stays as it is.
     With `keep_alpha` the colours alone are taken, and the transparency of `image` stays.
     """
-    part = image.crop((box.x, box.y, box.right, box.bottom))
+    merged = image.copy()
     result = _in_profile(placed, image)
     share = placed.getchannel("A") if placed.mode == "RGBA" else Image.new("L", placed.size, 255)
     if mask is not None:
         share = ImageChops.multiply(share, mask)
-    see_through = image.mode in ("LA", "RGBA")
-    if see_through and keep_alpha:
+    if image.mode not in ("LA", "RGBA"):
+        merged.paste(result, (box.x, box.y), share)
+        return merged
+    part = image.crop((box.x, box.y, box.right, box.bottom))
+    if keep_alpha:
         result.putalpha(part.getchannel("A"))
-    elif see_through:
+    else:
         result.putalpha(share)
         laid = Image.alpha_composite(part.convert("RGBA"), result.convert("RGBA"))
         result = laid.convert(image.mode)
-    else:
-        part.paste(result, (0, 0), share)
-        result = part
-    merged = image.copy()
     merged.paste(result, (box.x, box.y))
     return merged
 

@@ -330,7 +330,8 @@ def test_what_came_for_a_former_versions_job_is_kept_when_the_picture_has_change
 ) -> None:
     prepared = prepared_job(photo, monkeypatch)
     assert command("resume", prepared.id).returncode == 0
-    (prepared.folder / "imported").unlink()
+    for marker in prepared.folder.glob("imported*"):
+        marker.unlink()
     before = list(photo.parent.glob("*-edit-*"))
     _another_picture(photo)
     done = command("resume", prepared.id)

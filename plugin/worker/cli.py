@@ -6,19 +6,23 @@ What the plug-in reads is JSON, an object per line.
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import getpass
+import io
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
+
+from PIL import Image
 
 from plugin import __version__, job, region, settings
-from plugin.job import Files, Job, JobRequest, phase_text
+from plugin.job import PREPARED, Files, Job, JobRequest, phase_text
 from plugin.limits import MOST_VARIATIONS, TIERS
 from plugin.words import _, speak
 from plugin.worker import image_file, key_store, picture
@@ -27,6 +31,9 @@ from plugin.worker.run import Progress, Run
 from plugin.worker.service import Service
 
 _MODEL = "gpt-image-2"
+_ORIGINAL = "original"
+"""A copy of the picture's file in its job, as it was when it was read, until all results of the job
+are written."""
 _MOST_KEY = 1000
 """Characters of a key; what is longer was pasted by mistake."""
 
@@ -35,14 +42,51 @@ _telling = threading.Lock()
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, or 1 with a sentence on standard error."""
+    _open_streams()
     arguments = _parser().parse_args(words)
     try:
         return int(arguments.command(arguments))
     except (Failure, ValueError) as error:
-        print(error, file=sys.stderr)
+        _tell_user(str(error))
     except OSError as error:
-        print(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        _tell_user(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
     return 1
+
+
+def _open_streams() -> None:
+    """Make standard streams usable that are closed, or whose encoding lacks characters."""
+    # Otherwise files get the numbers of closed streams, and libraries write warnings into them.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    sys.stdin = sys.stdin or _nowhere("r")
+    sys.stdout = sys.stdout or _nowhere("w")
+    sys.stderr = sys.stderr or _nowhere("w")
+    codecs.register_error("dimilinks", _encodable)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="dimilinks")
+
+
+def _nowhere(mode: str) -> TextIO:
+    return cast(TextIO, open(os.devnull, mode, encoding="utf-8"))
+
+
+def _encodable(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Encode parts of file names that are no text as their bytes; escape all other characters."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.backslashreplace_errors(error)
+
+
+def _print(line: str, stream: TextIO | None = None) -> None:
+    """Print to standard output or `stream`, if anybody listens there."""
+    with contextlib.suppress(OSError):
+        print(line, file=stream)
+
+
+def _tell_user(sentence: str) -> None:
+    _print(sentence, sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 
     resume = commands.add_parser("resume", help="go on with an edit that was interrupted")
     resume.add_argument("id", metavar="ID")
+    resume.add_argument("--out", type=Path, help="another folder for the results")
     resume.set_defaults(command=_resume)
 
     key = commands.add_parser(
@@ -100,54 +145,65 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _edit(arguments: argparse.Namespace) -> int:
+    return _finish(_prepared(arguments))
+
+
+def _prepared(arguments: argparse.Namespace) -> Job:
+    """Make the job of an edit. Raises Failure or ValueError with a sentence for the user."""
     prompt = job.check_prompt(arguments.prompt)
     settings.check_service()
     with contextlib.suppress(OSError):
         job.prune(settings.keep_days(), time.time())
-    image = image_file.read_image(arguments.image)
-    whole = region.Box(0, 0, *image.size)
-    mask = selection = None
-    if arguments.mask:
-        mask = image_file.read_mask(arguments.mask, image.size)
-        selection = image_file.bounds(mask)
-    planned = region.plan(
-        selection or whole, whole, arguments.size, arguments.resolution, settings.ceiling()
-    )
-    references = [image_file.read_reference(path) for path in arguments.reference]
-    out = (arguments.out or arguments.image.parent).absolute()
-    box = planned.content
     with job.prepare() as folder:
-        picture.write_own(image_file.content(image, box), folder / "source.png")
+        image_file.copy(arguments.image, folder / _ORIGINAL)
+        image = image_file.read_image(arguments.image, folder / _ORIGINAL)
+        whole = region.Box(0, 0, *image.size)
+        mask = selection = None
+        if arguments.mask:
+            mask = image_file.read_mask(arguments.mask, image.size)
+            selection = image_file.bounds(mask)
+        planned = region.plan(
+            selection or whole, whole, arguments.size, arguments.resolution, settings.ceiling()
+        )
+        box = planned.content
+        source = image_file.content(image, box)
+        picture.write_own(source, folder / "source.png")
         if mask:
             part = mask.crop((box.x, box.y, box.right, box.bottom))
             picture.write_own(part, folder / "mask.png")
-        names = [f"reference-{number}.png" for number in range(1, len(references) + 1)]
-        for name, reference in zip(names, references):
-            picture.write_own(reference, folder / name)
-        prepared = job.publish(
-            folder,
-            JobRequest(
-                prompt,
-                _MODEL,
-                planned,
-                arguments.variations,
-                tuple(names),
-                keep_alpha=mask is None,
-                created=time.time(),
-                file=Files(
-                    image=str(arguments.image.absolute()),
-                    mask=str(arguments.mask.absolute()) if arguments.mask else "",
-                    out=str(out),
-                ),
-            ),
+        file = Files(
+            image=str(arguments.image.absolute()),
+            mask=str(arguments.mask.absolute()) if arguments.mask else "",
+            out=str((arguments.out or arguments.image.parent).absolute()),
         )
-    print(
+        names = []
+        for number, path in enumerate(arguments.reference, 1):
+            names.append(f"reference-{number}.png")
+            picture.write_own(image_file.read_reference(path), folder / names[-1])
+        request = JobRequest(
+            prompt,
+            _MODEL,
+            planned,
+            arguments.variations,
+            tuple(names),
+            # Where all is transparent there is nothing to keep: the result covers it.
+            keep_alpha=mask is None and _shows(source),
+            created=time.time(),
+            file=file,
+        )
+        room = _room(image, arguments.variations)
+        image_file.check_writable(Path(file.out), _name(file), room)
+        prepared = job.publish(folder, request)
+    _tell_user(
         _("Job {job}: {width}×{height} pixels go up.").format(
             job=prepared.id, width=box.width, height=box.height
-        ),
-        file=sys.stderr,
+        )
     )
-    return _finish(prepared)
+    return prepared
+
+
+def _shows(image: Image.Image) -> bool:
+    return image.mode != "RGBA" or image.getchannel("A").getbbox() is not None
 
 
 def _jobs(arguments: argparse.Namespace) -> int:
@@ -156,57 +212,146 @@ def _jobs(arguments: argparse.Namespace) -> int:
             line = f"{listed.state.name}\t{' '.join(listed.request.prompt.split())}"
         except (OSError, ValueError):
             line = "damaged\t"
-        print(f"{listed.id}\t{line}")
+        _print(f"{listed.id}\t{line}")
     return 0
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    return _finish(job.find(arguments.id))
+    unfinished = job.find(arguments.id)
+    out = arguments.out.absolute() if arguments.out else None
+    refusal = ""
+    if any(post.state == PREPARED or post.may_be_sent_again for post in unfinished.state.posts):
+        try:
+            _check_writable(unfinished, out)
+        except Failure as failure:
+            refusal = str(failure)
+    return _finish(unfinished, out, refusal)
 
 
-def _finish(unfinished: Job) -> int:
-    """Take a job to its end, and bring its results into files if it came from one."""
+def _check_writable(unsent: Job, out: Path | None) -> None:
+    """Find out whether the results of a job could be written, before it is sent. Raises Failure."""
+    request = unsent.request
+    if request.file and request.region:
+        image = _original(unsent, request.file, request.region.content)
+        image_file.check_writable(
+            out or Path(request.file.out), _name(request.file), _room(image, request.variations)
+        )
+
+
+def _name(file: Files) -> str:
+    """How results are named, but for their number."""
+    return f"{Path(file.image).stem}-edit"
+
+
+def _room(image: Image.Image, variations: int) -> int:
+    """Return the bytes that results may need: as many as their pixels."""
+    return image.width * image.height * len(image.getbands()) * variations
+
+
+def _finish(unfinished: Job, out: Path | None = None, refusal: str = "") -> int:
+    """Take a job to its end, and bring its results into files if it came from one.
+
+    They go into `out` instead of the job's own folder for them. With a `refusal`, a sentence for
+    the user, nothing is sent any more.
+    """
     shown: set[tuple[str, int]] = set()
 
     def show(progress: Progress) -> None:
         phase = (progress.phase, progress.variation)
-        # An upload must not break because nobody listens any more.
-        with contextlib.suppress(OSError):
-            if progress.note:
-                print(progress.note, file=sys.stderr)
-            elif phase not in shown:
-                shown.add(phase)
-                print(f"{phase_text(progress.phase)} …", file=sys.stderr)
+        if progress.note:
+            _tell_user(progress.note)
+        elif phase not in shown:
+            shown.add(phase)
+            _tell_user(f"{phase_text(progress.phase)} …")
 
     run = Run(unfinished, show)
-    run.finish()
-    run.pack()
+    run.finish(sending=not refusal)
     state = unfinished.state
     request = unfinished.request
     placed = [post.placed for post in state.posts if post.placed]
+    paths, problems = [], [refusal] if refusal else []
     if request.file and request.region and placed and not unfinished.imported:
-        pictures = [unfinished.folder / name for name in placed]
-        for path in _write_results(pictures, request.region.content, request.file):
-            print(path)
-        unfinished.mark_imported()
+        folder = out or Path(request.file.out)
+        try:
+            for path in _results(unfinished, request.file, request.region.content, placed, folder):
+                paths.append(path)
+        except Exception as error:
+            # Whatever it is: what was paid for is there, and the user must hear where.
+            problems.append(_kept(unfinished, placed, folder, error))
+        else:
+            # The results are in their files, marked or not.
+            with contextlib.suppress(OSError):
+                unfinished.mark_imported()
+                if len(placed) == len(state.posts):
+                    (unfinished.folder / _ORIGINAL).unlink(missing_ok=True)
     elif placed:
-        for name in placed:
-            print(unfinished.folder / name)
-    for sentence in [*state.notes, *state.messages]:
-        print(sentence, file=sys.stderr)
-    return 0 if len(placed) == len(state.posts) else 1
+        paths = [unfinished.folder / name for name in placed]
+        if out:
+            problems.append(
+                _(
+                    "--out is for results of picture files that are not written yet. These are "
+                    "the edited parts alone, as the job {job} keeps them."
+                ).format(job=unfinished.id)
+            )
+    for path in paths:
+        _print(str(path))
+    for sentence in [*state.notes, *state.messages, *problems]:
+        _tell_user(sentence)
+    run.pack()
+    return 0 if len(placed) == len(state.posts) and not problems else 1
 
 
-def _write_results(placed: list[Path], box: region.Box, files: Files) -> list[Path]:
-    """Put each result into a copy of the picture that was edited, and return what was written."""
-    original = Path(files.image)
-    image = image_file.read_image(original)
-    mask = image_file.read_mask(Path(files.mask), image.size) if files.mask else None
-    paths = []
-    for path in placed:
-        merged = image_file.merge(image, picture.read_own(path), box, mask)
-        paths.append(image_file.save(merged, Path(files.out), f"{original.stem}-edit"))
-    return paths
+def _results(
+    done: Job, file: Files, box: region.Box, placed: list[str], folder: Path
+) -> Iterator[Path]:
+    """Put each result into a copy of the picture that was edited, and give what was written."""
+    image = _original(done, file, box)
+    # The part of it that was sent: nothing else is selected.
+    mask = picture.read_own(done.folder / "mask.png") if file.mask else None
+    keep_alpha = mask is None if done.request.keep_alpha is None else done.request.keep_alpha
+    for name in placed:
+        result = picture.read_own(done.folder / name)
+        merged = image_file.merge(image, result, box, mask, keep_alpha)
+        yield image_file.save(merged, folder, _name(file))
+
+
+def _original(done: Job, file: Files, box: region.Box) -> Image.Image:
+    """Return the picture that was edited, as it was then. Raises Failure."""
+    path, copied = Path(file.image), done.folder / _ORIGINAL
+    if copied.exists():
+        return image_file.read_image(path, copied)
+    # Jobs of former versions have no copy, but the part of it that is sent.
+    image = image_file.read_image(path)
+    try:
+        sent = picture.read_own(done.folder / "source.png")
+    except picture.Unreadable as error:
+        raise Failure(
+            Failure.SETUP, _("The job {job} is damaged: {why}.").format(job=done.id, why=error)
+        ) from error
+    if image_file.content(image, box).tobytes() != sent.tobytes():
+        raise Failure(
+            Failure.SETUP,
+            _(
+                "{path} is no longer the picture that this edit was made from: put that picture "
+                "back there."
+            ).format(path=path),
+        )
+    return image
+
+
+def _kept(done: Job, placed: list[str], folder: Path, error: Exception) -> str:
+    """The sentence for results that are there and can't be written."""
+    if isinstance(error, Failure):
+        sentence = str(error)
+    else:
+        known = str(error) if isinstance(error, picture.Unreadable) else type(error).__name__
+        why = image_file.why(error) if isinstance(error, OSError) else known
+        sentence = _("Results can't be written to {folder} ({why}).").format(folder=folder, why=why)
+    kept = _(
+        "They are kept: “python -m plugin resume {job}” writes them once that is mended, and with "
+        "“--out FOLDER” into another folder, at no cost. The edited parts alone: {paths}"
+    ).format(job=done.id, paths=", ".join(str(done.folder / name) for name in placed))
+    return f"{sentence} {kept}"
 
 
 def _work(arguments: argparse.Namespace) -> int:
@@ -280,7 +425,7 @@ def _key(arguments: argparse.Namespace) -> int:
     else:
         key_store.forget()
         place = settings.key_place()
-    print(json.dumps({"key_in": place}))
+    _print(json.dumps({"key_in": place}))
     return 0
 
 
@@ -314,5 +459,5 @@ def _service(arguments: argparse.Namespace) -> int:
         message = str(error)
     if arguments.test:
         answer.update(works=works, message=message)
-    print(json.dumps(answer))
+    _print(json.dumps(answer))
     return 0

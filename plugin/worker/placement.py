@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 from plugin.words import _
 from plugin.worker import picture, repair
@@ -30,6 +30,13 @@ def fit(
     """
     found = judged(answer, upload) if repaired else None
     image, notes = placed(answer, upload, source, selection, found)
+    if not _shows(image, selection):
+        notes.append(
+            _(
+                "The service's picture is transparent wherever the edit belongs: nothing of the "
+                "picture changes. Say in the prompt what is to be seen there."
+            )
+        )
     if repaired and found is None and upload.mask is not None:
         notes.append(_("The result could not be aligned with the picture and is used as it came."))
     return image, notes
@@ -61,9 +68,8 @@ def placed(
             _seen(source),
             None if selection is None else np.asarray(selection),
         )
-    else:
-        pixels = repair.resample(np.asarray(answer), matrix, source.size)
-    return Image.fromarray(pixels), notes
+        return Image.fromarray(pixels), notes
+    return _see_through(answer, matrix, source.size), notes
 
 
 def judged(answer: Image.Image, upload: Upload) -> repair.Repair | None:
@@ -123,6 +129,57 @@ def _scaled(answer: Image.Image, matrix: Matrix, size: tuple[int, int]) -> Image
     if all(edge == int(edge) for edge in box) and (box[2] - box[0], box[3] - box[1]) == size:
         return answer.crop((int(box[0]), int(box[1]), int(box[2]), int(box[3])))
     return answer.resize(size, Image.Resampling.LANCZOS, box=box)
+
+
+def _see_through(answer: Image.Image, matrix: Matrix, size: tuple[int, int]) -> Image.Image:
+    """The RGBA answer at `size`, with nothing where it doesn't reach."""
+    # Premultiplied: the colours of transparent pixels must not run into their neighbours.
+    pixels = repair.resample(np.asarray(answer.convert("RGBa")), matrix, size)
+    reached = cv2.warpAffine(
+        np.ones((answer.height, answer.width), np.uint8),
+        matrix[:2],
+        size,
+        flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
+    )
+    pixels[reached == 0] = 0
+    return Image.frombytes("RGBa", size, pixels.tobytes()).convert("RGBA")
+
+
+def what_hides(
+    selection: Image.Image | None, blend: Image.Image | None, source: Image.Image | None
+) -> str:
+    """Return a sentence for the user if nothing of any result would be seen, else "".
+
+    `selection` and `blend` (L) are what it is seen through, if there are any; `source` is the
+    picture whose transparency is kept, if it is.
+    """
+    if selection is not None and selection.getbbox() is None:
+        return _("The selection is empty: select what is to be edited. Nothing was sent.")
+    through = selection
+    if selection is not None and blend is not None:
+        through = ImageChops.multiply(selection.point(lambda value: 255 * (value > 0)), blend)
+        if through.getbbox() is None:
+            return _(
+                "The blend is so wide that it leaves nothing of the selection: set fewer pixels. "
+                "Nothing was sent."
+            )
+    if source is not None and not _shows(source, through):
+        return _(
+            "Nothing of the result would be seen: the picture is fully transparent where it is "
+            "edited, and its transparency is kept. Fill that part with a colour first, or select "
+            "it with the alpha channel unlocked. Nothing was sent."
+        )
+    return ""
+
+
+def _shows(image: Image.Image, selection: Image.Image | None) -> bool:
+    """Whether anything of `image` is seen through `selection` (L, of its size)."""
+    if image.mode != "RGBA":
+        return True
+    seen = np.asarray(image.getchannel("A")) > 0
+    if selection is not None:
+        seen &= np.asarray(selection) > 0
+    return bool(seen.any())
 
 
 def keep_alpha(placed: Image.Image, source: Image.Image) -> Image.Image:

@@ -458,9 +458,12 @@ class _Edit:
         self._forms: dict[str, Form] = {}
         if self._mask is not None and settings.explains_mask():
             self._prompt += f"\n\n{settings.MASK_LINE}"
+        factor = None
         if self._request.blend and self._mask is not None:
             factor = placement.blend_factor(self._mask, self._request.blend)
             picture.write_own(factor, job.folder / "blend.png")
+        kept = self._source if self._keep_alpha else None
+        self._hidden = placement.what_hides(self._mask, factor, kept)
 
     def upload(self, route: str) -> Upload:
         """The pictures as that route takes them. Raises Failure if they can't be sent."""
@@ -477,7 +480,13 @@ class _Edit:
             return self._uploads[route]
 
     def form(self, route: str) -> Form:
-        """What is sent by that route, the same for all variations. Raises Failure like upload."""
+        """What is sent by that route, the same for all variations.
+
+        Raises Failure like upload, and where nothing of any result would be seen.
+        """
+        # Here and not earlier: what was sent and paid for before is fitted all the same.
+        if self._hidden:
+            raise Failure(Failure.SETUP, self._hidden)
         uploaded = self.upload(route)
         with self._lock:
             if route not in self._forms:

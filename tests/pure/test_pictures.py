@@ -181,6 +181,46 @@ def test_a_cut_out_layer_comes_back_with_its_own_alpha(coffee: Image.Image) -> N
     assert _differences(before, after).max() <= 1
 
 
+def _with_a_hole(coffee: Image.Image, hole: tuple[int, int, int, int], hidden: str) -> Image.Image:
+    """`coffee` with a transparent part, in which a colour is hidden."""
+    image = coffee.copy()
+    image.paste(hidden, hole)
+    alpha = Image.new("L", coffee.size, 255)
+    alpha.paste(0, hole)
+    image.putalpha(alpha)
+    return image
+
+
+def test_what_is_hidden_in_an_answer_makes_no_difference(coffee: Image.Image) -> None:
+    mask = Image.new("L", coffee.size, 0)
+    mask.paste(255, (240, 140, 360, 260))
+    whole = Box(0, 0, *coffee.size)
+    built = upload.build(plan(whole, whole), coffee, mask, [])
+    laid = []
+    for hidden in ("black", "lime"):
+        answer = _with_a_hole(coffee, (250, 150, 350, 250), hidden)
+        answer = answer.resize((1200, 800), Image.Resampling.NEAREST)
+        placed, _notes = placement.fit(answer, built, coffee, mask, True)
+        laid.append(Image.alpha_composite(coffee.convert("RGBA"), placed))
+    assert _differences(*laid).max() == 0
+    assert _differences(laid[0].convert("RGB"), coffee)[140:260, 240:360].mean() < 1
+
+
+def test_where_a_see_through_answer_does_not_reach_nothing_is_laid(coffee: Image.Image) -> None:
+    whole = Box(0, 0, *coffee.size)
+    mask = Image.new("L", coffee.size, 0)
+    mask.paste(255, (0, 180, 600, 220))
+    built = upload.build(plan(whole, whole), coffee, mask, [])
+    # The middle of what was sent, as answers of another ratio have it.
+    answer = _with_a_hole(coffee, (290, 190, 310, 210), "black").crop((100, 0, 500, 400))
+    answer = answer.resize((1024, 1024))
+    placed, notes = placement.fit(answer, built, coffee, mask, True)
+    assert "there the picture stays as it is" in notes[0]
+    shown = np.asarray(placed.getchannel("A"))
+    assert shown[:, :90].max() == shown[:, 510:].max() == 0
+    assert shown[100:180, 110:490].min() == 255 and shown[195:205, 295:305].max() == 0
+
+
 def test_the_blend_rises_inwards_and_never_beyond_the_selection() -> None:
     mask = Image.new("L", (100, 100), 0)
     mask.paste(255, (20, 20, 80, 80))

@@ -205,7 +205,7 @@ def test_the_rest_of_a_request_is_read_as_far_as_it_can_be(
 
 @pytest.mark.parametrize("part", ["model", "region"])
 def test_what_is_missing_to_send_it_is_told(part: str) -> None:
-    planted = _planted(request={**asdict(WHOLE), part: None})
+    planted = _planted(request={**asdict(WHOLE), "file": None, part: None})
     done = command("resume", planted.id)
     assert done.returncode == 1 and "can't be sent" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,0 +1,668 @@
+"""The command line's own promises: files as they were read, results that are never lost."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from plugin import job
+from plugin.worker import picture
+from plugin.worker.sandbox import Sandbox
+from tests.service.raw_server import Got, RawServer, Reply, http
+from tests.service.workers import CHECKOUT, command, prepared_job
+
+
+def _answer(image: Image.Image) -> dict[str, Any]:
+    return {"data": [{"b64_json": base64.b64encode(picture.png(image)).decode()}]}
+
+
+@pytest.fixture
+def meanwhile(
+    coffee: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[Callable[[], object]], RawServer]]:
+    """Give a service that does something else before it answers each edit with a red picture."""
+    servers = []
+    body = json.dumps(_answer(Image.new("RGB", coffee.size, "red"))).encode()
+
+    def start(deed: Callable[[], object]) -> RawServer:
+        def answer(got: Got) -> Reply:
+            deed()
+            return http(200, body, "Content-Type: application/json")
+
+        server = RawServer(answer)
+        servers.append(server.__enter__())
+        monkeypatch.setenv("DIMILINKS_BASE_URL", server.base_url)
+        monkeypatch.setenv("DIMILINKS_API_KEY", "k")
+        return server
+
+    yield start
+    for server in servers:
+        server.__exit__(None, None, None)
+
+
+def _with_a_disk(
+    folder: Path, options: str, then: str, *arguments: object
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line with a small disk at `folder`, after the shell command `then`."""
+    alone = ["unshare", "--mount"] + ["--map-root-user"] * (os.geteuid() != 0)
+    script = f'mount -t tmpfs -o "$2" none "$1" && cd "$1" && {then} && cd "$3" && shift 3 && "$@"'
+    words = ["sh", "-c", script, "sh", folder, options, CHECKOUT, sys.executable, "-m", "plugin"]
+    return subprocess.run([*alone, *words, *arguments], capture_output=True, text=True)
+
+
+# --- where results go ---------------------------------------------------------------------------
+
+
+def _file(folder: Path) -> Path:
+    (folder / "file").write_text("")
+    return folder / "file"
+
+
+def _dangling(folder: Path) -> Path:
+    (folder / "link").symlink_to(folder / "nowhere")
+    return folder / "link"
+
+
+UNWRITABLE: list[tuple[str, Callable[[Path], Path], str]] = [
+    ("a file", _file, "Not a directory"),
+    ("below a file", lambda folder: _file(folder) / "below", "Not a directory"),
+    ("a dangling link", _dangling, "Not a directory"),
+    ("no place for folders", lambda folder: Path("/proc/results"), "No such file or directory"),
+]
+
+
+@pytest.mark.parametrize(("_name", "made", "why"), UNWRITABLE, ids=[u[0] for u in UNWRITABLE])
+def test_where_nothing_can_be_written_nothing_is_sent(
+    sandbox: Sandbox,
+    photo: Path,
+    tmp_path: Path,
+    _name: str,
+    made: Callable[[Path], Path],
+    why: str,
+) -> None:
+    out = made(tmp_path)
+    done = command("edit", photo, "--prompt", "echo", "--out", out)
+    assert (done.returncode, done.stdout, sandbox.posts) == (1, "", 0)
+    for words in (str(out), why, "--out", "Nothing was sent"):
+        assert words in done.stderr
+    assert job.all_jobs() == []
+
+
+def test_a_name_too_long_for_the_result_is_told_before_anything_is_sent(
+    sandbox: Sandbox, coffee: Image.Image, tmp_path: Path
+) -> None:
+    path = tmp_path / f"{'n' * 248}.png"
+    coffee.save(path)
+    done = command("edit", path, "--prompt", "echo")
+    assert done.returncode == 1 and sandbox.posts == 0
+    assert "rename" in done.stderr and "Nothing was sent" in done.stderr
+
+
+def test_a_picture_on_a_read_only_medium_needs_another_folder(
+    sandbox: Sandbox, photo: Path, tmp_path: Path
+) -> None:
+    medium = tmp_path / "medium"
+    medium.mkdir()
+    mounted = (medium, "size=9m", f"cp '{photo}' photo.png && mount -o remount,ro .")
+    words = ("edit", medium / "photo.png", "--prompt", "echo")
+    done = _with_a_disk(*mounted, *words)
+    assert (done.returncode, done.stdout, sandbox.posts) == (1, "", 0), done.stderr
+    for said in (str(medium), "Read-only file system", "--out", "Nothing was sent"):
+        assert said in done.stderr
+    done = _with_a_disk(*mounted, *words, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).parent == tmp_path / "out" and sandbox.posts == 1
+
+
+def test_a_disk_without_room_for_the_results_is_told_before_anything_is_sent(
+    sandbox: Sandbox, photo: Path, tmp_path: Path
+) -> None:
+    medium = tmp_path / "medium"
+    medium.mkdir()
+    words = ("edit", photo, "--prompt", "echo", "--out", medium, "--variations")
+    done = _with_a_disk(medium, "size=1m", "true", *words, "2")
+    assert (done.returncode, done.stdout, sandbox.posts) == (1, "", 0), done.stderr
+    for said in (str(medium), "MB", "--out", "Nothing was sent"):
+        assert said in done.stderr
+    done = _with_a_disk(medium, "size=1m", "true", *words, "1")
+    assert done.returncode == 0, done.stderr
+
+
+def test_looking_whether_results_can_be_written_leaves_no_file(
+    sandbox: Sandbox, photo: Path, tmp_path: Path
+) -> None:
+    sandbox.answers.append((402, {}, {"error": {"message": "No money"}}))
+    out = tmp_path / "new" / "folder"
+    assert command("edit", photo, "--prompt", "echo", "--out", out).returncode == 1
+    assert sandbox.posts == 1 and list(out.iterdir()) == []
+
+
+def test_a_result_that_can_not_be_written_is_kept_and_written_later(
+    meanwhile: Callable[[Callable[[], object]], RawServer], photo: Path, tmp_path: Path
+) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+
+    def replace_folder() -> None:
+        out.rmdir()
+        out.write_text("")
+
+    server = meanwhile(replace_folder)
+    done = command("edit", photo, "--prompt", "x", "--out", out)
+    (only,) = job.all_jobs()
+    for failed in (done, command("resume", only.id)):
+        assert (failed.returncode, failed.stdout) == (1, "")
+        fitted = str(only.folder / "placed-1.png")
+        for words in (str(out), "Not a directory", f"resume {only.id}", "--out", fitted):
+            assert words in failed.stderr
+        assert not only.imported
+    done = command("resume", only.id, "--out", elsewhere)
+    assert done.returncode == 0, done.stderr
+    (path,) = done.stdout.splitlines()
+    assert Path(path).parent == elsewhere
+    assert Image.open(path).getpixel((5, 5)) == (255, 0, 0)
+    assert only.imported and server.posts == 1
+
+
+def test_a_former_folder_that_works_again_gets_the_result(
+    meanwhile: Callable[[Callable[[], object]], RawServer], photo: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    server = meanwhile(lambda: (out.rmdir(), out.write_text("")))
+    assert command("edit", photo, "--prompt", "x", "--out", out).returncode == 1
+    out.unlink()
+    (only,) = job.all_jobs()
+    done = command("resume", only.id)
+    assert done.returncode == 0 and Path(done.stdout.strip()).parent == out
+    assert server.posts == 1
+
+
+def test_an_edit_that_was_not_sent_looks_again_before_it_is(
+    sandbox: Sandbox, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    prepared = prepared_job(photo, monkeypatch, "--out", out)
+    out.rmdir()
+    out.write_text("")
+    done = command("resume", prepared.id)
+    assert done.returncode == 1 and sandbox.posts == 0
+    assert "--out" in done.stderr and "Nothing was sent" in done.stderr
+    done = command("resume", prepared.id, "--out", tmp_path / "other")
+    assert done.returncode == 0 and Path(done.stdout.strip()).parent == tmp_path / "other"
+
+
+def test_a_folder_for_results_that_are_written_already_is_no_silent_success(
+    sandbox: Sandbox, photo: Path, tmp_path: Path
+) -> None:
+    assert command("edit", photo, "--prompt", "echo").returncode == 0
+    (only,) = job.all_jobs()
+    done = command("resume", only.id, "--out", tmp_path / "other")
+    assert done.returncode == 1 and "--out" in done.stderr
+    assert done.stdout.splitlines() == [str(only.folder / "placed-1.png")]
+
+
+# --- what was read at the start is what counts --------------------------------------------------
+
+
+def _red_inside(path: str, before: Image.Image, inside: np.ndarray) -> None:
+    """Check that the result is the picture `before`, and red where `inside`."""
+    after = np.asarray(Image.open(path).convert("RGB"))
+    assert np.array_equal(after[~inside], np.asarray(before.convert("RGB"))[~inside])
+    assert (after[inside] == (255, 0, 0)).all()
+
+
+def _another_picture(photo: Path) -> None:
+    Image.new("RGB", (600, 400), "blue").save(photo)
+
+
+def _overwritten_in_place(photo: Path) -> None:
+    """As by programs that don't make a new file: a hard link would change, too."""
+    with open(photo, "r+b") as file:
+        file.write(bytes(1000))
+
+
+CHANGES: list[Callable[[Path], object]] = [
+    _another_picture,
+    _overwritten_in_place,
+    lambda photo: Image.new("RGB", (300, 500), "blue").save(photo),
+    lambda photo: photo.unlink(),
+    lambda photo: photo.rename(photo.with_name("moved.png")),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_result_lies_in_the_picture_that_was_sent(
+    meanwhile: Callable[[Callable[[], object]], RawServer],
+    photo: Path,
+    mask: Path,
+    coffee: Image.Image,
+    change: Callable[[Path], object],
+    masked: bool,
+) -> None:
+    hard = Image.open(mask).point(lambda value: 255 * (value == 255))
+    hard.save(mask)
+    meanwhile(lambda: change(photo))
+    done = command("edit", photo, "--prompt", "x", *(["--mask", mask] * masked))
+    assert done.returncode == 0, done.stderr
+    inside = np.asarray(hard) > 0 if masked else np.ones((400, 600), bool)
+    _red_inside(done.stdout.strip(), coffee, inside)
+
+
+def test_the_mask_that_was_sent_counts(
+    meanwhile: Callable[[Callable[[], object]], RawServer],
+    photo: Path,
+    mask: Path,
+    coffee: Image.Image,
+) -> None:
+    hard = Image.open(mask).point(lambda value: 255 * (value == 255))
+    hard.save(mask)
+    meanwhile(lambda: Image.new("L", coffee.size, 255).save(mask))
+    done = command("edit", photo, "--prompt", "x", "--mask", mask)
+    assert done.returncode == 0, done.stderr
+    _red_inside(done.stdout.strip(), coffee, np.asarray(hard) > 0)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_edit_that_goes_on_later_has_its_picture(
+    meanwhile: Callable[[Callable[[], object]], RawServer],
+    photo: Path,
+    mask: Path,
+    coffee: Image.Image,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path], object],
+) -> None:
+    meanwhile(lambda: None)
+    prepared = prepared_job(photo, monkeypatch, "--mask", mask)
+    selected = np.asarray(Image.open(mask))
+    change(photo)
+    mask.unlink()
+    done = command("resume", prepared.id)
+    assert done.returncode == 0, done.stderr
+    after = np.asarray(Image.open(done.stdout.strip()))
+    assert np.array_equal(after[selected == 0], np.asarray(coffee)[selected == 0])
+    assert (after[selected == 255] == (255, 0, 0)).all()
+
+
+def test_the_pictures_copy_goes_with_the_last_result(
+    sandbox: Sandbox, photo: Path, coffee: Image.Image
+) -> None:
+    refused = (402, {}, {"error": {"message": "No money"}})
+    sandbox.answers += [(200, {}, _answer(coffee)), refused]
+    assert command("edit", photo, "--prompt", "x", "--variations", 2).returncode == 1
+    (only,) = job.all_jobs()
+    copy = only.folder / "original"
+    assert copy.read_bytes() == photo.read_bytes() and copy.stat().st_mode & 0o777 == 0o600
+    assert command("edit", photo, "--prompt", "x", "--variations", 2).returncode == 0
+    assert not (job.all_jobs()[-1].folder / "original").exists()
+
+
+def test_a_job_of_a_former_version_is_finished_with_the_picture_itself(
+    sandbox: Sandbox,
+    photo: Path,
+    mask: Path,
+    coffee: Image.Image,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prepared = prepared_job(photo, monkeypatch, "--mask", mask)
+    (prepared.folder / "original").unlink()
+    _another_picture(photo)
+    sandbox.answers.append((200, {}, _answer(Image.new("RGB", (600, 400), "red"))))
+    done = command("resume", prepared.id)
+    assert done.returncode == 1 and done.stdout == "" and sandbox.posts == 0
+    assert str(photo) in done.stderr
+    coffee.save(photo)
+    assert command("resume", prepared.id).returncode == 0
+
+
+def test_what_came_for_a_former_versions_job_is_kept_when_the_picture_has_changed(
+    sandbox: Sandbox, photo: Path, coffee: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepared_job(photo, monkeypatch)
+    assert command("resume", prepared.id).returncode == 0
+    for marker in prepared.folder.glob("imported*"):
+        marker.unlink()
+    before = list(photo.parent.glob("*-edit-*"))
+    _another_picture(photo)
+    done = command("resume", prepared.id)
+    assert done.returncode == 1 and done.stdout == ""
+    assert str(photo) in done.stderr and str(prepared.folder / "placed-1.png") in done.stderr
+    assert list(photo.parent.glob("*-edit-*")) == before and not prepared.imported
+    coffee.save(photo)
+    assert command("resume", prepared.id).returncode == 0 and prepared.imported
+    assert sandbox.posts == 1
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/null", "/proc/self/mem", "/"])
+def test_what_is_no_picture_is_not_copied(sandbox: Sandbox, path: str, tmp_path: Path) -> None:
+    done = command("edit", path, "--prompt", "x", "--out", tmp_path)
+    assert done.returncode == 1 and path in done.stderr and "Traceback" not in done.stderr
+    assert job.all_jobs() == [] and sandbox.posts == 0
+
+
+def test_a_broken_picture_is_named_as_the_user_knows_it(sandbox: Sandbox, photo: Path) -> None:
+    photo.write_bytes(photo.read_bytes()[:50_000])
+    done = command("edit", photo, "--prompt", "x")
+    assert done.returncode == 1 and str(photo) in done.stderr and "original" not in done.stderr
+
+
+# --- transparent parts of an answer -------------------------------------------------------------
+
+
+def _holes(coffee: Image.Image) -> Image.Image:
+    """A red answer: opaque to the left, transparent (and green) to the right, mixed between."""
+    across = np.clip((400 - np.arange(600)) * 1.275, 0, 255)
+    alpha = np.tile(np.rint(across).astype(np.uint8), (400, 1))
+    red = np.where(alpha[..., None] > 0, (255, 0, 0), (0, 255, 0)).astype(np.uint8)
+    answer = Image.fromarray(red)
+    answer.putalpha(Image.fromarray(alpha))
+    return answer
+
+
+def _source(coffee: Image.Image, mode: str) -> Image.Image:
+    image = coffee.convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(coffee.size))
+    return coffee.quantize(64) if mode == "P" else image.convert(mode)
+
+
+def _laid_over(image: Image.Image, share: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """RGBA of `colour` over `image`, both straight, as GIMP's normal mode has it."""
+    below = np.asarray(image.convert("RGBA"), float)
+    alpha = share + below[..., 3] / 255 * (1 - share)
+    weight = np.divide(share, alpha, out=np.zeros_like(share), where=alpha > 0)[..., None]
+    colours = colour * weight + below[..., :3] * (1 - weight)
+    return np.dstack([np.where(alpha[..., None] > 0, colours, below[..., :3]), 255 * alpha])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P"])
+@pytest.mark.parametrize("repair", [True, False])
+def test_transparent_parts_of_an_answer_are_laid_over_what_was_there(
+    sandbox: Sandbox,
+    coffee: Image.Image,
+    mask: Path,
+    tmp_path: Path,
+    mode: str,
+    repair: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    image = _source(coffee, mode)
+    path = tmp_path / "odd.png"
+    image.save(path)
+    prepared = prepared_job(path, monkeypatch, "--mask", mask)
+    request = json.loads((prepared.folder / "request.json").read_text())
+    content = request["region"]["content"]
+    box = (content["x"], content["y"])
+    area = (*box, box[0] + content["width"], box[1] + content["height"])
+    (prepared.folder / "request.json").write_text(json.dumps({**request, "repair": repair}))
+    # Outside it shows the picture, as real answers do: by that it is aligned.
+    answer = picture.on_white(image.convert("RGBA")).convert("RGBA")
+    answer.paste(_holes(coffee), (0, 0), Image.open(mask).point(lambda value: 255 * (value > 0)))
+    answer = answer.crop(area)
+    sandbox.answers.append((200, {}, _answer(answer)))
+    done = command("resume", prepared.id)
+    assert done.returncode == 0, done.stderr
+    after = Image.open(done.stdout.strip())
+    before = image.convert("RGB") if mode == "P" else image
+    assert after.mode == before.mode
+    selected = np.asarray(Image.open(mask)) / 255
+    share = np.asarray(_holes(coffee).getchannel("A")) / 255 * selected
+    red = np.array([76, 76, 76] if mode in ("L", "LA") else [255, 0, 0])
+    wanted = _laid_over(before, share, red)
+    got = np.asarray(after.convert("RGBA"), float)
+    seen = wanted[..., 3] > 8
+    assert np.abs(got[..., 3] - wanted[..., 3]).max() <= 2
+    assert np.abs(got[..., :3] - wanted[..., :3])[seen].max() <= 2 + 255 / 8
+    assert np.abs(got[..., :3] - wanted[..., :3])[wanted[..., 3] > 128].max() <= 4
+    untouched = share == 0
+    assert np.array_equal(np.asarray(after)[untouched], np.asarray(before)[untouched])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_transparent_answer_changes_nothing_and_that_is_told(
+    sandbox: Sandbox, coffee: Image.Image, mask: Path, tmp_path: Path, mode: str, masked: bool
+) -> None:
+    image = _source(coffee, mode)
+    path = tmp_path / "odd.png"
+    image.save(path)
+    sandbox.answers.append((200, {}, _answer(Image.new("RGBA", (600, 400), (9, 9, 9, 0)))))
+    done = command("edit", path, "--prompt", "x", *(["--mask", mask] * masked))
+    assert done.returncode == 0, done.stderr
+    after = Image.open(done.stdout.strip())
+    before = image.convert("RGB") if mode == "P" else image
+    assert after.mode == before.mode and "nothing of the picture changes" in done.stderr
+    if masked or mode not in ("RGBA", "LA"):
+        assert np.array_equal(np.asarray(after), np.asarray(before))
+    else:
+        shown = np.asarray(before)[..., -1] > 0
+        assert np.array_equal(np.asarray(after)[..., -1], np.asarray(before)[..., -1])
+        assert np.array_equal(np.asarray(after)[shown], np.asarray(before)[shown])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P"])
+def test_an_edit_of_the_whole_has_no_holes_and_keeps_the_pictures_alpha(
+    sandbox: Sandbox, coffee: Image.Image, tmp_path: Path, mode: str
+) -> None:
+    image = _source(coffee, mode)
+    path = tmp_path / "odd.png"
+    image.save(path)
+    sandbox.answers.append((200, {}, _answer(_holes(coffee))))
+    done = command("edit", path, "--prompt", "x")
+    assert done.returncode == 0, done.stderr
+    after, before = np.asarray(Image.open(done.stdout.strip())), np.asarray(image)
+    if mode == "P":
+        before = np.asarray(image.convert("RGB"))
+    assert after.shape == before.shape
+    if mode in ("RGBA", "LA"):
+        assert np.array_equal(after[..., -1], before[..., -1])
+    opaque = before[..., -1] == 255 if mode in ("RGBA", "LA") else np.ones((400, 600), bool)
+    hole = opaque & (np.asarray(_holes(coffee).getchannel("A")) == 0)
+    assert hole.any() and np.array_equal(after[hole], before[hole])
+
+
+# --- what terminals and pipes can't hold --------------------------------------------------------
+
+
+def _by_itself(
+    *arguments: object, shell: str = "", **environment: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the command line in a process of its own, with the end of a shell's command line."""
+    words = [sys.executable, "-m", "plugin", *arguments]
+    if shell:
+        words = ["bash", "-c", f'"$@" {shell}', "bash", *words]
+    every = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", **environment}
+    return subprocess.run(
+        [os.fspath(word) for word in words], cwd=CHECKOUT, env=every, capture_output=True
+    )
+
+
+ENCODINGS = [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "cp1252"}]
+
+
+@pytest.mark.parametrize("environment", ENCODINGS, ids=str)
+def test_a_terminal_that_can_not_show_a_name_does_not_cost_the_edit(
+    sandbox: Sandbox, photo: Path, environment: dict[str, str]
+) -> None:
+    done = _by_itself("edit", photo, "--prompt", "echo", **environment)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
+    (only,) = job.all_jobs()
+    assert only.imported and len(list(photo.parent.glob("*-edit-1.png"))) == 1
+    assert b"photo" in done.stdout
+    again = _by_itself("resume", only.id, **environment)
+    assert again.returncode == 0 and again.stdout.split()
+
+
+@pytest.mark.parametrize("environment", ENCODINGS, ids=str)
+def test_a_prompt_in_any_language_is_listed_in_any_terminal(
+    sandbox: Sandbox, photo: Path, environment: dict[str, str]
+) -> None:
+    assert command("edit", photo, "--prompt", "黑白 é “x”").returncode == 0
+    (only,) = job.all_jobs()
+    done = _by_itself("jobs", **environment)
+    assert done.returncode == 0 and done.stdout.startswith(only.id.encode()), done.stderr
+    helped = _by_itself("edit", "--help", **environment)
+    assert helped.returncode == 0 and b"--variations" in helped.stdout, helped.stderr
+
+
+def test_a_name_that_is_no_text_is_printed_as_its_bytes(
+    sandbox: Sandbox, photo: Path, tmp_path: Path
+) -> None:
+    odd = tmp_path / os.fsdecode(b"\xe7\x85\xa7 \xff.png")
+    shutil.copyfile(photo, odd)
+    done = _by_itself("edit", odd, "--prompt", "echo", LC_ALL="C.UTF-8")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip(b"\n") == os.fsencode(tmp_path) + b"/\xe7\x85\xa7 \xff-edit-1.png"
+
+
+@pytest.mark.parametrize("shell", ["| true", ">&-", "2>&-", ">&- 2>&- <&-", "2>&1 | true"])
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_nobody_has_to_listen_for_a_result_to_be_written(
+    sandbox: Sandbox, photo: Path, shell: str, buffered: str
+) -> None:
+    script = f"{shell}; exit ${{PIPESTATUS[0]}}"
+    done = _by_itself("edit", photo, "--prompt", "echo", shell=script, PYTHONUNBUFFERED=buffered)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
+    (only,) = job.all_jobs()
+    (path,) = photo.parent.glob("*-edit-1.png")
+    assert only.imported and sandbox.posts == 1
+    assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(photo)))
+    if shell == "2>&-":
+        # What was meant for the closed stream is not among the results.
+        assert done.stdout == os.fsencode(path) + b"\n"
+
+
+@pytest.mark.parametrize("words", [["jobs"], ["service"], ["key", "forget"], ["key", "store"]])
+@pytest.mark.parametrize("shell", ["| true", ">&-", "2>&- <&-"])
+def test_no_command_breaks_where_nobody_listens(words: list[str], shell: str) -> None:
+    done = _by_itself(*words, shell=shell, PYTHONUNBUFFERED="1", DIMILINKS_BASE_URL="sandbox")
+    assert b"Traceback" not in done.stderr and b"Broken pipe" not in done.stderr, done.stderr
+
+
+# --- whether anything of the result will show ---------------------------------------------------
+
+
+def test_a_fully_transparent_picture_can_be_painted_on(
+    sandbox: Sandbox, coffee: Image.Image, tmp_path: Path
+) -> None:
+    for number, mode in enumerate(("RGBA", "LA")):
+        path = tmp_path / f"empty-{mode}.png"
+        Image.new(mode, coffee.size, 0).save(path)
+        sandbox.answers.append((200, {}, _answer(Image.new("RGB", coffee.size, "red"))))
+        done = command("edit", path, "--prompt", "a red wall")
+        assert done.returncode == 0 and sandbox.posts == number + 1, done.stderr
+        after = Image.open(done.stdout.strip())
+        assert after.mode == mode
+        assert after.convert("RGBA").getpixel((9, 9)) == (
+            (255, 0, 0, 255) if mode == "RGBA" else (76, 76, 76, 255)
+        )
+
+
+def _changed(prepared: job.Job, **changes: object) -> None:
+    path = prepared.folder / "request.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def _clear_source(folder: Path, corner: int = 0) -> None:
+    """Make the source transparent, but for a square of that many pixels at its corner."""
+    source = picture.read_own(folder / "source.png").convert("RGBA")
+    alpha = Image.new("L", source.size, 0)
+    alpha.paste(255, (0, 0, corner, corner))
+    source.putalpha(alpha)
+    source.save(folder / "source.png")
+
+
+def _empty_mask(folder: Path) -> None:
+    Image.new("L", picture.read_own(folder / "source.png").size, 0).save(folder / "mask.png")
+
+
+def _tiny_mask(folder: Path) -> None:
+    mask = Image.new("L", picture.read_own(folder / "source.png").size, 0)
+    mask.putpixel((30, 30), 255)
+    mask.save(folder / "mask.png")
+
+
+UNSEEN: list[tuple[str, bool, Callable[[Path], None], dict[str, object], str]] = [
+    ("transparent", False, _clear_source, {"keep_alpha": True}, "transparency"),
+    ("transparent, 0.1.0", False, _clear_source, {"keep_alpha": None}, "transparency"),
+    ("selected", True, lambda f: _clear_source(f, 30), {"keep_alpha": True}, "transparency"),
+    ("nothing selected", True, _empty_mask, {"keep_alpha": False}, "selection is empty"),
+    ("blended away", True, _tiny_mask, {"keep_alpha": False, "blend": 1000}, "blend"),
+]
+
+
+@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize(
+    ("_name", "masked", "spoil", "changes", "words"), UNSEEN, ids=[u[0] for u in UNSEEN]
+)
+def test_nothing_is_sent_where_nothing_of_the_result_would_show(
+    sandbox: Sandbox,
+    photo: Path,
+    mask: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    _name: str,
+    masked: bool,
+    spoil: Callable[[Path], None],
+    changes: dict[str, object],
+    words: str,
+    again: bool,
+) -> None:
+    """By `resume`, also of an edit that failed and cost nothing, as by a worker for GIMP."""
+    prepared = prepared_job(photo, monkeypatch, *(["--mask", mask] * masked), "--variations", 2)
+    if again:
+        sandbox.answers += [(402, {}, {"error": {"message": "No money"}})] * 2
+        assert command("resume", prepared.id).returncode == 1
+    posts = sandbox.posts
+    spoil(prepared.folder)
+    _changed(prepared, **changes)
+    done = command("resume", prepared.id)
+    assert done.returncode == 1 and sandbox.posts == posts
+    assert words in done.stderr and "Nothing was sent" in done.stderr
+    assert {post.kind for post in prepared.state.posts} == {job.Kind.SETUP}
+
+
+def test_what_shows_in_one_pixel_is_sent(
+    sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepared_job(photo, monkeypatch)
+    _clear_source(prepared.folder, 1)
+    assert command("resume", prepared.id).returncode == 0 and sandbox.posts == 1
+
+
+def test_a_paid_result_that_shows_nothing_is_still_fitted(
+    sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is paid is never held back by a look that is meant to save money."""
+    prepared = prepared_job(photo, monkeypatch)
+    assert command("resume", prepared.id).returncode == 0
+    state = prepared.state
+    state.posts[0].placed = ""
+    prepared.save_state(state)
+    (prepared.folder / "placed-1.png").unlink()
+    _clear_source(prepared.folder)
+    assert command("resume", prepared.id).returncode == 0
+    assert (prepared.folder / "placed-1.png").exists() and sandbox.posts == 1
+
+
+@pytest.mark.parametrize("kind", ["colours", "alpha", "gray and alpha", "palette"])
+def test_an_empty_mask_of_any_kind_is_refused(
+    sandbox: Sandbox, photo: Path, coffee: Image.Image, tmp_path: Path, kind: str
+) -> None:
+    made = {
+        "colours": Image.new("RGB", coffee.size),
+        "alpha": Image.new("RGBA", coffee.size, (0, 0, 0, 255)),
+        "gray and alpha": Image.new("LA", coffee.size, (0, 255)),
+        "palette": Image.new("P", coffee.size),
+    }[kind]
+    made.save(tmp_path / "none.png")
+    done = command("edit", photo, "--prompt", "x", "--mask", tmp_path / "none.png")
+    assert done.returncode == 1 and "is empty" in done.stderr and sandbox.posts == 0

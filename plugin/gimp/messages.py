@@ -51,9 +51,14 @@ def unforeseen(error: Exception) -> str:
     from plugin import settings
 
     traceback.print_exception(error)
+    try:
+        folder = settings.home() / "jobs"
+    except ValueError as unusable:
+        # The cause, and nothing can have been kept there.
+        return str(unusable)
     return _(
         "Something unforeseen went wrong ({why}). What the service delivered is kept in {folder}."
-    ).format(why=error or type(error).__name__, folder=settings.home() / "jobs")
+    ).format(why=error or type(error).__name__, folder=folder)
 
 
 class EditError(Exception):

@@ -262,7 +262,7 @@ class Window:
 
     def _restore_place(self) -> None:
         """Open where the user has put the window the last time, if the screen still has that."""
-        place = settings.load().get("window")
+        place = settings.comforts().get("window")
         display = self.dialog.get_display()
         if not (isinstance(place, list) and [type(each) for each in place] == [int, int]):
             return

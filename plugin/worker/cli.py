@@ -183,14 +183,15 @@ def _finish(unfinished: Job) -> int:
     run.pack()
     state = unfinished.state
     request = unfinished.request
-    placed = [post.placed for post in state.posts if post.placed]
-    if request.file and request.region and placed and not unfinished.imported:
-        pictures = [unfinished.folder / name for name in placed]
+    placed = {number: post.placed for number, post in enumerate(state.posts, 1) if post.placed}
+    fresh = [number for number in placed if number not in unfinished.imported]
+    if request.file and request.region and fresh:
+        pictures = [unfinished.folder / placed[number] for number in fresh]
         for path in _write_results(pictures, request.region.content, request.file):
             print(path)
-        unfinished.mark_imported()
-    elif placed:
-        for name in placed:
+        unfinished.mark_imported(fresh)
+    else:
+        for name in placed.values():
             print(unfinished.folder / name)
     for sentence in [*state.notes, *state.messages]:
         print(sentence, file=sys.stderr)

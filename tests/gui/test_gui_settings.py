@@ -156,7 +156,7 @@ def _job(imported: bool) -> Job:
     made.save_state(State([Post(RECEIVED, result="result-1.png")]))
     (made.folder / "result-1.png").write_bytes(bytes(1_000_000))
     if imported:
-        made.mark_imported()
+        made.mark_imported([1])
     then = time.time() - 90_000
     os.utime(made.folder / "request.json", (then, then))
     return made

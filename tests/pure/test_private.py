@@ -44,7 +44,7 @@ def test_nothing_is_for_others_whatever_the_umask(
     assert command("edit", photo, "--prompt", "echo", *masked).returncode == 0
     (made,) = job.all_jobs()
     names = {file.name for file in made.folder.iterdir()}
-    assert {"source.png", "mask.png", "reference-1.png", "placed-1.png", "imported"} <= names
+    assert {"source.png", "mask.png", "reference-1.png", "placed-1.png", "imported-1"} <= names
     for path in (home, *home.rglob("*")):
         mode = stat.S_IMODE(path.stat().st_mode)
         assert mode == (0o700 if path.is_dir() else 0o600), path

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from plugin import settings
+
 NAME = "dimilinks-gimp"
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -49,11 +51,10 @@ def config_folder() -> Path:
 def data_folder() -> Path:
     """Our folder for what must last: the worker's environments.
 
-    Unless told otherwise, the plug-in keeps its key and jobs there too: see plugin/settings.py.
+    Unless told otherwise, the plug-in keeps its key and jobs there too. Raises Failure.
     """
-    return (
-        _per_user("XDG_DATA_HOME", ".local/share", "LOCALAPPDATA", "AppData/Local", _SUPPORT) / NAME
-    )
+    with _failing():
+        return settings.data_folder()
 
 
 def make_data_folder() -> None:
@@ -73,10 +74,22 @@ def cache_folder() -> Path:
     return _per_user("XDG_CACHE_HOME", ".cache", "TEMP", caches, "Library/Caches") / NAME
 
 
-def jobs_folder() -> Path:
-    """Where the plug-in keeps key, settings and jobs; the installer never removes it."""
-    home = os.environ.get("DIMILINKS_HOME")
-    return Path(home).expanduser() if home else data_folder()
+def jobs_folder(told: str = "") -> Path:
+    """Where the plug-in keeps key, settings and jobs; `told` is another DIMILINKS_HOME.
+
+    Raises Failure.
+    """
+    with _failing():
+        return settings.chosen_home(told) if told else settings.home_path()
+
+
+@contextlib.contextmanager
+def _failing() -> Iterator[None]:
+    """Make a Failure of what the plug-in can't use."""
+    try:
+        yield
+    except settings.Unusable as error:
+        raise Failure(str(error)) from error
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from . import environment, launch, payload, private_gimp
-from .folders import CHECKOUT, Failure, cache_folder, locked, remove, say
+from .folders import CHECKOUT, Failure, cache_folder, jobs_folder, locked, remove, say
 from .profiles import Gimp
 from .progress import stop
 
@@ -107,7 +107,7 @@ class PrivateGimp:
         Its process is the command itself, in a session of its own.
         """
         environ = {**self.environ(), **(env or {})}
-        home = Path(environ["DIMILINKS_HOME"]).absolute()
+        home = jobs_folder(environ["DIMILINKS_HOME"])
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         line = launch.command_line(
             self.gimp,

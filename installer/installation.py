@@ -30,7 +30,7 @@ NO_GIMP = (
     "No GIMP 3 was found for this user. Install GIMP 3.0 or 3.2 (gimp.org, or your system's "
     "package gimp), or name a profile folder with --gimp-dir."
 )
-OURS = ("key", "settings.json", "busy.json", "jobs")
+OURS = ("key", "settings.json", "settings.json.damaged-*", "busy.json", "jobs", "locks")
 """What the plug-in keeps in its home: see plugin/settings.py, job.py and worker/patience.py."""
 
 
@@ -215,16 +215,20 @@ def uninstall(gimp_dir: Path | None, everything: bool, dry_run: bool) -> int:
                 folder.parent.rmdir()
     for home in homes():
         if everything:
-            for name in OURS:
-                remove(home / name)
+            for path in _ours(home):
+                remove(path)
             with contextlib.suppress(OSError):
                 home.rmdir()
             print(f"Removed key, settings and edits: {home}")
-        elif any((home / name).exists() for name in OURS):
+        elif _ours(home):
             print(f"Key, settings and edits were kept: {home} (--everything removes them, too)")
     if everything and cache_folder().exists():
         print(f"Left is what the commands demo and host fetched: remove {cache_folder()}")
     return 0
+
+
+def _ours(home: Path) -> list[Path]:
+    return [path for name in OURS for path in home.glob(name)]
 
 
 def _forget_key() -> None:

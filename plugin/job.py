@@ -10,29 +10,35 @@
         result-N.*      the answer, as received
         placed-N.png    the answer, fitted to source.png
         blend.png       how much of the answer counts towards the selection's edge, if asked
-        imported        marker: the results are in the image (or in files)
+        original        the picture's file as it was read, until all results are written
+        imported-N      marker: variation N is in the image (or in a file)
+        maker           the lock in the folder `locks` that the process holds which made the job
+        lock            held by the worker that works on the job
 
 The plug-in fills the folder under a temporary name and renames it when complete; from then on
 only the worker writes `state.json`. A crash at any point leaves a folder that says what may be
 done next. No key and no signed link is ever written here.
+
+Who removes a folder holds its lock, and leaves what this version doesn't understand. No clock
+decides on what was paid for: see `Job.must_stay`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, astuple, dataclass, field
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from plugin import settings
+from plugin import lock, settings
 from plugin.limits import MOST_BLEND, MOST_PROMPT, MOST_VARIATIONS
 from plugin.region import Region
 from plugin.words import _
@@ -92,7 +98,16 @@ _PICTURE = re.compile(r"(result|placed|reference)-[0-9]{1,3}\.[a-z]{3,4}")
 """What the files that a job names are called; anything else would lead out of its folder."""
 
 _DAY = 86400.0
-"""Seconds; whatever was going on longer ago has ended."""
+"""Seconds."""
+
+_HIDDEN = re.compile(r"\.[0-9]{8}-[0-9]{6}-[0-9a-f]+")
+"""What a folder is called that is being filled or removed; other hidden ones aren't ours."""
+_MAKER = "maker"
+_IMPORTED = "imported"
+_RESULT = re.compile(r"result-([0-9]{1,3})\.")
+
+_UNSEEN = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and a symbol that are drawn as nothing."""
 
 _LATEST = 2**36
 """Seconds since 1970 that a calendar still has a date for."""
@@ -106,6 +121,8 @@ def check_prompt(text: str) -> str:
     prompt = text.strip()
     if not prompt:
         raise ValueError(_("The prompt is empty: say what is to change."))
+    if not any(_is_seen(character) for character in prompt):
+        raise ValueError(_("The prompt has only invisible characters: say what is to change."))
     if len(prompt) > MOST_PROMPT:
         raise ValueError(
             _("The prompt is too long: at most {most:,} characters.").format(most=MOST_PROMPT)
@@ -115,6 +132,13 @@ def check_prompt(text: str) -> str:
     except UnicodeEncodeError as error:
         raise ValueError(_("The prompt has broken characters: type it anew.")) from error
     return prompt
+
+
+def _is_seen(character: str) -> bool:
+    """Whether a character shows by itself: spaces, controls and combining marks don't."""
+    category = unicodedata.category(character)
+    unseen = category[0] in "ZM" or category in ("Cc", "Cf") or character in _UNSEEN
+    return not unseen
 
 
 @dataclass(frozen=True)
@@ -171,7 +195,7 @@ class JobRequest:
         with contextlib.suppress(KeyError, TypeError, ValueError):
             region = Region.from_json(saved["region"])
         with contextlib.suppress(KeyError, TypeError):
-            file = Files(**saved["file"])
+            file = Files(*(saved["file"][each.name] for each in fields(Files)))
         return JobRequest(
             prompt,
             model if _is_text(model) else "",
@@ -215,6 +239,8 @@ class Post:
     """How it was sent, one of settings.ROUTES; jobs from before there were two don't say."""
     service: str = ""
     """The address of the service that has the task, as the settings have it."""
+    others: dict[str, Any] = field(default_factory=dict)
+    """What a newer version has noted besides: kept as it is."""
 
     @property
     def to_be_placed(self) -> bool:
@@ -224,6 +250,15 @@ class Post:
     def may_be_sent_again(self) -> bool:
         """Whether it failed and surely cost nothing, so that the user may have it sent again."""
         return self.state == FAILED and self.kind in _FREE and not self.result
+
+    @property
+    def may_be_forgotten(self) -> bool:
+        """Whether nothing can come of it any more that was or will be paid for.
+
+        An answer that can't be used yet was paid for. An unknown outcome was told to the user, and
+        there is nothing that it could be fetched by.
+        """
+        return self.state == FAILED and self.kind in (*_FREE, Kind.OUTCOME_UNKNOWN)
 
     @property
     def may_be_asked_for_again(self) -> bool:
@@ -247,6 +282,8 @@ class State:
     """Where a job stands: the posts, one per variation, and what is true of them together."""
 
     posts: list[Post]
+    others: dict[str, Any] = field(default_factory=dict)
+    """What a newer version has noted besides: kept as it is."""
 
     @property
     def name(self) -> str:
@@ -279,7 +316,7 @@ class Job:
     def request(self) -> JobRequest:
         """What was asked. Raises OSError or ValueError if the folder is damaged."""
         try:
-            saved = json.loads((self.folder / "request.json").read_text("utf-8"))
+            saved = json.loads(settings.read_private(self.folder / "request.json"))
             return JobRequest.from_json(saved)
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(
@@ -290,56 +327,120 @@ class Job:
     def state(self) -> State:
         """How far it got. Raises OSError or ValueError if the folder is damaged."""
         try:
-            saved = json.loads((self.folder / "state.json").read_text("utf-8"))
-            return State([_checked_post(post) for post in saved["posts"] or [None]])
+            saved = json.loads(settings.read_private(self.folder / "state.json"))
+            posts = [_checked_post(post) for post in saved.pop("posts") or [None]]
+            return State(posts, {name: saved[name] for name in saved.keys() - {"state"}})
         except FileNotFoundError:
             return State([Post() for _ in range(self.request.variations)])
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(
                 _("The job {job} is damaged: state.json is malformed.").format(job=self.id)
             ) from error
 
     def save_state(self, state: State) -> None:
         """Put `state` on the disk before the step that it announces is taken. Raises OSError."""
-        text = json.dumps(
-            {"state": state.name, "posts": [asdict(p) for p in state.posts]}, indent=1
-        )
+        posts = [asdict(post) for post in state.posts]
+        for post in posts:
+            post.update(post.pop("others"))
+        text = json.dumps({"state": state.name, "posts": posts, **state.others}, indent=1)
         settings.write_private(self.folder / "state.json", text)
 
     @property
-    def imported(self) -> bool:
-        return (self.folder / "imported").exists()
+    def imported(self) -> frozenset[int]:
+        """The variations that reached the user's picture, by number.
 
-    def mark_imported(self) -> None:
-        """Note that the results reached the user's picture. Raises OSError."""
-        (self.folder / "imported").touch(mode=0o600)
+        Raises OSError or ValueError if the folder is damaged.
+        """
+        numbers = [
+            int(marker.name.removeprefix(f"{_IMPORTED}-"))
+            for marker in self.folder.glob(f"{_IMPORTED}-*")
+            if marker.name.removeprefix(f"{_IMPORTED}-").isdecimal()
+        ]
+        if (self.folder / _IMPORTED).exists():
+            # An older version noted this of all that was fitted by then.
+            numbers += self._fitted()
+        return frozenset(numbers)
+
+    @property
+    def unimported(self) -> frozenset[int]:
+        """The variations that have arrived and did not reach the user's picture, by number.
+
+        Raises OSError or ValueError if the folder is damaged.
+        """
+        arrived = {
+            number
+            for number, post in enumerate(self.state.posts, 1)
+            if post.state == RECEIVED or post.result or post.placed
+        }
+        found = (_RESULT.match(file.name) for file in self.folder.glob("result-*"))
+        arrived.update(int(name[1]) for name in found if name)
+        return frozenset(arrived) - self.imported
+
+    def mark_imported(self, numbers: Iterable[int]) -> None:
+        """Note that these variations reached the user's picture.
+
+        Others that were noted stay so. Raises OSError.
+        """
+        # A file for each: plug-in and worker may note some at the same time.
+        for number in numbers:
+            (self.folder / f"{_IMPORTED}-{number}").touch(mode=0o600)
+        settings.sync_folder(self.folder)
+
+    def _fitted(self) -> list[int]:
+        return [number for number, post in enumerate(self.state.posts, 1) if post.placed]
 
     def discard(self) -> None:
-        """Remove the job and everything in it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the job and everything in it, whatever may come of it: the user wants that."""
+        try:
+            folder = _put_away(self.folder)
+        except OSError:
+            # On Windows somebody has one of its files open.
+            folder = self.folder
+        shutil.rmtree(folder, ignore_errors=True)
 
     def age(self, now: float) -> float:
-        """Seconds from its making to `now` (seconds since 1970). Raises OSError."""
-        return now - (self.folder / "request.json").stat().st_mtime
+        """Seconds from the last change of a file of it to `now` (seconds since 1970).
+
+        Less than 0 if the clock was set back since. Raises OSError or ValueError.
+        """
+        files = (file for file in self.folder.iterdir() if file.name != "lock")
+        return now - max(self.request.created, *(file.lstat().st_mtime for file in files))
 
     def must_stay(self, now: float) -> bool:
-        """Whether it may be worked on, or holds what was paid for and is nowhere else yet.
+        """Whether it isn't understood, or may be sent, or holds what was paid for.
 
-        Raises OSError.
+        Of what was sent nothing goes before it has come to an end, however long ago that was: the
+        next window, or `resume`, asks for a task, which then arrives or is gone, and notes that an
+        outcome is unknown. Results stay until they are imported, and answers that can't be used
+        stay as well: a newer version may read them. What stays can be discarded by the user.
+
+        A worker that is about to change all that holds the lock, which isn't asked here. Raises
+        OSError.
         """
-        if not self.imported and any(self.folder.glob("result-*")):
-            return True
         try:
-            unfinished = self.state.name in (PREPARED, SENT, ACCEPTED)
+            age, imported, unimported = self.age(now), self.imported, self.unimported
+            posts = self.state.posts
         except ValueError:
-            return False
-        return unfinished and self.age(now) < _DAY
+            return True
+        open_ = [post for number, post in enumerate(posts, 1) if number not in imported]
+        to_be_sent = [post for post in open_ if post.state == PREPARED]
+        if unimported or not all(post in to_be_sent or post.may_be_forgotten for post in open_):
+            return True
+        return bool(to_be_sent) and (age < _DAY or self.maker_lives())
+
+    def maker_lives(self) -> bool:
+        """Whether the process that made it is still there, and may show it in a window."""
+        return _maker_lives(self.folder)
 
 
 def _checked_post(saved: Any) -> Post:
-    """Return it if its parts are of the right kind. Raises TypeError."""
-    post = Post(**saved)
-    texts = [value for name, value in asdict(post).items() if name != "notes"]
+    """Return it if its parts are of the right kind. Raises AttributeError, KeyError, TypeError."""
+    known = {each.name for each in fields(Post)} - {"others"}
+    others = {name: value for name, value in saved.items() if name not in known}
+    # Without a state it would count as not sent.
+    post = Post(saved["state"], **{name: saved[name] for name in saved.keys() & known - {"state"}})
+    post.others = others
+    texts = [value for name, value in asdict(post).items() if name not in ("notes", "others")]
     if not isinstance(post.notes, list) or not all(
         isinstance(text, str) for text in texts + post.notes
     ):
@@ -383,30 +484,106 @@ def total_bytes() -> int:
 
 
 def prune(days: int, now: float) -> None:
-    """Remove the jobs that are older than `days` (0: none), but for those that must stay.
+    """Remove the jobs that nothing has changed for `days` (0: none), if nothing is lost by it.
 
-    `now` is in seconds since 1970. Raises OSError.
+    What a window that is open may show stays, too. `now` is in seconds since 1970. Raises OSError.
     """
-    if days > 0:
-        _remove(days * _DAY, now)
+    _remove_left(now)
+    for old in all_jobs() if days > 0 else []:
+        # It may be damaged, or be removed by another process at this very moment.
+        with contextlib.suppress(OSError, ValueError):
+            if old.age(now) > days * _DAY and not old.maker_lives():
+                _remove(old, now)
 
 
 def clear(now: float) -> None:
-    """Remove all jobs but for those that must stay. Raises OSError."""
-    _remove(-math.inf, now)
-
-
-def _remove(age: float, now: float) -> None:
+    """Remove all jobs, if nothing is lost by it. Raises OSError."""
+    _remove_left(now)
     for old in all_jobs():
-        # It may be removed by another process at this very moment.
-        with contextlib.suppress(FileNotFoundError):
-            if old.age(now) > age and not old.must_stay(now):
-                old.discard()
-    for unfinished in jobs_folder().glob(".*"):
-        # Its preparation was killed.
-        with contextlib.suppress(FileNotFoundError):
-            if now - unfinished.stat().st_mtime > _DAY:
-                shutil.rmtree(unfinished, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            _remove(old, now)
+
+
+def _remove(old: Job, now: float) -> None:
+    """Remove a job unless it must stay or is worked on. Raises OSError if it can't be removed."""
+    if old.folder.is_symlink() or old.must_stay(now):
+        return
+    with contextlib.ExitStack() as holding:
+        ours = holding.enter_context(lock.held(old.folder / "lock"))
+        # A worker may have been at it until now.
+        if not ours or old.must_stay(now):
+            return
+        if os.name == "nt":
+            # No folder is renamed there with an open file in it, that of a worker's lock either.
+            holding.close()
+        shutil.rmtree(_put_away(old.folder), ignore_errors=True)
+
+
+def _remove_left(now: float) -> None:
+    """Remove what killed processes have left half prepared or half removed. Raises OSError."""
+    for left in jobs_folder().glob(".*"):
+        if not _HIDDEN.fullmatch(left.name) or left.is_symlink():
+            continue
+        with contextlib.suppress(OSError):
+            if (left / _MAKER).exists():
+                over = not _maker_lives(left)
+            else:
+                # Of a version that noted none.
+                over = now - left.stat().st_mtime > _DAY
+            if over:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _put_away(folder: Path) -> Path:
+    """Give a folder a hidden name, by which it is a job no more; return it. Raises OSError."""
+    hidden = folder.with_name(_hidden_name())
+    end = time.monotonic() + 1
+    while True:
+        try:
+            return folder.rename(hidden)
+        except PermissionError:
+            # A worker that was killed may not have ended yet.
+            if os.name != "nt" or time.monotonic() > end:
+                raise
+            time.sleep(0.02)
+
+
+def _hidden_name() -> str:
+    return f".{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+
+
+_held: tuple[Path, int] | None = None
+"""The lock that this process holds as long as it lives, and its descriptor."""
+
+
+def _maker() -> str:
+    """Return the name of the lock that tells that this process lives. Raises OSError."""
+    global _held
+    folder = settings.locks_folder()
+    if _held is None or _held[0].parent != folder or not _held[0].exists():
+        for left in folder.glob(f"{_MAKER}-*"):
+            # Most of them are of processes that have ended.
+            with contextlib.suppress(OSError):
+                lock.remove(left)
+        descriptor = None
+        while descriptor is None:
+            path = folder / f"{_MAKER}-{secrets.token_hex(6)}"
+            descriptor = lock.take(path)
+        if _held is not None:
+            os.close(_held[1])
+        _held = path, descriptor
+    return _held[0].name
+
+
+def _maker_lives(folder: Path) -> bool:
+    """Whether the process that filled `folder` is still there. Raises OSError."""
+    try:
+        name = settings.read_private(folder / _MAKER)
+    except (FileNotFoundError, ValueError):
+        return False
+    return bool(re.fullmatch(rf"{_MAKER}-[0-9a-f]+", name)) and lock.is_held(
+        settings.locks_folder() / name
+    )
 
 
 @contextlib.contextmanager
@@ -415,10 +592,10 @@ def prepare() -> Iterator[Path]:
 
     Raises OSError.
     """
-    name = f".{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-    folder = jobs_folder() / name
+    folder = jobs_folder() / _hidden_name()
     folder.mkdir(mode=0o700)
     try:
+        (folder / _MAKER).write_text(_maker(), "utf-8")
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

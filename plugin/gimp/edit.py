@@ -239,7 +239,6 @@ class Edit:
 
     def _finish(self) -> None:
         """Place what has arrived, unless the user stopped waiting for it."""
-        done = {each.job.id for each in self.placed}
         delivered = []
         for one in self.captures:
             if not one.job.folder.exists():
@@ -255,7 +254,7 @@ class Edit:
                     one.job.discard()
                 continue
             self._say(_sentences(one.job, state))
-            if one.job.id not in done and any(post.placed for post in state.posts):
+            if placing.unplaced(one):
                 delivered.append(one)
         if self.detached:
             return
@@ -276,6 +275,8 @@ def _captured(image: Gimp.Image, layers: Sequence[Gimp.Layer], request: Request)
     """Export every layer, or leave no job behind. Raises EditError."""
     try:
         return capture.capture(image, layers, request)
+    except settings.Unusable as error:
+        raise EditError(str(error)) from error
     except OSError as error:
         raise EditError(
             _("The edit can't be kept on the disk ({why}): {path}").format(

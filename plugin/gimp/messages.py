@@ -53,10 +53,9 @@ def unforeseen(error: Exception) -> str:
     traceback.print_exception(error)
     try:
         folder = settings.home() / "jobs"
-    except (OSError, ValueError) as no_home:
-        return _(
-            "Something unforeseen went wrong ({why}), and there is no folder for edits: {folder}"
-        ).format(why=error, folder=no_home)
+    except ValueError as unusable:
+        # The cause, and nothing can have been kept there.
+        return str(unusable)
     return _(
         "Something unforeseen went wrong ({why}). What the service delivered is kept in {folder}."
     ).format(why=error or type(error).__name__, folder=folder)

@@ -34,6 +34,8 @@ from plugin.gimp.undo import keep_for_undo, one_step
 from plugin.job import Job
 from plugin.region import Box
 
+_REPLACING = 1
+"""The variation that replaces a layer: there is only one."""
 _MANY_PIXELS = 3_000_000
 """From so many on, writing into a layer takes long enough for the user to delete it meanwhile."""
 _TRIES = 4
@@ -61,6 +63,14 @@ def get_ready(image: Gimp.Image) -> None:
     own_format = Babl.get_name(layer.get_format())
     layer.delete()
     threading.Thread(target=pixels.get_ready, args=(own_format,), daemon=True).start()
+
+
+def unplaced(capture: Capture) -> list[int]:
+    """Return the variations that are fitted and not in the image yet, by number.
+
+    Of several some may arrive later than their sisters.
+    """
+    return [number for number in _fitted(capture) if number not in capture.job.imported]
 
 
 def place(captures: list[Capture]) -> tuple[list[Placed], list[str]]:
@@ -94,7 +104,7 @@ def put_back(done: Job, image: Gimp.Image, variation: int) -> tuple[list[Placed]
                 "on top, where it was then."
             )
         )
-    placed, missing = _put([_NewLayers(capture, variation, box)])
+    placed, missing = _put([_NewLayers(capture, [variation], box)])
     if missing:
         raise EditError(" ".join(missing))
     return placed, notes
@@ -131,10 +141,10 @@ def _put(wanted: list[_NewLayers | _Replacement]) -> tuple[list[Placed], list[st
                 for result in ready:
                     missing += _put_one(result, made_ready)
     placed = [each for result in wanted for each in result.placed]
-    for job in dict.fromkeys(each.job for each in placed):
-        # Only a note for people: the results are in the image, marked or not.
+    for each in placed:
+        # The results are in the image, marked or not.
         with contextlib.suppress(OSError):
-            job.mark_imported()
+            each.job.mark_imported([each.variation])
     return placed, missing
 
 
@@ -157,19 +167,21 @@ def _put_one(
 
 
 def _result(capture: Capture) -> _NewLayers | _Replacement:
-    return _Replacement(capture) if capture.request.replace else _NewLayers(capture)
+    if capture.request.replace:
+        return _Replacement(capture)
+    return _NewLayers(capture, unplaced(capture))
 
 
 class _NewLayers:
-    """The variations of an edit as new layers: all of them, or `only` that one (0: all).
+    """Variations of an edit as new layers, by `numbers`.
 
     `box` is where they belong, where that is known.
     """
 
-    def __init__(self, capture: Capture, only: int = 0, box: Box | None = None) -> None:
+    def __init__(self, capture: Capture, numbers: list[int], box: Box | None = None) -> None:
         self.capture = capture
         self.placed: list[Placed] = []
-        self._only = only
+        self._numbers = numbers
         self._box = box
         self._stamp: object = None
         self._made: list[tuple[int, Gimp.Layer]] = []
@@ -181,15 +193,13 @@ class _NewLayers:
         self._stamp = _stamp(capture)
         box = self._box or _where(capture)
         at = box if capture.request.visible else box.moved(*offsets(capture.layer))
-        several = len(_fitted(capture)) > 1
-        for number, name in _fitted(capture):
-            if self._only not in (0, number):
-                continue
+        fitted = _fitted(capture)
+        for number in self._numbers:
             check_open(capture.image)
             layer = made(
                 Gimp.Layer.new(
                     capture.image,
-                    _layer_name(capture, number if several else 0),
+                    _layer_name(capture, number if len(fitted) > 1 else 0),
                     box.width,
                     box.height,
                     layer_type(capture.image),
@@ -200,7 +210,7 @@ class _NewLayers:
             self._made.append((number, layer))
             layer.set_offsets(at.x, at.y)
             results.mark(layer, capture.job, number)
-            pixels.load_png(capture.job.folder / name, layer.get_buffer())
+            pixels.load_png(capture.job.folder / fitted[number], layer.get_buffer())
             if capture.selection is not None:
                 mask = made(layer.create_mask(Gimp.AddMaskType.BLACK))
                 _write_shares(capture, mask.get_buffer(), Babl.get_name(mask.get_format()))
@@ -305,8 +315,7 @@ class _Replacement:
         _check_there(capture)
         self._stamp = _stamp(capture)
         self._box = _where(capture)
-        _number, name = _fitted(capture)[0]
-        path = capture.job.folder / name
+        path = capture.job.folder / _fitted(capture)[_REPLACING]
         with copy_of(layer) as copy:
             own_format = Babl.get_name(copy.get_format())
             part = self._box.intersection(pixels.extent(copy))
@@ -349,7 +358,7 @@ class _Replacement:
                         name=layer.get_name()
                     )
                 )
-        self.placed = [Placed(capture.job, _fitted(capture)[0][0], layer)]
+        self.placed = [Placed(capture.job, _REPLACING, layer)]
 
     def _write(self, inside: pixels.Inside) -> None:
         """Write the pixels, many of them in another process. Raises EditError."""
@@ -455,7 +464,7 @@ def _check_there(capture: Capture) -> None:
 
 def _check_pictures(capture: Capture) -> None:
     placed = _fitted(capture)
-    if not placed or not all(_is_whole(capture, name) for _variation, name in placed):
+    if not placed or not all(_is_whole(capture, name) for name in placed.values()):
         raise EditError(_("The edit is ready, but its fitted picture is gone or damaged."))
 
 
@@ -510,10 +519,10 @@ def _pictures(capture: Capture, copy: Gimp.Layer) -> Generator[Picture, None, No
         yield whole
 
 
-def _fitted(capture: Capture) -> list[tuple[int, str]]:
-    """The variations that were fitted, by number, and their pictures' names."""
+def _fitted(capture: Capture) -> dict[int, str]:
+    """The names of the pictures that were fitted, by their variations' numbers."""
     posts = enumerate(capture.job.state.posts, 1)
-    return [(number, post.placed) for number, post in posts if post.placed]
+    return {number: post.placed for number, post in posts if post.placed}
 
 
 def _layer_name(capture: Capture, variation: int = 0) -> str:

@@ -186,7 +186,7 @@ def _run(
             return procedure.new_return_values(status, None)
         if run_mode == Gimp.RunMode.WITH_LAST_VALS:
             request = _request(config, titled=True, files=choices.reference_files())
-            if not _means_all(image, drawables, request):
+            if choices.is_second_press() or not _means_all(image, drawables, request):
                 return procedure.new_return_values(Gimp.PDBStatusType.CANCEL, None)
         else:
             request = _request(config)

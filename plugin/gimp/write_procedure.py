@@ -11,8 +11,6 @@ from typing import Any
 
 from gi.repository import Gegl, Gimp, GObject
 
-from plugin.gimp.messages import _
-
 NAME = "dimilinks-write"
 
 
@@ -20,21 +18,21 @@ def create(plug_in: Gimp.PlugIn, name: str) -> Gimp.Procedure:
     """Declare the procedure to GIMP."""
     procedure = Gimp.Procedure.new(plug_in, name, Gimp.PDBProcType.PLUGIN, _run, None)
     procedure.set_documentation(
-        _("Write a result into its layer"),
-        _("Part of dimilinks-edit, which calls it for large results. No use for anything else."),
+        "Write a result into its layer",
+        "Part of dimilinks-edit, which calls it for large results. No use for anything else.",
         name,
     )
     procedure.set_attribution("Dimilinks", "Dimilinks", "2026")
     stored = GObject.ParamFlags.READWRITE
-    procedure.add_layer_argument("layer", _("Layer"), _("What is written into"), False, stored)
-    procedure.add_layer_argument("pixels", _("Pixels"), _("What is written"), False, stored)
+    procedure.add_layer_argument("layer", "Layer", "What is written into", False, stored)
+    procedure.add_layer_argument("pixels", "Pixels", "What is written", False, stored)
     procedure.add_drawable_argument(
-        "inside", _("Inside"), _("Where it is written; everywhere if not given"), True, stored
+        "inside", "Inside", "Where it is written; everywhere if not given", True, stored
     )
     for axis in ("x", "y"):
-        procedure.add_int_argument(axis, axis, _("Place in the layer"), 0, 1 << 20, 0, stored)
+        procedure.add_int_argument(axis, axis, "Place in the layer", 0, 1 << 20, 0, stored)
     procedure.add_boolean_argument(
-        "colours-only", _("Colours only"), _("Whether the layer's alpha stays"), False, stored
+        "colours-only", "Colours only", "Whether the layer's alpha stays", False, stored
     )
     return procedure
 

@@ -268,24 +268,30 @@ def _finish(unfinished: Job, out: Path | None = None, refusal: str = "") -> int:
     run.finish(sending=not refusal)
     state = unfinished.state
     request = unfinished.request
-    placed = [post.placed for post in state.posts if post.placed]
+    placed = {number: post.placed for number, post in enumerate(state.posts, 1) if post.placed}
+    fresh = {number: placed[number] for number in placed if number not in unfinished.imported}
     paths, problems = [], [refusal] if refusal else []
-    if request.file and request.region and placed and not unfinished.imported:
+    if request.file and request.region and fresh:
         folder = out or Path(request.file.out)
         try:
-            for path in _results(unfinished, request.file, request.region.content, placed, folder):
+            results = _results(
+                unfinished, request.file, request.region.content, [*fresh.values()], folder
+            )
+            for number, path in zip(fresh, results):
                 paths.append(path)
+                # The result is in its file, marked or not.
+                with contextlib.suppress(OSError):
+                    unfinished.mark_imported([number])
         except Exception as error:
             # Whatever it is: what was paid for is there, and the user must hear where.
-            problems.append(_kept(unfinished, placed, folder, error))
+            left = [fresh[number] for number in fresh if number not in unfinished.imported]
+            problems.append(_kept(unfinished, left, folder, error))
         else:
-            # The results are in their files, marked or not.
-            with contextlib.suppress(OSError):
-                unfinished.mark_imported()
-                if len(placed) == len(state.posts):
+            if len(placed) == len(state.posts):
+                with contextlib.suppress(OSError):
                     (unfinished.folder / _ORIGINAL).unlink(missing_ok=True)
     elif placed:
-        paths = [unfinished.folder / name for name in placed]
+        paths = [unfinished.folder / name for name in placed.values()]
         if out:
             problems.append(
                 _(

@@ -61,9 +61,11 @@ def store(key: str) -> str:
     Returns the place, as settings.key_place names it. What another place had is removed. Raises
     ValueError with a sentence for the user, OSError.
     """
-    key = settings.check_key(key.strip())
+    key = settings.check_key(key)
     if not key:
         raise ValueError(_("There is no key in that: copy it again, alone on its line."))
+    # Nothing is kept where that can't be noted.
+    former = settings.load().get("key_in")
     try:
         kept = _in_time(lambda: _into_keyring(key))
     except _NoAnswer:
@@ -73,8 +75,8 @@ def store(key: str) -> str:
         settings.key_file().unlink(missing_ok=True)
         return settings.KEYRING
     settings.write_private(settings.key_file(), f"{key}\n")
-    if settings.load().get("key_in") == settings.KEYRING:
-        settings.save(key_in=settings.FILE)
+    settings.save(key_in=settings.FILE)
+    if former == settings.KEYRING:
         _try_to_clear()
     return settings.FILE
 
@@ -85,7 +87,7 @@ def forget() -> None:
     Raises ValueError with a sentence for the user if the keyring keeps it, OSError.
     """
     settings.key_file().unlink(missing_ok=True)
-    if not _try_to_clear() and settings.load().get("key_in") == settings.KEYRING:
+    if not _try_to_clear() and settings.comforts().get("key_in") == settings.KEYRING:
         raise ValueError(
             _(
                 "The system's keyring is locked or does not answer, so it still has the API key: "

@@ -207,6 +207,7 @@ def test_script_fu_calls_it_too(inside: Inside) -> None:
 SENTENCES = {
     "empty prompt": "prompt is empty",
     "blank prompt": "prompt is empty",
+    "unseen prompt": "invisible characters",
     "no layer": "no layer",
     "a channel": "is a channel",
     "a layer of another image": "another image",
@@ -250,6 +251,16 @@ def test_the_settings_are_for_people(inside: Inside) -> None:
 def test_no_key_and_no_address(inside: Inside) -> None:
     message = _plain_error(inside, DIMILINKS_BASE_URL="")
     assert "no API key" in message and "sandbox" in message
+
+
+def test_a_home_that_can_not_be_used(inside: Inside, tmp_path: Path) -> None:
+    service = {"DIMILINKS_BASE_URL": "http://127.0.0.1:1/v1", "DIMILINKS_API_KEY": ""}
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home").chmod(0o777)
+    assert "nobody else may write to" in _plain_error(inside, **service)
+    (tmp_path / "home").chmod(0o700)
+    (tmp_path / "home" / "settings.json").write_text("{")
+    assert "Nothing is sent" in _plain_error(inside, **service)
 
 
 def test_a_service_that_cannot_be_reached(inside: Inside) -> None:
@@ -300,9 +311,9 @@ def test_nothing_is_left_behind(
     running = [_command_line(process) for process in Path("/proc").glob("[0-9]*")]
     assert any("pytest" in line for line in running)
     assert not [line for line in running if str(tmp_path) in line]
-    assert [j.imported for j in job.all_jobs()] == [True]
+    assert [j.imported for j in job.all_jobs()] == [{1}]
     assert (tmp_path / "home").stat().st_mode & 0o777 == 0o700
-    assert os.listdir(tmp_path / "home") == ["jobs"]
+    assert sorted(os.listdir(tmp_path / "home")) == ["jobs", "locks"]
 
 
 def test_no_secret_is_in_what_gimp_keeps(

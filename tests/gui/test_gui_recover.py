@@ -133,7 +133,7 @@ def test_damaged_jobs_stand_in_nobodys_way(window: Window, image: Image) -> None
         shutil.copytree(made.folder, copy)
         (copy / name).write_text(json.dumps(damaged), "utf-8")
         if not imported:
-            (copy / "imported").unlink()
+            (copy / "imported-1").unlink()
     window.open_dialog()
     assert window.buttons().count("Put into Image") == 1
     window.press_in_dialog("Put into Image")

@@ -128,6 +128,27 @@ def test_clearing_keeps_what_was_paid_for(window: Window) -> None:
     kept.discard()
 
 
+def test_settings_that_can_not_be_read_are_kept_until_the_user_decides(window: Window) -> None:
+    file = window.home / "settings.json"
+    file.write_text('{"base_url": "https://service.example/v1",}')
+    _open(window)
+    until(lambda: window.shows("can't be read", APP), "the reason")
+    assert window.shows(str(file), APP)
+    # A choice can't replace what could not be read.
+    _type(window, "alt+a", settings.SANDBOX)
+    _close(window)
+    assert file.read_text() == '{"base_url": "https://service.example/v1",}'
+    _open(window)
+    assert _press(window, "button", "Start Over")
+    until(lambda: not window.shows("can't be read", APP), "the window anew")
+    _type(window, "alt+a", settings.SANDBOX)
+    _close(window)
+    assert settings.load() == {"base_url": settings.SANDBOX}
+    (aside,) = window.home.glob("settings.json.damaged-*")
+    assert aside.read_text() == '{"base_url": "https://service.example/v1",}'
+    aside.unlink()
+
+
 def _job(imported: bool) -> Job:
     """A job with a result of a megabyte, a day old."""
     with job.prepare() as folder:
@@ -135,7 +156,7 @@ def _job(imported: bool) -> Job:
     made.save_state(State([Post(RECEIVED, result="result-1.png")]))
     (made.folder / "result-1.png").write_bytes(bytes(1_000_000))
     if imported:
-        made.mark_imported()
+        made.mark_imported([1])
     then = time.time() - 90_000
     os.utime(made.folder / "request.json", (then, then))
     return made

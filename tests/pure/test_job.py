@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import filelock
 import pytest
 
 from plugin import job, settings
-from plugin.job import ACCEPTED, FAILED, PREPARED, RECEIVED, SENT, Job, JobRequest, Post, State
+from plugin.job import (
+    ACCEPTED,
+    FAILED,
+    PREPARED,
+    RECEIVED,
+    SENT,
+    Files,
+    Job,
+    JobRequest,
+    Kind,
+    Post,
+    State,
+)
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def _publish(prompt: str = "x", variations: int = 1) -> Job:
@@ -39,19 +61,37 @@ def test_an_interrupted_preparation_leaves_nothing(home: Path) -> None:
 NOW = 2e9
 
 
-def _aged(days: float, *states: str, imported: bool = False) -> Job:
-    """A job of that age whose variations are in these states."""
+def _aged(days: float, *states: str, imported: bool = False, alive: bool = False) -> Job:
+    """A job of that age whose variations are in these states; its maker has ended, or not."""
     made = _publish(variations=len(states))
-    posts = [Post(s, result=f"result-{n}.png" * (s == RECEIVED)) for n, s in enumerate(states, 1)]
-    made.save_state(State(posts))
+    posts = [
+        Post(s, result=f"result-{n}.png" * (s == RECEIVED), placed=f"placed-{n}.png" * imported)
+        for n, s in enumerate(states, 1)
+    ]
     for post in posts:
+        if post.state == FAILED:
+            post.kind, post.placed = Kind.REFUSED, ""
         if post.result:
             (made.folder / post.result).write_bytes(b"paid for")
+    made.save_state(State(posts))
     if imported:
-        made.mark_imported()
-    time = NOW - days * 86400
-    os.utime(made.folder / "request.json", (time, time))
+        made.mark_imported(n for n, s in enumerate(states, 1) if s == RECEIVED)
+    if not alive:
+        (made.folder / "maker").write_text("maker-000000000000")
+    _age(made, days)
     return made
+
+
+def _age(made: Job, days: float) -> None:
+    for file in made.folder.iterdir():
+        os.utime(file, (NOW - days * 86400,) * 2)
+
+
+def _left(made: list[Job]) -> list[Job]:
+    """Those of the jobs that are there, and nothing else must be."""
+    there = {each.id for each in job.all_jobs()}
+    assert there <= {each.id for each in made}
+    return [each for each in made if each.id in there]
 
 
 def test_old_jobs_go_unless_something_would_be_lost() -> None:
@@ -61,17 +101,19 @@ def test_old_jobs_go_unless_something_would_be_lost() -> None:
         _aged(0.5, ACCEPTED, FAILED),
         _aged(40, RECEIVED),
         _aged(40, SENT, RECEIVED),
+        # What was sent comes to an end first, however long that takes.
+        _aged(31, SENT),
+        _aged(4000, ACCEPTED),
     ]
     gone = [
         _aged(31, RECEIVED, RECEIVED, imported=True),
         _aged(31, FAILED),
-        _aged(31, SENT),
         _aged(31, PREPARED),
     ]
     job.prune(0, NOW)
-    assert len(job.all_jobs()) == len(kept) + len(gone)
+    assert _left(kept + gone) == kept + gone
     job.prune(30, NOW)
-    assert {each.id for each in job.all_jobs()} == {each.id for each in kept}
+    assert _left(kept + gone) == kept
 
 
 def test_clearing_takes_young_jobs_too_unless_something_would_be_lost() -> None:
@@ -80,21 +122,225 @@ def test_clearing_takes_young_jobs_too_unless_something_would_be_lost() -> None:
         _aged(0.5, SENT),
         _aged(0.1, RECEIVED),
         _aged(9, FAILED, RECEIVED),
+        _aged(2, SENT),
+        _aged(40, SENT),
+        _aged(2, ACCEPTED),
     ]
-    for states in ([FAILED], [RECEIVED, FAILED]):
-        _aged(0, *states, imported=True)
-    for days in (2, 40):
-        _aged(days, SENT)
+    gone = [_aged(0, *states, imported=True) for states in ([FAILED], [RECEIVED, FAILED])]
+    gone.append(_aged(2, PREPARED))
     job.clear(NOW)
-    assert {each.id for each in job.all_jobs()} == {each.id for each in kept}
+    assert _left(kept + gone) == kept
 
 
-def test_a_damaged_job_goes_by_its_age_but_its_result_stays() -> None:
-    empty, full = _aged(31, SENT), _aged(31, RECEIVED)
-    for each in (empty, full):
+@pytest.mark.parametrize("remove", [lambda now: job.prune(1, now), job.clear])
+def test_an_answer_that_was_paid_for_stays_though_it_can_not_be_used(
+    remove: Callable[[float], None],
+) -> None:
+    made = {kind: _aged(40, FAILED) for kind in (*_kinds(), "of a newer version")}
+    for kind, each in made.items():
+        each.save_state(State([Post(FAILED, kind=kind)]))
+        _age(each, 40)
+    remove(NOW)
+    stay = {Kind.ANSWER, Kind.PENDING, "of a newer version"}
+    assert {kind for kind, each in made.items() if each.folder.exists()} == stay
+
+
+def _kinds() -> list[str]:
+    return [value for name, value in vars(Kind).items() if not name.startswith("_")]
+
+
+NEWER: list[tuple[str, dict[str, Any]]] = [
+    ("request.json", {"prompt": {"text": "x"}, "variations": 1}),
+    ("state.json", {"posts": [{"state": "refined"}]}),
+    ("state.json", {"posts": [{"state": FAILED, "kind": Kind.REFUSED, "notes": "x"}]}),
+    ("state.json", {"variations": []}),
+]
+
+
+@pytest.mark.parametrize(("name", "saved"), NEWER, ids=range(len(NEWER)))
+def test_what_is_not_understood_stays(name: str, saved: dict[str, Any]) -> None:
+    made = _aged(40, FAILED, imported=True)
+    (made.folder / name).write_text(json.dumps(saved))
+    _age(made, 40)
+    for each in (_aged(40, SENT), _aged(40, RECEIVED)):
         (each.folder / "state.json").write_text("{")
+        _age(each, 40)
     job.prune(30, NOW)
-    assert [each.id for each in job.all_jobs()] == [full.id]
+    job.clear(NOW)
+    assert made.folder.exists() and len(job.all_jobs()) == 3
+
+
+def test_what_a_newer_version_has_noted_besides_is_read_over_and_kept() -> None:
+    made = _publish()
+    newer = {
+        "state": RECEIVED,
+        "cost": 0.3,
+        "posts": [{"state": RECEIVED, "result": "result-1.png", "seed": [7]}],
+    }
+    (made.folder / "state.json").write_text(json.dumps(newer))
+    state = made.state
+    assert state.posts[0].result == "result-1.png"
+    state.posts[0].placed = "placed-1.png"
+    made.save_state(state)
+    saved = json.loads((made.folder / "state.json").read_text())
+    assert saved["cost"] == 0.3 and saved["posts"][0]["seed"] == [7]
+    assert saved["posts"][0]["placed"] == "placed-1.png" and "others" not in str(saved)
+    assert made.state == state
+
+
+def test_a_newer_version_may_tell_more_of_a_file() -> None:
+    made = _publish()
+    saved = json.loads((made.folder / "request.json").read_text())
+    saved["file"] = {"image": "a.png", "mask": "", "out": "/out", "digest": "7f"}
+    (made.folder / "request.json").write_text(json.dumps(saved))
+    assert made.request.file == Files("a.png", "", "/out")
+
+
+@pytest.mark.parametrize("days", [-31, 31])
+def test_a_clock_that_jumps_removes_nothing_that_is_fresh(days: int) -> None:
+    """Whatever the clock says: the process that has made it is still there, or time went back."""
+    made = [
+        _aged(0, PREPARED, alive=True),
+        _aged(0, SENT, alive=True),
+        _aged(0, RECEIVED, imported=True, alive=True),
+        _aged(0, FAILED, alive=True),
+    ]
+    job.prune(30, NOW + days * 86400)
+    assert _left(made) == made
+    job.clear(NOW + days * 86400)
+    assert _left(made) == made[:2]
+
+
+@pytest.mark.parametrize("sign", ["created", "state.json", "worker.log"])
+def test_a_job_is_as_young_as_what_is_new_of_it(sign: str) -> None:
+    """Such as one that was tried again: what it was made of is old."""
+    made = _aged(40, FAILED)
+    if sign == "created":
+        saved = json.loads((made.folder / "request.json").read_text())
+        (made.folder / "request.json").write_text(json.dumps({**saved, "created": NOW - 1}))
+        _age(made, 40)
+    else:
+        (made.folder / sign).touch()
+        os.utime(made.folder / sign, (NOW - 1, NOW - 1))
+    job.prune(30, NOW)
+    assert made.folder.exists()
+
+
+def test_what_is_worked_on_stays() -> None:
+    made = [_aged(40, FAILED), _aged(40, RECEIVED, imported=True)]
+    for each in made:
+        with filelock.FileLock(each.folder / "lock"):
+            job.prune(30, NOW)
+            job.clear(NOW)
+            assert each.folder.exists()
+    job.clear(NOW)
+    assert _left(made) == []
+
+
+def test_nothing_goes_that_is_not_ours(home: Path, tmp_path: Path) -> None:
+    folder = home / "jobs"
+    elsewhere = tmp_path / "elsewhere"
+    _aged(40, FAILED).folder.rename(elsewhere)
+    kept = [folder / name for name in (".git", ".Trash-0", ".20260101", ".stfolder")]
+    for each in kept:
+        each.mkdir()
+        (each / "file").write_text("x")
+        os.utime(each, (0, 0))
+    for link in (folder / "20260101-000000-abcdef", folder / ".20260101-000000-abcdef"):
+        link.symlink_to(elsewhere)
+        kept.append(link)
+    job.prune(30, NOW)
+    job.clear(NOW)
+    assert set(folder.iterdir()) == set(kept) and (elsewhere / "request.json").exists()
+    assert all((each / "file").exists() for each in kept[:4])
+
+
+PREPARES = """
+import os, sys
+from plugin import job
+with job.prepare() as folder:
+    (folder / "source.png").write_bytes(b"half")
+    print(folder, flush=True)
+    sys.stdin.read()
+    os._exit(9)
+"""
+
+
+@pytest.mark.parametrize("days", [0, 60])
+def test_what_is_being_prepared_stays_and_goes_with_its_process(days: int) -> None:
+    now = time.time() + days * 86400
+    with subprocess.Popen(
+        [sys.executable, "-c", PREPARES], cwd=CHECKOUT, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True,
+    ) as other:  # fmt: skip
+        assert other.stdin and other.stdout
+        folder = Path(other.stdout.readline().strip())
+        job.prune(1, now)
+        job.clear(now)
+        assert (folder / "source.png").exists()
+        other.stdin.close()
+        other.wait(30)
+    job.prune(1, now)
+    assert not folder.exists()
+
+
+def test_a_removal_that_is_killed_leaves_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = _aged(40, FAILED)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        for remove in (made.discard, lambda: job.prune(30, NOW)):
+            with contextlib.suppress(KeyboardInterrupt):
+                remove()
+    assert job.all_jobs() == []
+    job.prune(0, NOW)
+    assert list(job.jobs_folder().iterdir()) == []
+
+
+def test_imported_is_noted_for_each_variation(home: Path) -> None:
+    made = _publish(variations=3)
+    placed = [Post(RECEIVED, result=f"result-{n}.png", placed=f"placed-{n}.png") for n in (1, 2)]
+    made.save_state(State([*placed, Post(ACCEPTED, "img_3")]))
+    assert made.imported == frozenset() and made.unimported == {1, 2}
+    made.mark_imported([2])
+    assert made.imported == {2} and made.unimported == {1}
+    made.mark_imported([1])
+    assert made.imported == {1, 2} and made.unimported == frozenset()
+    last = Post(RECEIVED, result="result-3.png", placed="placed-3.png")
+    made.save_state(State([*placed, last]))
+    assert made.imported == {1, 2} and made.unimported == {3}
+    _age(made, 40)
+    job.clear(NOW)
+    assert made.folder.exists()
+    made.mark_imported([3])
+    for marker in made.folder.glob("imported*"):
+        assert stat.S_IMODE(marker.stat().st_mode) == 0o600
+    job.clear(NOW)
+    assert not made.folder.exists()
+
+
+def test_two_processes_note_what_is_imported_at_the_same_time() -> None:
+    made = _publish(variations=4)
+    code = "import sys; from pathlib import Path; from plugin.job import Job\n" \
+        "for n in sys.argv[2:]: Job(Path(sys.argv[1])).mark_imported([int(n)])"  # fmt: skip
+    others = [
+        subprocess.Popen([sys.executable, "-c", code, made.folder, *numbers], cwd=CHECKOUT)
+        for numbers in ("13", "24")
+    ]
+    assert [other.wait(30) for other in others] == [0, 0]
+    assert made.imported == {1, 2, 3, 4}
+
+
+def test_an_older_version_has_noted_it_of_all_that_was_fitted() -> None:
+    made = _publish(variations=3)
+    arrived = Post(RECEIVED, result="result-2.png")
+    placed = Post(RECEIVED, result="result-1.png", placed="placed-1.png")
+    made.save_state(State([placed, arrived, Post(ACCEPTED, "img_3")]))
+    (made.folder / "imported").touch()
+    assert made.imported == {1} and made.unimported == {2}
 
 
 def test_what_a_killed_preparation_left_goes_after_a_day(home: Path) -> None:
@@ -207,3 +453,21 @@ def test_a_key_that_would_break_a_header_is_refused(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ValueError, match="copy it again") as caught:
         settings.api_key()
     assert "sk" not in str(caught.value)
+
+
+INVISIBLE = [
+    "\u200b", "\ufeff\u200b", "\ufe0f", "\u0301\u0302", "\x01\x7f", "\u2060 \u200d", "\u00ad",
+    "\u3164", "\u2800", "\U000e0041\U000e007f", "\u2028\u00a0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", INVISIBLE, ids=ascii)
+def test_a_prompt_that_nobody_can_see_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="say what is to change"):
+        job.check_prompt(text)
+    assert job.check_prompt(f"{text}天") == f"{text}天".strip()
+
+
+@pytest.mark.parametrize("text", ["?", "😀", "e\u0301", "1️⃣", "ไม้", "\ue000", "\U0001fae8"])
+def test_a_prompt_that_can_be_seen_is_taken(text: str) -> None:
+    assert job.check_prompt(text) == text

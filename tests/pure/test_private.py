@@ -44,7 +44,7 @@ def test_nothing_is_for_others_whatever_the_umask(
     assert command("edit", photo, "--prompt", "echo", *masked).returncode == 0
     (made,) = job.all_jobs()
     names = {file.name for file in made.folder.iterdir()}
-    assert {"source.png", "mask.png", "reference-1.png", "placed-1.png", "imported"} <= names
+    assert {"source.png", "mask.png", "reference-1.png", "placed-1.png", "imported-1"} <= names
     for path in (home, *home.rglob("*")):
         mode = stat.S_IMODE(path.stat().st_mode)
         assert mode == (0o700 if path.is_dir() else 0o600), path
@@ -79,12 +79,12 @@ def test_a_home_that_is_no_folder_is_told(home: Path, photo_files: Path) -> None
 def test_a_planted_link_is_not_written_through(home: Path, tmp_path: Path) -> None:
     settings.save(a=1)
     victim = tmp_path / "victim"
-    victim.write_text("as it was")
+    victim.write_text('{"as it": "was"}')
     for name in ("settings.json", f".settings.json.{os.getpid()}"):
         (home / name).unlink(missing_ok=True)
         (home / name).symlink_to(victim)
     settings.save(b=2)
-    assert victim.read_text() == "as it was"
+    assert victim.read_text() == '{"as it": "was"}'
     assert not (home / "settings.json").is_symlink()
     assert stat.S_IMODE((home / "settings.json").stat().st_mode) == 0o600
 

@@ -21,13 +21,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plugin import job, settings
+from plugin import job, lock, settings
 from plugin.worker import form, image_file, patience, picture, run, service, upload
 from plugin.worker.failure import Failure
 from plugin.worker.sandbox import Sandbox
 from tests.service.workers import (
     CHECKOUT,
     NOTHING_THERE,
+    aged,
     prepared_job,
     read_request,
     until,
@@ -173,6 +174,7 @@ BAD_INPUT: list[tuple[str, Callable[[Path, Path], list[object]], str]] = [
     ("16 bits", lambda p, t: [t / "deep.png", "--prompt", "x"], "more than 8 bits"),
     ("huge", lambda p, t: [t / "huge.png", "--prompt", "x"], "at most 400 million"),
     ("endless prompt", lambda p, t: [p, "--prompt", "x" * 40_000], "too long"),
+    ("unseen prompt", lambda p, t: [p, "--prompt", "\u200b\ufe0f \u2060"], "invisible characters"),
     ("broken prompt", lambda p, t: [p, "--prompt", "a\udcff"], "broken characters"),
     ("10 pictures", lambda p, t: [p, "--prompt", "x"] + ["--reference", p] * 9, "at most 8"),
 ]
@@ -636,11 +638,115 @@ def test_the_ceiling_and_the_days_of_the_settings_count(
     assert _run("edit", photo, "--prompt", "echo").returncode == 0
     assert sandbox.edits[0].fields["resolution"] == "2k"
     (old,) = job.all_jobs()
-    long_ago = time.time() - 4 * 86400
-    os.utime(old.folder / "request.json", (long_ago, long_ago))
+    aged(old, 4 * 86400)
     assert _run("edit", photo, "--prompt", "echo", "--resolution", "1k").returncode == 0
     (new,) = job.all_jobs()
     assert new.id != old.id and sandbox.edits[1].fields["resolution"] == "1k"
+
+
+@pytest.mark.parametrize("state", [job.SENT, job.PREPARED, job.FAILED, "imported"])
+def test_what_a_worker_is_at_is_never_removed(
+    sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """An edit of long ago that is tried again, or that the clock makes so: the lock tells."""
+    sandbox.thinking = 3
+    made = prepared_job(photo, monkeypatch)
+    with worker_on(made) as worker:
+        assert worker.stdin and worker.stdout
+        until(lambda: sandbox.posts == 1)
+        # Whatever is on the disk by then.
+        post = job.Post(job.FAILED, kind=job.Kind.BUSY)
+        if state == "imported":
+            post = job.Post(job.RECEIVED, placed="placed-1.png")
+            made.mark_imported([1])
+        elif state != job.FAILED:
+            post = job.Post(state)
+        made.save_state(job.State([post]))
+        aged(made, 40 * 86400)
+        assert lock.is_held(made.folder / "lock")
+        for now in (time.time(), time.time() + 40 * 86400):
+            job.prune(1, now)
+            job.clear(now)
+        assert made.folder.exists()
+        worker.stdin.close()
+        assert worker.wait(60) == 0
+    assert made.state.name == job.RECEIVED and (made.folder / "placed-1.png").exists()
+    assert not lock.is_held(made.folder / "lock")
+    if state == "imported":
+        job.clear(time.time())
+    assert made.folder.exists() == (state != "imported")
+
+
+def test_our_lock_keeps_a_worker_out(
+    sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = prepared_job(photo, monkeypatch)
+    command = [sys.executable, "-m", "plugin", "resume", made.id]
+    with lock.held(made.folder / "lock") as ours:
+        assert ours
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 1 and "worked on already" in done.stderr and sandbox.posts == 0
+    assert subprocess.run(command, cwd=CHECKOUT, capture_output=True).returncode == 0
+
+
+def test_a_variation_that_arrives_after_its_sister_becomes_a_picture_too(
+    sandbox: Sandbox, photo: Path, tmp_path: Path, mask: Path, coffee: Image.Image
+) -> None:
+    sandbox.answers.append((400, {}, {"error": {"message": "not now"}}))
+    out = tmp_path / "out"
+    words = ["edit", photo, "--prompt", "sepia", "--mask", mask, "--variations", 2, "--out", out]
+    done = _run(*words)
+    (first,) = done.stdout.splitlines()
+    assert done.returncode == 1 and Path(first).parent == out
+    (made,) = job.all_jobs()
+    (late,) = {1, 2} - made.imported
+    again = _run("resume", made.id)
+    (second,) = again.stdout.splitlines()
+    assert again.returncode == 0, again.stderr
+    assert Path(second).parent == out and second != first
+    with Image.open(second) as written:
+        assert written.size == coffee.size
+    assert made.imported == {1, 2} and late in made.imported
+    # Once more, and nothing new is made.
+    assert _run("resume", made.id).returncode == 0
+    assert len(list(out.iterdir())) == 2
+
+
+def test_settings_that_can_not_be_read_send_nothing(
+    sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = prepared_job(photo, monkeypatch)
+    aged(old, 40 * 86400)
+    file = settings.home() / "settings.json"
+    text = f'{{"base_url": "{sandbox.base_url}", "keep_days": 0,}}'
+    file.write_text(text)
+    # By the variables, and by the default that counted then.
+    for url in (sandbox.base_url, ""):
+        monkeypatch.setenv("DIMILINKS_BASE_URL", url)
+        for words in (["edit", photo, "--prompt", "x"], ["resume", old.id]):
+            done = _run(*words)
+            assert done.returncode == 1 and str(file) in done.stderr, done.stderr
+            assert "Nothing is sent" in done.stderr and "Traceback" not in done.stderr
+    assert sandbox.posts == 0 and file.read_text() == text
+    assert [each.id for each in job.all_jobs()] == [old.id]
+    # What is mended counts again.
+    monkeypatch.setenv("DIMILINKS_BASE_URL", "")
+    file.write_text(text.replace(",}", "}"))
+    assert _run("resume", old.id).returncode == 0 and sandbox.posts == 1
+
+
+def test_what_has_arrived_is_fitted_whatever_the_settings_are(
+    sandbox: Sandbox, photo: Path, mask: Path
+) -> None:
+    assert _run("edit", photo, "--prompt", "sepia", "--mask", mask).returncode == 0
+    (made,) = job.all_jobs()
+    state = made.state
+    state.posts[0].placed = ""
+    made.save_state(state)
+    (made.folder / "placed-1.png").unlink()
+    (settings.home() / "settings.json").write_text("{")
+    assert _run("resume", made.id).returncode == 0
+    assert (made.folder / "placed-1.png").exists()
 
 
 def test_a_worker_that_is_ready_hears_of_its_job_later(

@@ -143,7 +143,9 @@ def test_a_keyring_that_is_locked_or_lost_its_key_says_what_to_do(
     [
         ("", "no key"),
         (" \n", "no key"),
-        (f"Bearer {KEY}", "characters that no key has"),
+        (f"Bearer Bearer {KEY} {KEY}", "characters that no key has"),
+        (f"API_KEY={KEY}", "= sign"),
+        (f"{KEY[:5]}***", "masked API key"),
         (f"{KEY}é", "characters that no key has"),
         (KEY.encode() + b"\xff", "characters that no key has"),
         (KEY * 100, "too long"),

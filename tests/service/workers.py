@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import socket
 import subprocess
@@ -49,6 +50,16 @@ def worker_on(prepared: job.Job | None = None) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
+
+
+def aged(made: job.Job, seconds: float) -> None:
+    """Let a job be as old as that by all signs, and made by a process that has ended."""
+    then = time.time() - seconds
+    saved = json.loads((made.folder / "request.json").read_text("utf-8"))
+    (made.folder / "request.json").write_text(json.dumps({**saved, "created": then}), "utf-8")
+    (made.folder / "maker").write_text("maker-000000000000")
+    for file in made.folder.iterdir():
+        os.utime(file, (then, then))
 
 
 def until(condition: Callable[[], bool], seconds: float = 30) -> None:

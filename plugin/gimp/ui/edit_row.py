@@ -529,7 +529,10 @@ def _to_collect(post: Post) -> bool:
 
 def unfinished(job: Job) -> bool:
     """Whether a job of an earlier window still has something for the user."""
-    return _reached(job, RECEIVED, SENT, ACCEPTED) and not job.imported
+    try:
+        return _reached(job, SENT, ACCEPTED) or (_reached(job, RECEIVED) and bool(job.unimported))
+    except (OSError, ValueError):
+        return False
 
 
 def has_something(job: Job) -> bool:
@@ -538,9 +541,9 @@ def has_something(job: Job) -> bool:
 
 
 def _reached(job: Job, *states: str) -> bool:
-    """Whether a job can be read, and has come to one of these states."""
+    """Whether a job can be read, and a variation of it has come to one of these states."""
     try:
-        return bool(job.request.prompt) and job.state.name in states
+        return bool(job.request.prompt) and any(post.state in states for post in job.state.posts)
     except (OSError, ValueError):
         return False
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from gi.repository import Gdk, GimpUi, GLib, Gtk, Pango
 
@@ -13,6 +14,10 @@ from plugin.gimp import worker_process
 from plugin.gimp.messages import _
 from plugin.limits import TIERS
 
+T = TypeVar("T")
+
+_ANEW = 1
+"""The response of a window that is to be shown anew."""
 _BORDER = 12
 _GAP = 6
 _TEXT_WIDTH = 52
@@ -30,7 +35,9 @@ def show(parent: Gtk.Window | None) -> None:
     It has a loop of its own: not for the inside of a button's signal, see `_message`.
     """
     GimpUi.init("dimilinks-settings")
-    _Settings(parent).run()
+    # Once more with what is there after settings that can't be read were set aside.
+    while _Settings(parent).run():
+        pass
 
 
 class _Settings:
@@ -49,8 +56,12 @@ class _Settings:
         self._window.set_default_size(_WIDTH, -1)
         self._working = 0
         self._closed = False
+        self._wrong: list[str] = []
+        """Why settings can't be shown as they are."""
         page = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=_BORDER, border_width=_BORDER)
-        for frame in (self._key(), self._service(), self._edits(), self._kept()):
+        frames = (self._key(), self._service(), self._edits(), self._kept())
+        page.pack_start(self._unusable(frames), False, False, 0)
+        for frame in frames:
             page.pack_start(frame, False, False, 0)
         self._window.get_content_area().pack_start(_scrolled(page), True, True, 0)
         page.show_all()
@@ -62,15 +73,18 @@ class _Settings:
         self._show_address()
         self._show_room()
 
-    def run(self) -> None:
+    def run(self) -> bool:
+        """Show the window until it is closed, and return whether it is to be shown anew."""
+        response = Gtk.ResponseType.NONE
         try:
             # A page of the manual, or whatever else is asked for, doesn't close it.
-            while self._window.run() not in (
+            while response not in (
                 Gtk.ResponseType.CLOSE,
                 Gtk.ResponseType.CANCEL,
                 Gtk.ResponseType.DELETE_EVENT,
+                _ANEW,
             ):
-                pass
+                response = self._window.run()
             self._keep_address()
             self._closed = True
             self._window.hide()
@@ -79,6 +93,57 @@ class _Settings:
                 GLib.MainContext.default().iteration(True)
         finally:
             self._window.destroy()
+        return bool(response == _ANEW)
+
+    # What can't be used
+
+    def _unusable(self, frames: Sequence[Gtk.Widget]) -> Gtk.Widget:
+        """Make the place that says why settings can't be used, and offers to start over."""
+        box = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=_GAP)
+        note = _note()
+        box.pack_start(note, False, False, 0)
+        try:
+            settings.load()
+        except settings.Unusable as error:
+            # Nothing can be saved, so nothing is to be chosen.
+            for frame in frames:
+                frame.set_sensitive(False)
+            _say(note, str(error))
+        else:
+            try:
+                settings.check_service()
+            except settings.Unusable as error:
+                self._wrong.append(str(error))
+            except ValueError:
+                # It is told where the key or the address is entered.
+                pass
+            _say(note, " ".join(dict.fromkeys(self._wrong)))
+            return box
+        with contextlib.suppress(settings.Unusable):
+            settings.home()
+            over = Gtk.Button(label=_("Start _Over"), use_underline=True, halign=Gtk.Align.START)
+            over.set_tooltip_text(
+                _("Keeps the old file under another name. Check the service's address afterwards.")
+            )
+            over.connect("clicked", lambda _button: self._start_over())
+            box.pack_start(over, False, False, 0)
+        return box
+
+    def _start_over(self) -> None:
+        try:
+            settings.set_aside()
+        except OSError as error:
+            self._tell(_disk(error))
+            return
+        self._window.response(_ANEW)
+
+    def _read(self, setting: Callable[[], T], otherwise: T) -> T:
+        """Return a setting, or what is shown in place of one that can't be used."""
+        try:
+            return setting()
+        except settings.Unusable as error:
+            self._wrong.append(str(error))
+            return otherwise
 
     # The key
 
@@ -121,7 +186,7 @@ class _Settings:
 
     def _save_key(self, afterwards: Callable[[], None] = lambda: None) -> None:
         try:
-            key = settings.check_key(self._key_entry.get_text().strip())
+            key = settings.check_key(self._key_entry.get_text())
         except ValueError as error:
             _say(self._key_note, str(error))
             return
@@ -200,7 +265,8 @@ class _Settings:
             address, note = settings.base_url(), ""
         except ValueError as error:
             # What the settings hold can be mended here.
-            address = "" if by_environment else str(settings.load().get("base_url"))
+            kept = settings.comforts().get("base_url")
+            address = kept if isinstance(kept, str) and not by_environment else ""
             note = str(error)
         self._address.get_child().set_text(address)
         if by_environment:
@@ -240,7 +306,7 @@ class _Settings:
         except ValueError:
             # It is said below the field.
             return False
-        kept = settings.load().get("base_url") or settings.DOCUMENTED_BASE_URLS[0]
+        kept = settings.comforts().get("base_url") or settings.DOCUMENTED_BASE_URLS[0]
         return address == kept or self._save(base_url=address)
 
     def _show_route(self) -> None:
@@ -289,7 +355,7 @@ class _Settings:
         ceiling = Gtk.ComboBoxText(halign=Gtk.Align.START)
         for tier in TIERS:
             ceiling.append(tier, tier)
-        ceiling.set_active_id(settings.ceiling())
+        ceiling.set_active_id(self._read(settings.ceiling, ""))
         _add(grid, 0, _("_Largest automatic resolution"), ceiling)
         explain = Gtk.CheckButton(
             label=_("E_xplain the mask to the service"),
@@ -311,7 +377,7 @@ class _Settings:
     def _kept(self) -> Gtk.Widget:
         grid = _grid()
         days = Gtk.SpinButton.new_with_range(0, settings.MOST_KEEP_DAYS, 1)
-        days.set_value(settings.keep_days())
+        days.set_value(self._read(settings.keep_days, 0))
         days.set_halign(Gtk.Align.START)
         _add(grid, 0, _("Kee_p edits for (days; 0 for ever)"), days)
         self._room = _note()
@@ -428,6 +494,8 @@ def _sentence(answer: dict[str, Any]) -> str:
 
 
 def _disk(error: OSError) -> str:
+    if isinstance(error, settings.Unusable):
+        return str(error)
     return _("The settings and edits can't be kept on the disk ({why}): {path}").format(
         why=error.strerror or error, path=error.filename or ""
     )

@@ -32,8 +32,6 @@ _EARLIER = 20
 """Earlier edits that are listed at once."""
 _TICK = 500
 """Milliseconds from one look at what is under way to the next."""
-_ONE_PRESS = 2.0
-"""Seconds within which a second press, as of a double click, begins no second edit."""
 _LAST_WORD = 3
 """Seconds that a worker which has sent nothing may take to end."""
 _ONSCREEN = 200
@@ -276,7 +274,7 @@ class Window:
 
     def _restore_place(self) -> None:
         """Open where the user has put the window the last time, if the screen still has that."""
-        place = settings.load().get("window")
+        place = settings.comforts().get("window")
         display = self.dialog.get_display()
         if not (isinstance(place, list) and [type(each) for each in place] == [int, int]):
             return
@@ -333,7 +331,7 @@ class Window:
 
     def _start(self) -> None:
         """Begin an edit, or tell in the window why not."""
-        if time.monotonic() - self._started < _ONE_PRESS:
+        if time.monotonic() - self._started < choices.ONE_PRESS:
             return
         self._clear_notice()
         request = self._request()

@@ -40,6 +40,7 @@ Gimp.edit_paste(pasted_on, False)
 CASES = {
     "empty prompt": ([layer], {"prompt": ""}),
     "blank prompt": ([layer], {"prompt": " \n "}),
+    "unseen prompt": ([layer], {"prompt": "\u200b\ufe0f"}),
     "no layer": ([], {"prompt": "x"}),
     "a channel": ([channel], {"prompt": "x"}),
     "a layer of another image": ([strange], {"prompt": "x", "output": "replace"}),

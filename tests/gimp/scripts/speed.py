@@ -123,7 +123,7 @@ def edit(image, layers, case):
             ("fetched", "result-1.png"),
             # Not the picture: that is packed later, while nobody waits.
             ("fitted", "state.json"),
-            ("placed", "imported"),
+            ("placed", "imported-1"),
         )
     }
     region = json.loads((job / "request.json").read_text())["region"]

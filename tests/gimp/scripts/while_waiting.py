@@ -164,7 +164,7 @@ def gone(what):
     untouched = there == (image.is_valid() and inside.picture_of(image))
     name = "result-1.png" if what == "file lost" else "placed-1.png"
     kept = str(captured.job.folder / name)
-    return layers, sentence, kept, captured.job.imported, untouched
+    return layers, sentence, kept, bool(captured.job.imported), untouched
 
 
 def reshaped(what, output, source, deep):
@@ -297,7 +297,7 @@ def one_of_two_gone():
     captures = [begin(image, layer), begin(image, second)]
     image.remove_layer(second)
     layers, missing = place(captures)
-    return len(layers), len(missing), [each.job.imported for each in captures]
+    return len(layers), len(missing), [bool(each.job.imported) for each in captures]
 
 
 def a_chosen_channel_stays():

@@ -7,6 +7,7 @@ one beside a GIMP in the cache).
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import os
@@ -17,10 +18,11 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import programs
 from .folders import (
     NAME,
     Failure,
@@ -31,7 +33,7 @@ from .folders import (
     remove,
     say,
 )
-from .launch import command_line
+from .launch import INSIDE_PATH, command_line
 from .profiles import SNAP, Gimp
 from .progress import CommandFailed, run_with_progress
 
@@ -118,6 +120,11 @@ def check_python() -> None:
     elif "WindowsApps" in Path(sys.base_prefix).parts:
         # Windows redirects what a packaged program writes to AppData into the package's own folder.
         why = "is from the Microsoft Store: Windows hides from GIMP what it writes"
+    elif re.search("[\ud800-\udfff]", sys.base_prefix):
+        raise Failure(
+            f"{sys.executable} lies in a folder whose name is not UTF-8, which an environment "
+            "can't refer to. Run the installer with a Python in another folder."
+        )
     else:
         return
     raise Failure(
@@ -132,7 +139,7 @@ def _for_machine(folder: Path, requirements: Path, wheels: Path | None) -> Path:
         return runs(str(place / _PYTHON))
 
     def make(place: Path) -> None:
-        _step([sys.executable, "-m", "venv", "--without-pip", str(place)])
+        _make_venv(place)
         _clear(place)
         _fill(place, _VERSION, [], requirements, wheels)
         _step(_compile(str(place), str(folder)))
@@ -141,11 +148,23 @@ def _for_machine(folder: Path, requirements: Path, wheels: Path | None) -> Path:
     return folder / _PYTHON
 
 
+def _make_venv(place: Path) -> None:
+    """Make an environment without packages in the empty folder `place`.
+
+    It is made elsewhere and copied: venv writes down the path that it was given, and can't write
+    one that is not UTF-8. Raises CommandFailed.
+    """
+    with tempfile.TemporaryDirectory(prefix="dimilinks-gimp-") as temporary:
+        made = Path(temporary) / "venv"
+        _step([sys.executable, "-m", "venv", "--without-pip", str(made)])
+        shutil.copytree(made, place, symlinks=True, dirs_exist_ok=True)
+
+
 def in_sandbox(gimp: Gimp) -> Target:
     """The environment for a GIMP in a sandbox, of that sandbox's own Python. Raises Failure."""
     code = "import sys; print('%d.%d' % sys.version_info[:2])"
     try:
-        answer = subprocess.run(gimp.python("-c", code), capture_output=True, text=True, timeout=60)
+        answer = programs.run(gimp.python("-c", code), timeout=60)
         version = answer.stdout.strip()
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failure(f"The Python of the {gimp.kind} can't be started: {error}.") from error
@@ -170,7 +189,9 @@ def _in_tree(gimp: Gimp, root: Path) -> Target:
         root / inside.relative_to("/"),
         inside,
         "/usr/bin/python3",
-        lambda command: command_line(gimp, command, {}, cwd=Path("/")),
+        lambda command: command_line(
+            gimp, ["env", "-i", f"PATH={INSIDE_PATH}", *command], {}, cwd=Path("/")
+        ),
     )
 
 
@@ -232,7 +253,8 @@ def download(folder: Path, version: str | None) -> None:
         fitting.write_text(text, encoding="utf-8")
         lists = ["--requirement", str(fitting), "--requirement", str(PIP)]
         try:
-            run_with_progress([*pip, "download", *_STRICT, *lists, "--dest", str(folder), *flags])
+            command = [*pip, "download", *_STRICT, *lists, "--dest", str(folder), *flags]
+            run_with_progress(command, _pip_environ(_pip_settings(pip, "download")))
         except CommandFailed as error:
             raise Failure(f"The packages could not be fetched: {error}. {_NETWORK}") from error
 
@@ -244,7 +266,7 @@ def runs(python: str) -> bool:
 
 def _runs(python: list[str]) -> bool:
     try:
-        return subprocess.run([*python, "-c", IMPORTS], capture_output=True).returncode == 0
+        return programs.run([*python, "-c", IMPORTS]).returncode == 0
     except OSError:
         return False
 
@@ -315,7 +337,7 @@ def _compile(place: str, final: str) -> list[str]:
 
 def _step(command: list[str]) -> None:
     """Run a short step. Raises CommandFailed, after showing its output, if it fails."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    done = programs.run(command)
     if done.returncode:
         say(done.stdout + done.stderr)
         raise CommandFailed(f"{Path(command[0]).name} ended with code {done.returncode}")
@@ -387,7 +409,8 @@ def _fill(
                 str(_site(place, version)),
                 *offline,
                 *flags,
-            ]
+            ],
+            _pip_environ(_pip_settings(pip, "install")),
         )
 
 
@@ -404,7 +427,7 @@ def _pip(wheels: Path | None) -> Iterator[list[str]]:
     with tempfile.TemporaryDirectory(prefix="dimilinks-gimp-pip-") as temporary:
         place = Path(temporary)
         pip = [str(place / "venv" / _PYTHON), "-m", "pip"]
-        subprocess.run([sys.executable, "-m", "venv", str(place / "venv")], capture_output=True)
+        programs.run([sys.executable, "-m", "venv", str(place / "venv")])
         if not _works(pip):
             near = [folder for folder in (wheels, _WHEELS) if folder]
             found = [path for folder in near for path in sorted(folder.glob("pip-*.whl"))]
@@ -412,9 +435,51 @@ def _pip(wheels: Path | None) -> Iterator[list[str]]:
         yield pip
 
 
+_PIP_KEPT = (
+    *("index-url", "pypi-url", "extra-index-url", "no-index", "find-links"),
+    *("proxy", "cert", "client-cert", "trusted-host", "keyring-provider"),
+    *("timeout", "default-timeout", "retries", "resume-retries", "cache-dir", "no-cache-dir"),
+    # By these pip is told to use the system's certificates, or its own as before.
+    *("use-feature", "use-deprecated"),
+)
+"""The user's settings of pip that say where packages come from, and how to get there."""
+
+
+def _pip_settings(pip: list[str], verb: str) -> dict[str, str]:
+    """Those of _PIP_KEPT that the user has set, in variables or in pip's files.
+
+    The others are left alone on purpose: an installation for the user, into another folder, only
+    in a virtual environment, by constraints, from sources and so on would not become what the
+    plug-in needs. Raises CommandFailed, after showing pip's words, if its files can't be read.
+    """
+    quiet = {"PIP_QUIET": "0", "PIP_VERBOSE": "0"}
+    answer = programs.run([*pip, "config", "list"], {**programs.environ(), **quiet})
+    if answer.returncode:
+        say(answer.stdout + answer.stderr)
+        raise CommandFailed("pip can't read its settings")
+    found = re.findall(r"^(\S+)\.([\w-]+)=(['\"].*['\"])$", answer.stdout, re.MULTILINE)
+    kept = {}
+    # The later ones win. pip itself ignores empty ones.
+    for section in ("global", verb, ":env:"):
+        for its_section, name, quoted in found:
+            value = ast.literal_eval(quoted)
+            if its_section == section and name in _PIP_KEPT and value:
+                kept[name] = value
+    return kept
+
+
+def _pip_environ(settings: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a pip that knows these settings and no others of the user's."""
+    variables = {f"PIP_{name.upper().replace('-', '_')}": v for name, v in settings.items()}
+    clean = {name: v for name, v in programs.environ().items() if not name.startswith("PIP_")}
+    # The last is a variable, as not every pip knows it as an option.
+    own = {"PIP_CONFIG_FILE": os.devnull, "PIP_ROOT_USER_ACTION": "ignore"}
+    return {**clean, **variables, **own}
+
+
 def _works(pip: list[str]) -> bool:
     try:
-        return subprocess.run([*pip, "--version"], capture_output=True).returncode == 0
+        return programs.run([*pip, "--version"], _pip_environ({})).returncode == 0
     except OSError:
         return False
 
@@ -430,13 +495,13 @@ def _debian_wheel(place: Path) -> Path:
     say("Python has no pip here; fetching Debian's package python3-pip-whl …")
     place.chmod(0o755)
     download = ["apt-get", "download", "python3-pip-whl"]
-    fetched = subprocess.run(download, cwd=place, capture_output=True)
+    fetched = programs.run(download, cwd=place)
     if fetched.returncode and os.geteuid() == 0:
         with contextlib.suppress(CommandFailed):
             run_with_progress(["apt-get", "update"])
-        fetched = subprocess.run(download, cwd=place, capture_output=True)
+        fetched = programs.run(download, cwd=place)
     for package in place.glob("python3-pip-whl*.deb"):
-        subprocess.run(["dpkg-deb", "-x", str(package), str(place)], capture_output=True)
+        programs.run(["dpkg-deb", "-x", str(package), str(place)])
     wheels = sorted(place.glob("usr/share/python-wheels/pip-*.whl"))
     if not wheels:
         raise Failure(

@@ -67,6 +67,20 @@ def make_data_folder() -> None:
         raise Failure(f"The folder {data_folder()} can't be made: {error.strerror}.") from error
 
 
+def refuse_foreign_home(remedy: str) -> None:
+    """Raise Failure if sudo has left root with folders of the user who called it.
+
+    What root made there, that user's GIMP could not write to.
+    """
+    caller = os.environ.get("SUDO_UID", "")
+    if sys.platform == "win32" or os.geteuid() != 0 or caller in ("", "0"):
+        return
+    for folder in (Path.home(), config_folder(), data_folder(), cache_folder(), jobs_folder()):
+        place = next(each for each in (folder, *folder.parents) if each.exists())
+        if str(place.stat().st_uid) == caller:
+            raise Failure(f"This would make files of root in {place}: {remedy}")
+
+
 def cache_folder() -> Path:
     """Our folder for what can be fetched or made again."""
     caches = "AppData/Local/Temp"

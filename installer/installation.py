@@ -8,12 +8,11 @@ import platform
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from . import doctor, environment, payload
+from . import doctor, environment, payload, programs
 from .folders import (
     CHECKOUT,
     NAME,
@@ -39,7 +38,6 @@ def install(gimp_dir: Path | None, wheels: Path | None, dry_run: bool) -> int:
 
     What goes wrong with one doesn't keep the others from theirs.
     """
-    _refuse_foreign_home()
     environment.check_python()
     if wheels and not wheels.is_dir():
         raise Failure(f"There is no folder {wheels}: make it with the command wheels.")
@@ -74,16 +72,6 @@ def install(gimp_dir: Path | None, wheels: Path | None, dry_run: bool) -> int:
     if failures:
         raise Failure("\n".join(dict.fromkeys(failures)))
     return 0
-
-
-def _refuse_foreign_home() -> None:
-    """With sudo, what is put into a user's home would be root's, and GIMP could not write there."""
-    caller = os.environ.get("SUDO_UID", "")
-    if caller not in ("", "0") and str(Path.home().stat().st_uid) == caller:
-        raise Failure(
-            f"This would make files of root in {Path.home()}: run it without sudo, as the user who "
-            "runs GIMP."
-        )
 
 
 def _refuse_other_folder(folder: Path) -> None:
@@ -234,9 +222,7 @@ def _forget_key() -> None:
     pythons = {payload.worker_pythons(profile.folder).get("") for profile in _all_profiles()}
     for python in filter(None, pythons):
         with contextlib.suppress(OSError):
-            done = subprocess.run(
-                [python, "-m", "plugin", "key", "forget"], cwd=CHECKOUT, capture_output=True
-            )
+            done = programs.run([python, "-m", "plugin", "key", "forget"], cwd=CHECKOUT)
             if done.returncode == 0:
                 return
     print(f"The key is still in the system's keyring: remove the entry {NAME} there.")
@@ -320,7 +306,7 @@ def _lock() -> contextlib.AbstractContextManager[None]:
 def _noted() -> list[Path]:
     """The profiles noted so far that have the plug-in."""
     try:
-        lines = _list_file().read_text(encoding="utf-8").splitlines()
+        lines = os.fsdecode(_list_file().read_bytes()).splitlines()
     except OSError:
         return []
     for line in lines:
@@ -334,7 +320,8 @@ def _note(folders: set[Path]) -> None:
     if folders:
         text = "".join(f"{folder}\n" for folder in sorted(folders))
         partial = _list_file().with_suffix(".partial")
-        partial.write_text(text, encoding="utf-8")
+        # The bytes of a path need not be UTF-8.
+        partial.write_bytes(os.fsencode(text))
         partial.replace(_list_file())
     else:
         remove(_list_file())

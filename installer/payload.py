@@ -48,7 +48,7 @@ def version(folder: Path) -> str:
 def worker_pythons(profile: Path) -> dict[str, str]:
     """The interpreters noted for this profile's worker, by place ("" is the machine itself)."""
     try:
-        lines = (plugin_folder(profile) / WORKER_PYTHON).read_text(encoding="utf-8").splitlines()
+        lines = os.fsdecode((plugin_folder(profile) / WORKER_PYTHON).read_bytes()).splitlines()
     except (OSError, UnicodeDecodeError):
         return {}
     parts = [line.strip().rpartition("\t") for line in lines if line.strip()]
@@ -135,7 +135,8 @@ def _copy(folder: Path, pythons: Mapping[str, str]) -> None:
         shutil.copyfile(CHECKOUT / "LICENSE", folder / "LICENSE")
     lines = [f"{place}\t{python}" if place else python for place, python in pythons.items()]
     text = "".join(f"{line}\n" for line in lines)
-    (folder / WORKER_PYTHON).write_text(text, encoding="utf-8")
+    # The bytes of a path need not be UTF-8.
+    (folder / WORKER_PYTHON).write_bytes(os.fsencode(text))
     # A fresh modification time, not the checkout's: GIMP asks a plug-in again only when it changed.
     shutil.copyfile(main, folder / MAIN)
     (folder / MAIN).chmod(0o755)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import programs
+from . import durable, programs
 from .folders import (
     NAME,
     Failure,
@@ -363,8 +363,10 @@ def _ensure(folder: Path, works: Callable[[Path], bool], make: Callable[[Path], 
         try:
             partial.chmod(0o755)
             make(partial)
+            durable.flush_large_tree(partial)
             remove(folder)
             partial.rename(folder)
+            durable.flush_names(folder.parent)
         except CommandFailed as error:
             raise Failure(
                 f"The worker's environment could not be made: {error}. Its messages are above. "

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from . import doctor, environment, payload, programs
+from . import doctor, durable, environment, payload, programs
 from .folders import (
     CHECKOUT,
     NAME,
@@ -319,10 +319,7 @@ def _noted() -> list[Path]:
 def _note(folders: set[Path]) -> None:
     if folders:
         text = "".join(f"{folder}\n" for folder in sorted(folders))
-        partial = _list_file().with_suffix(".partial")
-        # The bytes of a path need not be UTF-8.
-        partial.write_bytes(os.fsencode(text))
-        partial.replace(_list_file())
+        durable.write(_list_file(), text)
     else:
         remove(_list_file())
 

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import catalogue
+from . import catalogue, durable
 from .folders import CHECKOUT, Failure, remove
 
 NAME = "dimilinks_gimp"
@@ -70,6 +70,8 @@ def install(profile: Path, pythons: Mapping[str, str]) -> None:
         recover(profile)
         remove(fresh)
         _copy(fresh, pythons)
+        # Before it counts as the plug-in: a rename may outlive a power cut and the files not.
+        durable.flush_tree(fresh)
         if not target.exists():
             fresh.rename(target)
         elif not _exchange(fresh, target):
@@ -80,6 +82,7 @@ def install(profile: Path, pythons: Mapping[str, str]) -> None:
                 recover(profile)
                 raise
             remove(former)
+        durable.flush_names(target.parent)
     except OSError as error:
         raise Failure(
             f"The plug-in can't be written to {target}: {error.strerror}. "

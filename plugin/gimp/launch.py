@@ -100,11 +100,11 @@ def interpreter() -> str:
 
 def note(path: str) -> None:
     """Write down the interpreter for where this process runs. Raises OSError."""
+    from plugin.settings import write_private
+
     noted = {**_noted(), _place(): path}
     lines = [f"{place}\t{path}" if place else path for place, path in noted.items()]
-    temporary = NOTE.with_suffix(".new")
-    temporary.write_bytes(os.fsencode("".join(f"{line}\n" for line in lines)))
-    temporary.replace(NOTE)
+    write_private(NOTE, os.fsencode("".join(f"{line}\n" for line in lines)))
 
 
 def _noted() -> dict[str, str]:

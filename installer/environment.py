@@ -28,7 +28,9 @@ from .folders import (
     Failure,
     cache_folder,
     data_folder,
+    holders,
     locked,
+    locked_now,
     make_data_folder,
     remove,
     say,
@@ -41,6 +43,8 @@ REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 PIP = Path(__file__).with_name("pip.txt")
 """What a folder of wheels has besides, for machines without pip."""
 IMPORTS = "import cv2, filelock, keyring, multipart, numpy, PIL.Image, requests"
+IN_USE = "in-use.lock"
+"""Each worker holds this file of its environment, shared, for as long as it runs."""
 _VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 _PYTHON = Path("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 # Where it lies in a GIMP's folder tree.
@@ -364,9 +368,7 @@ def _ensure(folder: Path, works: Callable[[Path], bool], make: Callable[[Path], 
             partial.chmod(0o755)
             make(partial)
             durable.flush_large_tree(partial)
-            remove(folder)
-            partial.rename(folder)
-            durable.flush_names(folder.parent)
+            _put(partial, folder)
         except CommandFailed as error:
             raise Failure(
                 f"The worker's environment could not be made: {error}. Its messages are above. "
@@ -376,6 +378,55 @@ def _ensure(folder: Path, works: Callable[[Path], bool], make: Callable[[Path], 
             shutil.rmtree(partial, ignore_errors=True)
     if not works(folder):
         raise Failure(f"The packages in {folder} do not load on this machine.")
+
+
+def _put(fresh: Path, folder: Path) -> None:
+    """Rename the environment `fresh` to `folder`, in the place of a broken one. Raises Failure.
+
+    Workers that started before it broke go on with the packages of the new one, which are the same.
+    """
+    gone = _gone(folder)
+    try:
+        if folder.exists():
+            with contextlib.suppress(FileNotFoundError):
+                # With it the new one is in use, too.
+                (folder / IN_USE).rename(fresh / IN_USE)
+            folder.rename(gone)
+        fresh.rename(folder)
+        durable.flush_names(folder.parent)
+    except OSError as error:
+        raise Failure(
+            f"{folder} can't be exchanged: {error.strerror}. Close GIMP and try again."
+        ) from error
+    finally:
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def discard(folder: Path) -> str:
+    """Remove an environment unless a worker is in it; "" if it is gone, else why it is not."""
+    try:
+        with contextlib.ExitStack() as stack:
+            if sys.platform != "win32":
+                # Windows doesn't rename a folder in which a file is open.
+                lock = folder / IN_USE
+                if not stack.enter_context(locked_now(lock)):
+                    numbers = ", ".join(map(str, holders(lock)))
+                    return "Dimilinks is at work there" + (
+                        f" (process {numbers})" if numbers else ""
+                    )
+            # In one step: a worker that starts now finds no environment, not half of one.
+            gone = _gone(folder)
+            folder.rename(gone)
+            # The pip of a run that was killed may still be writing there.
+            shutil.rmtree(gone, ignore_errors=True)
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _gone(folder: Path) -> Path:
+    """The name for an environment that is being removed; what a kill leaves, `_prune` finds."""
+    return folder.with_name(f"{folder.name}.gone-{os.getpid()}")
 
 
 _STRICT = (

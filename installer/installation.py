@@ -20,6 +20,7 @@ from .folders import (
     cache_folder,
     data_folder,
     locked,
+    locked_now,
     make_data_folder,
     remove,
 )
@@ -65,7 +66,8 @@ def install(gimp_dir: Path | None, wheels: Path | None, dry_run: bool) -> int:
             todo = [] if gimp_dir else [p for p in find_profiles() if p.folder not in done]
             profiles += todo
         _note(set(_noted()))
-        _prune()
+        for folder, why in _prune().items():
+            print(f"Left {folder}: {why}. The next installation removes it.", flush=True)
     for profile in profiles:
         if payload.is_installed(profile.folder):
             failures += _tried(profile, gimp_dir)
@@ -190,29 +192,48 @@ def uninstall(gimp_dir: Path | None, everything: bool, dry_run: bool) -> int:
             else:
                 print(f"Not installed in {profile.folder}.")
         _note(set(_noted()))
-        _prune()
         last = not any(payload.is_installed(profile.folder) for profile in _all_profiles())
-        if last:
-            for folder in environment.environments_folders():
-                # Windows keeps the lock, which is open: see below.
-                shutil.rmtree(folder, ignore_errors=True)
-    if last:
+        left = _prune(all_of_them=last)
+        for folder, why in left.items():
+            print(
+                f"Left {folder}: {why}. An edit that was sent goes on to its end, and its result "
+                "is kept. Run this again later to remove the rest.",
+                flush=True,
+            )
+    if last and not left:
         for folder in environment.environments_folders():
             shutil.rmtree(folder, ignore_errors=True)
             with contextlib.suppress(OSError):
                 folder.parent.rmdir()
     for home in homes():
         if everything:
-            for name in OURS:
-                remove(home / name)
-            with contextlib.suppress(OSError):
-                home.rmdir()
-            print(f"Removed key, settings and edits: {home}")
+            _remove_home(home)
         elif any((home / name).exists() for name in OURS):
             print(f"Key, settings and edits were kept: {home} (--everything removes them, too)")
     if everything and cache_folder().exists():
         print(f"Left is what the commands demo and host fetched: remove {cache_folder()}")
     return 0
+
+
+def _remove_home(home: Path) -> None:
+    """Remove key, settings and edits, but for the edits that are under way: they are paid for."""
+    under_way = []
+    for job in (home / "jobs").glob("*/lock"):
+        with contextlib.suppress(OSError), locked_now(job) as free:
+            if not free:
+                under_way.append(job.parent)
+    for path in [home / name for name in OURS if name != "jobs"] + [*(home / "jobs").glob("*")]:
+        if path not in under_way:
+            remove(path)
+    for folder in (home / "jobs", home):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    print(f"Removed key, settings and edits: {home}")
+    for job in under_way:
+        print(
+            f"Left {job}: this edit is under way, and its result will be there. "
+            "Run this again later to remove it."
+        )
 
 
 def _forget_key() -> None:
@@ -324,9 +345,12 @@ def _note(folders: set[Path]) -> None:
         remove(_list_file())
 
 
-def _prune() -> None:
-    """Remove environments that no profile's worker uses any more."""
-    used = {environment.current()}
+def _prune(all_of_them: bool = False) -> dict[Path, str]:
+    """Remove environments that no profile's worker uses any more, or all of them.
+
+    Returns those that had to stay, and why.
+    """
+    used = set() if all_of_them else {environment.current()}
     for profile in _all_profiles():
         # …/ENVIRONMENT/bin/python
         used |= {
@@ -334,9 +358,13 @@ def _prune() -> None:
             for python in payload.worker_pythons(profile.folder).values()
             if len(Path(python).parents) > 1
         }
+    left: dict[Path, str] = {}
     for parent in environment.environments_folders():
         for folder in parent.glob("*py3.*"):
             if folder.is_dir() and folder not in used:
-                # The pip of a run that was killed may still be writing there.
-                shutil.rmtree(folder, ignore_errors=True)
-                remove(folder.with_name(f"{folder.name}.lock"))
+                why = environment.discard(folder)
+                if why:
+                    left[folder] = why
+                else:
+                    remove(folder.with_name(f"{folder.name}.lock"))
+    return left

@@ -5,6 +5,8 @@ it runs with a bare python3. The map:
 
     __main__.py      the commands, and the one place where expected errors are shown
     folders.py       where things lie on this platform; locks
+    programs.py      other programs, and which variables they get
+    durable.py       what was written, on the disk for good
     progress.py      commands that take long, with a sign of life
     environment.py   the worker's environment: a venv with pinned, hash-checked packages
     payload.py       the plug-in's files into a GIMP profile, and out of it

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
 
-from . import demo, environment, host, installation, release
+from . import demo, environment, folders, host, installation, release
 from .folders import Failure
 from .profiles import SERIES
 
@@ -120,9 +121,18 @@ def _run(options: argparse.Namespace) -> int:
     gimp_dir: Path | None = getattr(options, "gimp_dir", None)
     wheels: Path | None = getattr(options, "wheels", None)
     dry_run: bool = getattr(options, "dry_run", False)
+    if options.command in ("host", "demo"):
+        folders.refuse_foreign_home(
+            "run it without sudo, or, to have a private GIMP fetched, with sudo -H, which gives "
+            "root a home of its own."
+        )
+    elif options.command not in ("list", "wheels", "release"):
+        folders.refuse_foreign_home("run it without sudo, as the user who runs GIMP.")
     match options.command:
         case "python":
-            print(environment.for_machine(wheels))
+            path = environment.for_machine(wheels)
+            # As bytes: a path need not be UTF-8.
+            sys.stdout.buffer.write(os.fsencode(f"{path}\n"))
             return 0
         case "wheels":
             environment.download(options.folder, options.python)

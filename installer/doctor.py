@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import environment, payload
+from . import environment, payload, programs
 from .folders import CHECKOUT
 from .profiles import Gimp, Profile, homes
 
@@ -72,15 +72,13 @@ def start(gimp: Gimp, profile: Path | None, *options: str) -> str:
     """
     led = {"GIMP3_DIRECTORY": str(profile)} if profile else {}
     try:
-        return subprocess.run(
+        return programs.run(
             gimp.command("--no-interface", "--quit", *options),
-            stdin=subprocess.DEVNULL,
+            {**programs.environ_of_gimp(), **led},
+            capture_output=False,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
             timeout=TIMEOUT,
-            env={**os.environ, **led},
         ).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
@@ -220,7 +218,7 @@ def _workers(profile: Profile, again: str) -> Iterator[Finding]:
 
 def _last_line(command: list[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        done = programs.run(command)
     except OSError as error:
         return str(error)
     return (done.stderr.strip().splitlines() or [""])[-1]
@@ -228,7 +226,7 @@ def _last_line(command: list[str]) -> str:
 
 def _certificates(python: str) -> Finding:
     """Whether there are certificates to know the service by."""
-    done = subprocess.run([python, "-c", _CERTIFICATES], capture_output=True, text=True)
+    done = programs.run([python, "-c", _CERTIFICATES])
     try:
         variable, path, there = json.loads(done.stdout)
     except ValueError:
@@ -242,7 +240,7 @@ def _certificates(python: str) -> Finding:
 def _service(python: str) -> Iterator[Finding]:
     """Where the key is, and whether edits would work; never what the key is."""
     command = [python, "-m", "plugin", "service", "--test"]
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, errors="replace")
+    done = programs.run(command, programs.environ(key=True), cwd=CHECKOUT)
     try:
         about = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):

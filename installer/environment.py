@@ -7,6 +7,7 @@ one beside a GIMP in the cache).
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import os
@@ -17,21 +18,24 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import durable, programs
 from .folders import (
     NAME,
     Failure,
     cache_folder,
     data_folder,
+    holders,
     locked,
+    locked_now,
     make_data_folder,
     remove,
     say,
 )
-from .launch import command_line
+from .launch import INSIDE_PATH, command_line
 from .profiles import SNAP, Gimp
 from .progress import CommandFailed, run_with_progress
 
@@ -39,6 +43,8 @@ REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 PIP = Path(__file__).with_name("pip.txt")
 """What a folder of wheels has besides, for machines without pip."""
 IMPORTS = "import cv2, filelock, keyring, multipart, numpy, PIL.Image, requests"
+IN_USE = "in-use.lock"
+"""Each worker holds this file of its environment, shared, for as long as it runs."""
 _VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 _PYTHON = Path("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 # Where it lies in a GIMP's folder tree.
@@ -118,6 +124,11 @@ def check_python() -> None:
     elif "WindowsApps" in Path(sys.base_prefix).parts:
         # Windows redirects what a packaged program writes to AppData into the package's own folder.
         why = "is from the Microsoft Store: Windows hides from GIMP what it writes"
+    elif re.search("[\ud800-\udfff]", sys.base_prefix):
+        raise Failure(
+            f"{sys.executable} lies in a folder whose name is not UTF-8, which an environment "
+            "can't refer to. Run the installer with a Python in another folder."
+        )
     else:
         return
     raise Failure(
@@ -132,7 +143,7 @@ def _for_machine(folder: Path, requirements: Path, wheels: Path | None) -> Path:
         return runs(str(place / _PYTHON))
 
     def make(place: Path) -> None:
-        _step([sys.executable, "-m", "venv", "--without-pip", str(place)])
+        _make_venv(place)
         _clear(place)
         _fill(place, _VERSION, [], requirements, wheels)
         _step(_compile(str(place), str(folder)))
@@ -141,11 +152,23 @@ def _for_machine(folder: Path, requirements: Path, wheels: Path | None) -> Path:
     return folder / _PYTHON
 
 
+def _make_venv(place: Path) -> None:
+    """Make an environment without packages in the empty folder `place`.
+
+    It is made elsewhere and copied: venv writes down the path that it was given, and can't write
+    one that is not UTF-8. Raises CommandFailed.
+    """
+    with tempfile.TemporaryDirectory(prefix="dimilinks-gimp-") as temporary:
+        made = Path(temporary) / "venv"
+        _step([sys.executable, "-m", "venv", "--without-pip", str(made)])
+        shutil.copytree(made, place, symlinks=True, dirs_exist_ok=True)
+
+
 def in_sandbox(gimp: Gimp) -> Target:
     """The environment for a GIMP in a sandbox, of that sandbox's own Python. Raises Failure."""
     code = "import sys; print('%d.%d' % sys.version_info[:2])"
     try:
-        answer = subprocess.run(gimp.python("-c", code), capture_output=True, text=True, timeout=60)
+        answer = programs.run(gimp.python("-c", code), timeout=60)
         version = answer.stdout.strip()
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failure(f"The Python of the {gimp.kind} can't be started: {error}.") from error
@@ -170,7 +193,9 @@ def _in_tree(gimp: Gimp, root: Path) -> Target:
         root / inside.relative_to("/"),
         inside,
         "/usr/bin/python3",
-        lambda command: command_line(gimp, command, {}, cwd=Path("/")),
+        lambda command: command_line(
+            gimp, ["env", "-i", f"PATH={INSIDE_PATH}", *command], {}, cwd=Path("/")
+        ),
     )
 
 
@@ -232,7 +257,8 @@ def download(folder: Path, version: str | None) -> None:
         fitting.write_text(text, encoding="utf-8")
         lists = ["--requirement", str(fitting), "--requirement", str(PIP)]
         try:
-            run_with_progress([*pip, "download", *_STRICT, *lists, "--dest", str(folder), *flags])
+            command = [*pip, "download", *_STRICT, *lists, "--dest", str(folder), *flags]
+            run_with_progress(command, _pip_environ(_pip_settings(pip, "download")))
         except CommandFailed as error:
             raise Failure(f"The packages could not be fetched: {error}. {_NETWORK}") from error
 
@@ -244,7 +270,7 @@ def runs(python: str) -> bool:
 
 def _runs(python: list[str]) -> bool:
     try:
-        return subprocess.run([*python, "-c", IMPORTS], capture_output=True).returncode == 0
+        return programs.run([*python, "-c", IMPORTS]).returncode == 0
     except OSError:
         return False
 
@@ -315,7 +341,7 @@ def _compile(place: str, final: str) -> list[str]:
 
 def _step(command: list[str]) -> None:
     """Run a short step. Raises CommandFailed, after showing its output, if it fails."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    done = programs.run(command)
     if done.returncode:
         say(done.stdout + done.stderr)
         raise CommandFailed(f"{Path(command[0]).name} ended with code {done.returncode}")
@@ -341,8 +367,8 @@ def _ensure(folder: Path, works: Callable[[Path], bool], make: Callable[[Path], 
         try:
             partial.chmod(0o755)
             make(partial)
-            remove(folder)
-            partial.rename(folder)
+            durable.flush_large_tree(partial)
+            _put(partial, folder)
         except CommandFailed as error:
             raise Failure(
                 f"The worker's environment could not be made: {error}. Its messages are above. "
@@ -352,6 +378,55 @@ def _ensure(folder: Path, works: Callable[[Path], bool], make: Callable[[Path], 
             shutil.rmtree(partial, ignore_errors=True)
     if not works(folder):
         raise Failure(f"The packages in {folder} do not load on this machine.")
+
+
+def _put(fresh: Path, folder: Path) -> None:
+    """Rename the environment `fresh` to `folder`, in the place of a broken one. Raises Failure.
+
+    Workers that started before it broke go on with the packages of the new one, which are the same.
+    """
+    gone = _gone(folder)
+    try:
+        if folder.exists():
+            with contextlib.suppress(FileNotFoundError):
+                # With it the new one is in use, too.
+                (folder / IN_USE).rename(fresh / IN_USE)
+            folder.rename(gone)
+        fresh.rename(folder)
+        durable.flush_names(folder.parent)
+    except OSError as error:
+        raise Failure(
+            f"{folder} can't be exchanged: {error.strerror}. Close GIMP and try again."
+        ) from error
+    finally:
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def discard(folder: Path) -> str:
+    """Remove an environment unless a worker is in it; "" if it is gone, else why it is not."""
+    try:
+        with contextlib.ExitStack() as stack:
+            if sys.platform != "win32":
+                # Windows doesn't rename a folder in which a file is open.
+                lock = folder / IN_USE
+                if not stack.enter_context(locked_now(lock)):
+                    numbers = ", ".join(map(str, holders(lock)))
+                    return "Dimilinks is at work there" + (
+                        f" (process {numbers})" if numbers else ""
+                    )
+            # In one step: a worker that starts now finds no environment, not half of one.
+            gone = _gone(folder)
+            folder.rename(gone)
+            # The pip of a run that was killed may still be writing there.
+            shutil.rmtree(gone, ignore_errors=True)
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _gone(folder: Path) -> Path:
+    """The name for an environment that is being removed; what a kill leaves, `_prune` finds."""
+    return folder.with_name(f"{folder.name}.gone-{os.getpid()}")
 
 
 _STRICT = (
@@ -387,7 +462,8 @@ def _fill(
                 str(_site(place, version)),
                 *offline,
                 *flags,
-            ]
+            ],
+            _pip_environ(_pip_settings(pip, "install")),
         )
 
 
@@ -404,7 +480,7 @@ def _pip(wheels: Path | None) -> Iterator[list[str]]:
     with tempfile.TemporaryDirectory(prefix="dimilinks-gimp-pip-") as temporary:
         place = Path(temporary)
         pip = [str(place / "venv" / _PYTHON), "-m", "pip"]
-        subprocess.run([sys.executable, "-m", "venv", str(place / "venv")], capture_output=True)
+        programs.run([sys.executable, "-m", "venv", str(place / "venv")])
         if not _works(pip):
             near = [folder for folder in (wheels, _WHEELS) if folder]
             found = [path for folder in near for path in sorted(folder.glob("pip-*.whl"))]
@@ -412,9 +488,51 @@ def _pip(wheels: Path | None) -> Iterator[list[str]]:
         yield pip
 
 
+_PIP_KEPT = (
+    *("index-url", "pypi-url", "extra-index-url", "no-index", "find-links"),
+    *("proxy", "cert", "client-cert", "trusted-host", "keyring-provider"),
+    *("timeout", "default-timeout", "retries", "resume-retries", "cache-dir", "no-cache-dir"),
+    # By these pip is told to use the system's certificates, or its own as before.
+    *("use-feature", "use-deprecated"),
+)
+"""The user's settings of pip that say where packages come from, and how to get there."""
+
+
+def _pip_settings(pip: list[str], verb: str) -> dict[str, str]:
+    """Those of _PIP_KEPT that the user has set, in variables or in pip's files.
+
+    The others are left alone on purpose: an installation for the user, into another folder, only
+    in a virtual environment, by constraints, from sources and so on would not become what the
+    plug-in needs. Raises CommandFailed, after showing pip's words, if its files can't be read.
+    """
+    quiet = {"PIP_QUIET": "0", "PIP_VERBOSE": "0"}
+    answer = programs.run([*pip, "config", "list"], {**programs.environ(), **quiet})
+    if answer.returncode:
+        say(answer.stdout + answer.stderr)
+        raise CommandFailed("pip can't read its settings")
+    found = re.findall(r"^(\S+)\.([\w-]+)=(['\"].*['\"])$", answer.stdout, re.MULTILINE)
+    kept = {}
+    # The later ones win. pip itself ignores empty ones.
+    for section in ("global", verb, ":env:"):
+        for its_section, name, quoted in found:
+            value = ast.literal_eval(quoted)
+            if its_section == section and name in _PIP_KEPT and value:
+                kept[name] = value
+    return kept
+
+
+def _pip_environ(settings: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a pip that knows these settings and no others of the user's."""
+    variables = {f"PIP_{name.upper().replace('-', '_')}": v for name, v in settings.items()}
+    clean = {name: v for name, v in programs.environ().items() if not name.startswith("PIP_")}
+    # The last is a variable, as not every pip knows it as an option.
+    own = {"PIP_CONFIG_FILE": os.devnull, "PIP_ROOT_USER_ACTION": "ignore"}
+    return {**clean, **variables, **own}
+
+
 def _works(pip: list[str]) -> bool:
     try:
-        return subprocess.run([*pip, "--version"], capture_output=True).returncode == 0
+        return programs.run([*pip, "--version"], _pip_environ({})).returncode == 0
     except OSError:
         return False
 
@@ -430,13 +548,13 @@ def _debian_wheel(place: Path) -> Path:
     say("Python has no pip here; fetching Debian's package python3-pip-whl …")
     place.chmod(0o755)
     download = ["apt-get", "download", "python3-pip-whl"]
-    fetched = subprocess.run(download, cwd=place, capture_output=True)
+    fetched = programs.run(download, cwd=place)
     if fetched.returncode and os.geteuid() == 0:
         with contextlib.suppress(CommandFailed):
             run_with_progress(["apt-get", "update"])
-        fetched = subprocess.run(download, cwd=place, capture_output=True)
+        fetched = programs.run(download, cwd=place)
     for package in place.glob("python3-pip-whl*.deb"):
-        subprocess.run(["dpkg-deb", "-x", str(package), str(place)], capture_output=True)
+        programs.run(["dpkg-deb", "-x", str(package), str(place)])
     wheels = sorted(place.glob("usr/share/python-wheels/pip-*.whl"))
     if not wheels:
         raise Failure(

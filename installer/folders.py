@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -68,6 +69,20 @@ def make_data_folder() -> None:
         raise Failure(f"The folder {data_folder()} can't be made: {error.strerror}.") from error
 
 
+def refuse_foreign_home(remedy: str) -> None:
+    """Raise Failure if sudo has left root with folders of the user who called it.
+
+    What root made there, that user's GIMP could not write to.
+    """
+    caller = os.environ.get("SUDO_UID", "")
+    if sys.platform == "win32" or os.geteuid() != 0 or caller in ("", "0"):
+        return
+    for folder in (Path.home(), config_folder(), data_folder(), cache_folder(), jobs_folder()):
+        place = next(each for each in (folder, *folder.parents) if each.exists())
+        if str(place.stat().st_uid) == caller:
+            raise Failure(f"This would make files of root in {place}: {remedy}")
+
+
 def cache_folder() -> Path:
     """Our folder for what can be fetched or made again."""
     caches = "AppData/Local/Temp"
@@ -109,6 +124,32 @@ def locked(path: Path, shared: bool = False, waiting: str = "") -> Iterator[None
             if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 yield
                 return
+
+
+@contextlib.contextmanager
+def locked_now(path: Path) -> Iterator[bool]:
+    """Hold the lock file `path` alone if nobody else holds it; gives whether that is so.
+
+    Where files can't be locked nobody can hold it. Raises OSError if it can't be opened.
+    """
+    with path.open("a") as file:
+        try:
+            free = _lock(file, shared=False, wait=False)
+        except OSError:
+            free = True
+        yield free
+
+
+def holders(path: Path) -> list[int]:
+    """The processes that hold the lock file `path`, where the system tells (Linux)."""
+    try:
+        inode = path.stat().st_ino
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []
+    # NUMBER: FLOCK ADVISORY READ PID MAJOR:MINOR:INODE START END. What waits has an arrow there.
+    found = re.compile(rf"\d+: FLOCK +\S+ +\S+ +(\d+) \S+:{inode} ")
+    return sorted({int(match[1]) for match in map(found.match, lines) if match})
 
 
 if sys.platform == "win32":

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from . import environment, launch, payload, private_gimp
+from . import environment, launch, payload, private_gimp, programs
 from .folders import CHECKOUT, Failure, cache_folder, jobs_folder, locked, remove, say
 from .profiles import Gimp
 from .progress import stop
@@ -117,7 +117,7 @@ class PrivateGimp:
             readonly=[CHECKOUT],
         )
         options.setdefault("stdin", subprocess.DEVNULL)
-        return subprocess.Popen(line, start_new_session=True, **options)
+        return subprocess.Popen(line, env=launch.bare(environ), start_new_session=True, **options)
 
     def run(
         self,
@@ -204,19 +204,17 @@ def _template(gimp: Gimp) -> Path:
         say(f"First start of GIMP {gimp.version}: it looks at its own plug-ins …")
         with tempfile.TemporaryDirectory(prefix="dimilinks-gimp-run-") as name:
             partial = Path(name) / "profile"
+            environ = {**language, "HOME": name, "TMPDIR": name, "GIMP3_DIRECTORY": str(partial)}
             line = launch.command_line(
                 gimp,
                 [gimp.console, "--no-interface", "--quit"],
-                {**language, "HOME": name, "TMPDIR": name, "GIMP3_DIRECTORY": str(partial)},
+                environ,
                 shares=[Path(name)],
                 cwd=Path(name),
             )
-            ended = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True)
+            ended = programs.run(line, launch.bare(environ))
             if ended.returncode or not (partial / "pluginrc").is_file():
-                raise Failure(
-                    f"GIMP {gimp.version} does not start:\n"
-                    + ended.stderr.decode(errors="replace")[-2000:]
-                )
+                raise Failure(f"GIMP {gimp.version} does not start:\n{ended.stderr[-2000:]}")
             with (partial / "gimprc").open("a", encoding="utf-8") as file:
                 file.write(_QUIET)
             fresh = place / f"{folder.name}.partial"

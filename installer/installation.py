@@ -8,12 +8,11 @@ import platform
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from . import doctor, environment, payload
+from . import doctor, durable, environment, payload, programs
 from .folders import (
     CHECKOUT,
     NAME,
@@ -21,6 +20,7 @@ from .folders import (
     cache_folder,
     data_folder,
     locked,
+    locked_now,
     make_data_folder,
     remove,
 )
@@ -39,7 +39,6 @@ def install(gimp_dir: Path | None, wheels: Path | None, dry_run: bool) -> int:
 
     What goes wrong with one doesn't keep the others from theirs.
     """
-    _refuse_foreign_home()
     environment.check_python()
     if wheels and not wheels.is_dir():
         raise Failure(f"There is no folder {wheels}: make it with the command wheels.")
@@ -67,23 +66,14 @@ def install(gimp_dir: Path | None, wheels: Path | None, dry_run: bool) -> int:
             todo = [] if gimp_dir else [p for p in find_profiles() if p.folder not in done]
             profiles += todo
         _note(set(_noted()))
-        _prune()
+        for folder, why in _prune().items():
+            print(f"Left {folder}: {why}. The next installation removes it.", flush=True)
     for profile in profiles:
         if payload.is_installed(profile.folder):
             failures += _tried(profile, gimp_dir)
     if failures:
         raise Failure("\n".join(dict.fromkeys(failures)))
     return 0
-
-
-def _refuse_foreign_home() -> None:
-    """With sudo, what is put into a user's home would be root's, and GIMP could not write there."""
-    caller = os.environ.get("SUDO_UID", "")
-    if caller not in ("", "0") and str(Path.home().stat().st_uid) == caller:
-        raise Failure(
-            f"This would make files of root in {Path.home()}: run it without sudo, as the user who "
-            "runs GIMP."
-        )
 
 
 def _refuse_other_folder(folder: Path) -> None:
@@ -202,24 +192,22 @@ def uninstall(gimp_dir: Path | None, everything: bool, dry_run: bool) -> int:
             else:
                 print(f"Not installed in {profile.folder}.")
         _note(set(_noted()))
-        _prune()
         last = not any(payload.is_installed(profile.folder) for profile in _all_profiles())
-        if last:
-            for folder in environment.environments_folders():
-                # Windows keeps the lock, which is open: see below.
-                shutil.rmtree(folder, ignore_errors=True)
-    if last:
+        left = _prune(all_of_them=last)
+        for folder, why in left.items():
+            print(
+                f"Left {folder}: {why}. An edit that was sent goes on to its end, and its result "
+                "is kept. Run this again later to remove the rest.",
+                flush=True,
+            )
+    if last and not left:
         for folder in environment.environments_folders():
             shutil.rmtree(folder, ignore_errors=True)
             with contextlib.suppress(OSError):
                 folder.parent.rmdir()
     for home in homes():
         if everything:
-            for path in _ours(home):
-                remove(path)
-            with contextlib.suppress(OSError):
-                home.rmdir()
-            print(f"Removed key, settings and edits: {home}")
+            _remove_home(home)
         elif _ours(home):
             print(f"Key, settings and edits were kept: {home} (--everything removes them, too)")
     if everything and cache_folder().exists():
@@ -231,6 +219,28 @@ def _ours(home: Path) -> list[Path]:
     return [path for name in OURS for path in home.glob(name)]
 
 
+def _remove_home(home: Path) -> None:
+    """Remove key, settings and edits, but for the edits that are under way: they are paid for."""
+    under_way = []
+    for job in (home / "jobs").glob("*/lock"):
+        with contextlib.suppress(OSError), locked_now(job) as free:
+            if not free:
+                under_way.append(job.parent)
+    others = [path for path in _ours(home) if path.name != "jobs"]
+    for path in [*others, *(home / "jobs").glob("*")]:
+        if path not in under_way:
+            remove(path)
+    for folder in (home / "jobs", home):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    print(f"Removed key, settings and edits: {home}")
+    for job in under_way:
+        print(
+            f"Left {job}: this edit is under way, and its result will be there. "
+            "Run this again later to remove it."
+        )
+
+
 def _forget_key() -> None:
     """Have the worker take the key out of the system's keyring, if it is there."""
     if not any('"keyring"' in _text(home / "settings.json") for home in homes()):
@@ -238,9 +248,7 @@ def _forget_key() -> None:
     pythons = {payload.worker_pythons(profile.folder).get("") for profile in _all_profiles()}
     for python in filter(None, pythons):
         with contextlib.suppress(OSError):
-            done = subprocess.run(
-                [python, "-m", "plugin", "key", "forget"], cwd=CHECKOUT, capture_output=True
-            )
+            done = programs.run([python, "-m", "plugin", "key", "forget"], cwd=CHECKOUT)
             if done.returncode == 0:
                 return
     print(f"The key is still in the system's keyring: remove the entry {NAME} there.")
@@ -324,7 +332,7 @@ def _lock() -> contextlib.AbstractContextManager[None]:
 def _noted() -> list[Path]:
     """The profiles noted so far that have the plug-in."""
     try:
-        lines = _list_file().read_text(encoding="utf-8").splitlines()
+        lines = os.fsdecode(_list_file().read_bytes()).splitlines()
     except OSError:
         return []
     for line in lines:
@@ -337,16 +345,17 @@ def _noted() -> list[Path]:
 def _note(folders: set[Path]) -> None:
     if folders:
         text = "".join(f"{folder}\n" for folder in sorted(folders))
-        partial = _list_file().with_suffix(".partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(_list_file())
+        durable.write(_list_file(), text)
     else:
         remove(_list_file())
 
 
-def _prune() -> None:
-    """Remove environments that no profile's worker uses any more."""
-    used = {environment.current()}
+def _prune(all_of_them: bool = False) -> dict[Path, str]:
+    """Remove environments that no profile's worker uses any more, or all of them.
+
+    Returns those that had to stay, and why.
+    """
+    used = set() if all_of_them else {environment.current()}
     for profile in _all_profiles():
         # …/ENVIRONMENT/bin/python
         used |= {
@@ -354,9 +363,13 @@ def _prune() -> None:
             for python in payload.worker_pythons(profile.folder).values()
             if len(Path(python).parents) > 1
         }
+    left: dict[Path, str] = {}
     for parent in environment.environments_folders():
         for folder in parent.glob("*py3.*"):
             if folder.is_dir() and folder not in used:
-                # The pip of a run that was killed may still be writing there.
-                shutil.rmtree(folder, ignore_errors=True)
-                remove(folder.with_name(f"{folder.name}.lock"))
+                why = environment.discard(folder)
+                if why:
+                    left[folder] = why
+                else:
+                    remove(folder.with_name(f"{folder.name}.lock"))
+    return left

@@ -10,10 +10,10 @@ from __future__ import annotations
 import functools
 import os
 import shlex
-import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from . import programs
 from .folders import Failure
 from .profiles import Gimp
 
@@ -48,7 +48,7 @@ def unshare() -> list[str]:
     for propagation in ("private", "unchanged"):
         command = ["unshare", "--mount", "--propagation", propagation]
         try:
-            if subprocess.run([*command, "true"], capture_output=True).returncode == 0:
+            if programs.run([*command, "true"]).returncode == 0:
                 return command
         except FileNotFoundError:
             break
@@ -110,6 +110,21 @@ def _inside(root: Path, path: Path) -> str:
     return f'{top}"$(chroot {top} realpath -m -- {shlex.quote(str(path))})"'
 
 
+def bare(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment to start a `command_line` with.
+
+    It has the API key, as every user of the machine can read command lines, and PATH.
+    """
+    return {
+        "PATH": _own_path(),
+        **{name: value for name, value in env.items() if name == programs.KEY},
+    }
+
+
+def _own_path() -> str:
+    return os.environ.get("PATH", INSIDE_PATH)
+
+
 def command_line(
     gimp: Gimp,
     command: list[str],
@@ -118,19 +133,21 @@ def command_line(
     readonly: Iterable[Path] = (),
     cwd: Path | None = None,
 ) -> list[str]:
-    """The command line that runs `command` where `gimp` lives, with `env` and nothing else.
+    """The command line that runs `command` where `gimp` lives, with `env`.
 
+    It has to be started with `bare(env)` for its environment: then there is nothing else.
     `shares` are folders that are visible and writable at the same path, `readonly` ones only
     visible. PATH is added. The process that it starts becomes the command itself, so that its id
     and its end are the command's. Raises Failure if a share is impossible.
     """
     where = cwd or Path.cwd()
-    path = env.get("PATH", os.environ.get("PATH", INSIDE_PATH) if not gimp.root else INSIDE_PATH)
-    variables = [f"{name}={value}" for name, value in {"PATH": path, **env}.items()]
+    path = INSIDE_PATH if gimp.root else _own_path()
+    told = {"PATH": path, **env}
+    variables = [f"{name}={value}" for name, value in told.items() if name != programs.KEY]
     shares, readonly = list(shares), list(readonly)
     for folder in (*shares, *readonly):
         check_share(folder)
-    inner = ["env", "-i", "-C", str(where), *variables, *command]
+    inner = ["env", "-C", str(where), *variables, *command]
     if gimp.root is None:
         return inner
     script = f'{_mounts(gimp.root, shares, readonly, where)}\nexec chroot "$@"'

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import catalogue
+from . import catalogue, durable
 from .folders import CHECKOUT, Failure, remove
 
 NAME = "dimilinks_gimp"
@@ -48,7 +48,7 @@ def version(folder: Path) -> str:
 def worker_pythons(profile: Path) -> dict[str, str]:
     """The interpreters noted for this profile's worker, by place ("" is the machine itself)."""
     try:
-        lines = (plugin_folder(profile) / WORKER_PYTHON).read_text(encoding="utf-8").splitlines()
+        lines = os.fsdecode((plugin_folder(profile) / WORKER_PYTHON).read_bytes()).splitlines()
     except (OSError, UnicodeDecodeError):
         return {}
     parts = [line.strip().rpartition("\t") for line in lines if line.strip()]
@@ -70,6 +70,8 @@ def install(profile: Path, pythons: Mapping[str, str]) -> None:
         recover(profile)
         remove(fresh)
         _copy(fresh, pythons)
+        # Before it counts as the plug-in: a rename may outlive a power cut and the files not.
+        durable.flush_tree(fresh)
         if not target.exists():
             fresh.rename(target)
         elif not _exchange(fresh, target):
@@ -80,6 +82,7 @@ def install(profile: Path, pythons: Mapping[str, str]) -> None:
                 recover(profile)
                 raise
             remove(former)
+        durable.flush_names(target.parent)
     except OSError as error:
         raise Failure(
             f"The plug-in can't be written to {target}: {error.strerror}. "
@@ -135,7 +138,8 @@ def _copy(folder: Path, pythons: Mapping[str, str]) -> None:
         shutil.copyfile(CHECKOUT / "LICENSE", folder / "LICENSE")
     lines = [f"{place}\t{python}" if place else python for place, python in pythons.items()]
     text = "".join(f"{line}\n" for line in lines)
-    (folder / WORKER_PYTHON).write_text(text, encoding="utf-8")
+    # The bytes of a path need not be UTF-8.
+    (folder / WORKER_PYTHON).write_bytes(os.fsencode(text))
     # A fresh modification time, not the checkout's: GIMP asks a plug-in again only when it changed.
     shutil.copyfile(main, folder / MAIN)
     (folder / MAIN).chmod(0o755)

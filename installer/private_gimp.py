@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from . import programs
 from .folders import Failure, cache_folder, locked, remove, say
 from .launch import unshare
 from .profiles import Gimp, machine_gimps, version_of
@@ -113,7 +113,7 @@ def _make_locale(root: Path) -> None:
     language, charset = LOCALE.split(".")
     make = ["localedef", "--no-archive", "-i", language, "-f", charset]
     chroot = ["chroot", str(root), *make, str(locales / partial.name)]
-    made = subprocess.run(chroot, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    made = programs.run(chroot)
     # A run at the same time may have come first.
     with contextlib.suppress(OSError):
         if made.returncode == 0:
@@ -149,7 +149,7 @@ def apt_install(*packages: str) -> None:
     say(f"Installing {' and '.join(packages)} with apt-get …")
     install = ["apt-get", "install", "--yes", "--no-install-recommends", *packages]
     try:
-        if subprocess.run(["apt-get", "--simulate", *install[1:]], capture_output=True).returncode:
+        if programs.run(["apt-get", "--simulate", *install[1:]]).returncode:
             run_with_progress(["apt-get", "update"])
         run_with_progress(install)
     except CommandFailed as error:

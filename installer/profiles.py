@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import programs
 from .folders import NAME, config_folder, jobs_folder
 
 SERIES = ("3.0", "3.2")
@@ -123,14 +124,7 @@ def _version_in(text: str) -> str:
 
 def _answer(command: list[str]) -> str:
     try:
-        return subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=60,
-        ).stdout
+        return programs.run(command, programs.environ_of_gimp(), timeout=60).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ""
 

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
+from . import programs
 from .folders import say
 
 WIDTH = 60
@@ -37,10 +39,11 @@ def stop(process: subprocess.Popen[Any]) -> None:
             process.wait(timeout=10)
 
 
-def run_with_progress(command: list[str]) -> None:
+def run_with_progress(command: list[str], env: Mapping[str, str] | None = None) -> None:
     """Run a command, showing its latest line and the time that has passed on standard error.
 
-    Raises CommandFailed, after showing its last lines, if it ends with an error or isn't there.
+    `env` is programs.environ() by default; the language of messages is added. Raises CommandFailed,
+    after showing its last lines, if it ends with an error or isn't there.
     """
     started = time.monotonic()
     lines = ["starting"]
@@ -65,11 +68,9 @@ def run_with_progress(command: list[str]) -> None:
             errors="replace",
             start_new_session=True,
             env={
-                **os.environ,
+                **(programs.environ() if env is None else env),
                 "LC_ALL": "C.UTF-8",
                 "DEBIAN_FRONTEND": "noninteractive",
-                # pip's, as a variable: not every pip knows it as an option.
-                "PIP_ROOT_USER_ACTION": "ignore",
             },
         )
     except OSError as error:

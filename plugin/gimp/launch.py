@@ -50,12 +50,21 @@ def start(
     stdin: int = subprocess.PIPE,
     stderr: int = subprocess.PIPE,
     language: str = "",
+    key: bool = True,
 ) -> subprocess.Popen[bytes]:
-    """Start a program of ours outside GIMP's own Python, with pipes to it. Raises OSError."""
-    environment = dict(os.environ)
-    for variable in ("PYTHONHOME", "PYTHONPATH"):
-        # Bundles of GIMP point them at their own Python, which is not the worker's.
-        environment.pop(variable, None)
+    """Start a program of ours outside GIMP's own Python, with pipes to it.
+
+    Without `key` it does not get the API key of the environment. Raises OSError.
+    """
+    # Bundles of GIMP and users have variables that keep the worker's Python from starting, or have
+    # it load other packages than its own. The choice of a keyring is not Python's.
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name == "PYTHON_KEYRING_BACKEND" or not name.startswith("PYTHON")
+    }
+    if not key:
+        environment.pop("DIMILINKS_API_KEY", None)
     if "APPDIR" in environment:
         # An AppImage has everything load its libraries first: the worker is of the machine.
         for variable in ("LD_PRELOAD", "LD_LIBRARY_PATH"):
@@ -91,16 +100,17 @@ def interpreter() -> str:
 
 def note(path: str) -> None:
     """Write down the interpreter for where this process runs. Raises OSError."""
+    from plugin.settings import write_private
+
     noted = {**_noted(), _place(): path}
     lines = [f"{place}\t{path}" if place else path for place, path in noted.items()]
-    temporary = NOTE.with_suffix(".new")
-    temporary.write_text("".join(f"{line}\n" for line in lines), "utf-8")
-    temporary.replace(NOTE)
+    write_private(NOTE, os.fsencode("".join(f"{line}\n" for line in lines)))
 
 
 def _noted() -> dict[str, str]:
     try:
-        lines = NOTE.read_text("utf-8").splitlines()
+        # The bytes of a path need not be UTF-8.
+        lines = os.fsdecode(NOTE.read_bytes()).splitlines()
     except (OSError, ValueError):
         return {}
     parts = [line.strip().rpartition("\t") for line in lines]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -89,7 +90,7 @@ def _aside(work: Callable[[], T], then: Callable[[T], None]) -> None:
 
 
 def _listen(
-    process: subprocess.Popen[bytes], on_line: Callable[[str], None], on_end: Callable[[], None]
+    process: subprocess.Popen[bytes], on_line: Callable[[bytes], None], on_end: Callable[[], None]
 ) -> None:
     """Hand on in the main loop what a process says, line by line, and that it says no more."""
 
@@ -99,7 +100,7 @@ def _listen(
         while piece := process.stdout.read(65536):
             *lines, rest = (rest + piece).split(b"\n")
             for line in lines:
-                _later(on_line, line.decode("utf-8", "replace").strip())
+                _later(on_line, line.strip())
         _later(on_end)
         process.wait()
 
@@ -114,23 +115,26 @@ def mend(on_line: Callable[[str], None], on_end: Callable[[str], None]) -> Calla
     """
     try:
         command = [*launch.installers_python(), "-m", "installer", "python"]
-        process = launch.start(command, subprocess.DEVNULL, subprocess.STDOUT, language())
+        process = launch.start(
+            command, subprocess.DEVNULL, subprocess.STDOUT, language(), key=False
+        )
     except OSError as error:
         _later(on_end, str(error))
         return lambda: None
-    said = [""]
+    said = [b""]
 
-    def heard(line: str) -> None:
+    def heard(line: bytes) -> None:
         if line:
             said.append(line)
-            on_line(line)
+            on_line(line.decode("utf-8", "replace"))
 
     def ended() -> None:
         if process.wait() != 0:
-            on_end(said[-1] or _("The installer gave no answer."))
+            on_end(said[-1].decode("utf-8", "replace") or _("The installer gave no answer."))
             return
         try:
-            launch.note(said[-1])
+            # The bytes of a path need not be UTF-8.
+            launch.note(os.fsdecode(said[-1]))
         except OSError as error:
             on_end(f"{error.strerror}: {launch.NOTE}")
         else:
@@ -210,7 +214,7 @@ class WorkerProcess:
         """End the worker, whatever it is doing."""
         self._process.kill()
 
-    def _heard(self, line: str) -> None:
+    def _heard(self, line: bytes) -> None:
         # A library's own words on standard output are not for us.
         with contextlib.suppress(ValueError):
             progress = json.loads(line)

@@ -60,7 +60,7 @@ class Kills:
         self._lists = lists
         self._old, new, packages = (folder / name for name in ("old", "new", "packages"))
         for checkout in (self._old, new, packages):
-            _copy_checkout(checkout)
+            copy_checkout(checkout)
         version = self._old / "plugin/__init__.py"
         version.write_text(version.read_text().replace('__version__ = "', '__version__ = "0.0.'))
         # Another list of packages by its name alone.
@@ -165,7 +165,8 @@ class Kills:
         return done.returncode == 0
 
 
-def _copy_checkout(folder: Path) -> None:
+def copy_checkout(folder: Path) -> None:
+    """What the installer needs of the checkout."""
     folder.mkdir()
     skip = shutil.ignore_patterns("__pycache__")
     for name in ("plugin", "installer"):

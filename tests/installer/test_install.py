@@ -381,16 +381,39 @@ def test_what_gimp_remembers_of_the_window_goes_with_the_plug_in(user, installer
     assert tree(profile) == {"plug-in-settings/GimpProcedureConfigRun-plug-in-other.last": b"other"}
 
 
-def test_sudo_does_not_put_roots_files_into_a_users_home(user, installer, monkeypatch):
+@pytest.mark.parametrize(
+    "words",
+    [(), ("python",), ("uninstall",), ("doctor",), ("host", "script.py"), ("demo",)],
+    ids=lambda words: words[0] if words else "install",
+)
+def test_sudo_does_not_put_roots_files_into_a_users_home(user, installer, monkeypatch, words):
     if os.geteuid() != 0:
         pytest.skip("this needs root, as sudo gives it")
     (user / ".config/GIMP/3.0").mkdir(parents=True)
     os.chown(user, 1000, 1000)
     monkeypatch.setenv("SUDO_UID", "1000")
-    done = installer()
+    monkeypatch.delenv("XDG_DATA_HOME")
+    done = installer(*words, cwd=CHECKOUT)
     assert done.returncode == 1
     assert "without sudo" in done.stderr
-    assert not list((user / ".config/GIMP/3.0").iterdir())
+    assert [path.name for path in user.rglob("*")] == [".config", "GIMP", "3.0"]
+
+
+@pytest.mark.parametrize("variable", ["XDG_DATA_HOME", "DIMILINKS_HOME"])
+def test_sudo_does_not_put_roots_files_into_another_folder_of_the_user(
+    user, installer, tmp_path, monkeypatch, variable
+):
+    if os.geteuid() != 0:
+        pytest.skip("this needs root, as sudo gives it")
+    folder = tmp_path / "of the user"
+    folder.mkdir()
+    os.chown(folder, 1000, 1000)
+    monkeypatch.setenv("SUDO_UID", "1000")
+    monkeypatch.setenv(variable, str(folder / "new"))
+    done = installer("python")
+    assert done.returncode == 1
+    assert str(folder) in done.stderr and "without sudo" in done.stderr
+    assert not list(folder.iterdir())
 
 
 def test_an_old_python_is_told_what_is_missing():

@@ -19,7 +19,7 @@ READMES = ("README.md", "docs/README.zh-CN.md")
 STARTS = ("python3 ", '"$python" ', "python=", "tests/", "cd ", "LANG=", "for ")
 # Who runs what is not typed here, and a word of that file which shows it.
 ELSEWHERE = {
-    "python3 -m zipfile -e": ("tests/installer/test_release.py", '"zipfile", "-e"'),
+    "python3 -I -m zipfile -e": ("tests/installer/test_release.py", "-m zipfile"),
     "cd ": ("tests/installer/test_release.py", "cwd=place"),
     "python3 -m installer demo": ("tests/installer/test_demo.py", '"demo"'),
     "python3 -m installer release": ("tests/installer/test_release.py", '"release"'),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -50,7 +51,17 @@ def test_a_second_build_has_the_same_bytes(checkout, tmp_path):
 
 def test_who_unpacks_it_can_install(user, tmp_path, installer):
     zip_file = build(CHECKOUT, tmp_path)
-    subprocess.run([sys.executable, "-m", "zipfile", "-e", zip_file.name, "."], cwd=tmp_path)
+    # A folder of downloads has what others sent: that is not what unpacks.
+    (tmp_path / "zipfile.py").write_text("open('planted', 'w')")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "python3").symlink_to(sys.executable)
+    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    unpack = set(re.findall(r"^ {4}(python3 .*-m zipfile .*)$", text, re.MULTILINE))
+    assert len(unpack) == 1
+    environ = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(["bash", "-c", *unpack], cwd=tmp_path, env=environ, check=True)
+    assert not (tmp_path / "planted").exists()
     with zipfile.ZipFile(zip_file) as archive:
         modes = {info.filename: info.external_attr >> 16 for info in archive.infolist()}
     place = zip_file.with_suffix("")

@@ -32,7 +32,12 @@ def test_a_life_without_a_network_in_a_home_with_spaces(tmp_path: Path) -> None:
         ) -> subprocess.CompletedProcess[str]:
             line = launch.command_line(gimp, words, environ, shares=[tmp_path], cwd=where)
             return subprocess.run(
-                line, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
+                line,
+                env=launch.bare(environ),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=300,
             )
 
         machine = roots.Machine(Path("/"), run, home, checkout, OFFLINE)

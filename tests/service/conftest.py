@@ -16,6 +16,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "CONNECTING", 0)
     monkeypatch.setattr(patience, "BUSY", 0)
     monkeypatch.setattr(patience, "POLLS", (0.05, 0.1, 0.2))
+    monkeypatch.setattr(patience, "UNKNOWN", 0)
 
 
 @pytest.fixture

@@ -27,9 +27,11 @@ def hurry() -> None:
     """Shorten every wait."""
     patience.CONNECTING = 1.5
     patience.BUSY = 3.0
+    patience.UNKNOWN = 0.3
     patience.POLLING = 2.0
     patience.POLLS = 0.05, 0.1, 0.3
     patience.ROOM = 2.0
+    patience.WRITING = 1.0
     patience.LOOKS = 0.2
     patience.FETCHES = 0.05, 0.1, 0
     service._QUESTION_SECONDS = service._FETCH_SECONDS = 0.5

@@ -135,15 +135,18 @@ def _write_elsewhere(job: str, name: str, data: bytes) -> Path | None:
         with contextlib.suppress(OSError):
             own = settings.private_folder(_own_folder(parent))
             path = settings.private_folder(own / job) / name
-            settings.write_private(path, data)
-            return path
+            try:
+                settings.write_private(path, data)
+                return path
+            except OSError:
+                _forget(path)
     return None
 
 
 def _forget(path: Path) -> None:
     """Remove a file that is in its job now, and the folders that are empty then."""
     with contextlib.suppress(OSError):
-        path.unlink()
+        path.unlink(missing_ok=True)
         path.parent.rmdir()
         path.parent.parent.rmdir()
 

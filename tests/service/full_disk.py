@@ -2,7 +2,8 @@
 namespace, where it may mount.
 
 `from the start`, `nearly` full then, or `for a while` and `for good` once the service has the edit;
-`everywhere` for good, and other disks, too. Prints what came of it as JSON.
+`everywhere` for good, and other disks, too. Or it is `read-only` then, or `read-only a while`.
+Prints what came of it as JSON.
 """
 
 from __future__ import annotations
@@ -41,14 +42,25 @@ def main(when: str, home: Path, photo: Path) -> None:
     def answer(got: Got) -> Reply:
         if when in ("for a while", "for good", "everywhere"):
             fill(home)
-        if when == "for a while":
-            threading.Timer(1, mount, (home, "remount", f"size={ROOMY}")).start()
+        if when.startswith("read-only"):
+            # A layer over it: the job's lock is open for writing below.
+            subprocess.run(["mount", "--bind", home, home], check=True)
+            subprocess.run(["mount", "-o", "remount,bind,ro", home], check=True)
+        if when.endswith("a while"):
+            threading.Timer(1, mend).start()
         return http(200, body, "Content-Type: application/json")
+
+    def mend() -> None:
+        if when.startswith("read-only"):
+            subprocess.run(["umount", home], check=True)
+        else:
+            mount(home, "remount", f"size={ROOMY}")
 
     home.mkdir()
     sizes = {"from the start": TINY, "nearly": NEARLY_FULL}
     mount(home, f"size={sizes.get(when, ROOMY)}", "mode=700")
-    patience.LOOKS, patience.ROOM = 0.1, 20 if when == "for a while" else 0.5
+    patience.LOOKS = 0.1
+    patience.ROOM = patience.WRITING = 20 if when.endswith("a while") else 0.5
     elsewhere = home if when == "everywhere" else photo.parent / "elsewhere"
     elsewhere.mkdir(exist_ok=True)
     keeping._parents = lambda: iter([elsewhere])
@@ -56,8 +68,8 @@ def main(when: str, home: Path, photo: Path) -> None:
         os.environ["DIMILINKS_BASE_URL"] = server.base_url
         done = command("edit", photo, "--prompt", "echo", "--out", photo.parent)
         found = {"code": done.returncode, "said": done.stderr, "states": states()}
-        if when == "for good":
-            mount(home, "remount", f"size={ROOMY}")
+        if when in ("for good", "read-only"):
+            mend()
             command("resume", job.all_jobs()[0].id)
         found.update(resumed=states(), posts=server.posts)
         found["elsewhere"] = [str(path) for path in elsewhere.iterdir() if elsewhere != home]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -28,7 +29,7 @@ from plugin.worker.form import Form
 from plugin.worker.sandbox import Sandbox
 from plugin.worker.service import Service
 from tests.service.raw_server import Got, RawServer, Reply, Tunnel, http
-from tests.service.workers import CHECKOUT, command, until
+from tests.service.workers import CHECKOUT, command, prepared_job, until
 
 FORM = Form("/images/edits", "text/plain", b"edit")
 BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
@@ -134,11 +135,13 @@ FULL = [
     # Not even that can be noted.
     ("for good", "Until then it is kept in", 1, [["sent", ""]]),
     ("everywhere", "it could not be kept", 1, [["sent", ""]]),
+    ("read-only a while", "Make it writable again", 1, [["received", ""]]),
+    ("read-only", "Read-only file system). Once that is mended", 1, [["sent", ""]]),
 ]
 
 
 @pytest.mark.parametrize(("when", "words", "posts", "states"), FULL, ids=[f[0] for f in FULL])
-def test_a_full_disk_is_told(
+def test_a_disk_that_can_not_be_written_to_is_told(
     when: str, words: str, posts: int, states: list[list[str]], home: Path, photo: Path
 ) -> None:
     alone = ["unshare", "--mount"] + ["--map-root-user"] * (os.geteuid() != 0)
@@ -151,9 +154,11 @@ def test_a_full_disk_is_told(
     found = json.loads(done.stdout)
     assert words in found["said"] and "Traceback" not in found["said"]
     assert (found["posts"], found["states"]) == (posts, states)
-    assert found["code"] == (0 if when == "for a while" else 1)
+    assert found["code"] == (0 if when.endswith("a while") else 1)
     # Once there is room, it finds its way into the job.
-    assert found["resumed"] == ([["received", ""]] if when == "for good" else states)
+    mended = when in ("for good", "read-only")
+    assert found["resumed"] == ([["received", ""]] if mended else states)
+    assert ("kept in" in found["said"]) == (mended or when.endswith("a while"))
     assert found["elsewhere"] == []
 
 
@@ -464,3 +469,142 @@ def test_an_address_without_v1_is_told_what_it_lacks(
         asked = json.loads(command("service", "--test").stdout)
     for said in (done.stderr, asked["message"]):
         assert f"Set it to {address}/v1 in Filters" in said and "billed" not in said
+
+
+# --- results that can't be written --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variations", [1, 3])
+def test_a_result_whose_job_is_gone_is_kept_elsewhere_and_found_again(
+    variations: int, photo: Path, home: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something else lies where the job's folder was, while the service works."""
+    encoded = base64.b64encode(photo.read_bytes()).decode()
+    aside = home / "aside"
+    all_sent = threading.Barrier(variations)
+
+    def answer(got: Got) -> bytes:
+        if all_sent.wait(20) == 0:
+            (folder,) = (home / "jobs").iterdir()
+            folder.rename(aside)
+            folder.write_text("")
+        until(aside.exists)
+        return http(200, json.dumps({"data": [{"b64_json": encoded}]}).encode())
+
+    monkeypatch.setenv("DIMILINKS_API_KEY", "k")
+    with RawServer(answer) as server:
+        monkeypatch.setenv("DIMILINKS_BASE_URL", server.base_url)
+        done = command("edit", photo, "--prompt", "x", "--variations", variations)
+        (file,) = (home / "jobs").iterdir()
+        kept = elsewhere / f"dimilinks-gimp-{os.geteuid()}" / file.name
+        assert done.returncode == 1 and f"kept in {kept}" in done.stderr
+        names = {f"result-{number}.png" for number in range(1, variations + 1)}
+        assert {path.name for path in kept.iterdir()} == names
+        for path in (kept.parent, kept, *kept.iterdir()):
+            assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600)
+        file.unlink()
+        aside.rename(file)
+        assert command("resume", file.name).returncode == 0
+        assert server.posts == variations and list(elsewhere.iterdir()) == []
+    (only,) = job.all_jobs()
+    for post in only.state.posts:
+        assert (only.folder / post.result).read_bytes() == photo.read_bytes()
+
+
+def test_a_result_that_can_be_kept_nowhere_is_not_called_kept(
+    photo: Path, home: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere somebody else's folder lies in the way, or a link to one."""
+    outside = home.parent / "outside"
+    outside.mkdir()
+    own = elsewhere / f"dimilinks-gimp-{os.geteuid()}"
+    own.symlink_to(outside)
+    encoded = base64.b64encode(photo.read_bytes()).decode()
+
+    def answer(got: Got) -> bytes:
+        (folder,) = (home / "jobs").iterdir()
+        folder.rename(home / "aside")
+        folder.write_text("")
+        return http(200, json.dumps({"data": [{"b64_json": encoded}]}).encode())
+
+    monkeypatch.setenv("DIMILINKS_API_KEY", "k")
+    with RawServer(answer) as server:
+        monkeypatch.setenv("DIMILINKS_BASE_URL", server.base_url)
+        done = command("edit", photo, "--prompt", "x")
+    assert done.returncode == 1 and list(outside.iterdir()) == []
+    assert "could not be kept" in done.stderr and "is kept" not in done.stderr
+
+
+def test_a_fault_of_ours_is_not_said_to_have_kept_anything(
+    sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(Service, "picture", no_memory)
+    sandbox.answers.append((200, {}, {"data": [{"b64_json": "aGFsbG8="}]}))
+    done = command("edit", photo, "--prompt", "x")
+    assert done.returncode == 1 and "MemoryError" in done.stderr
+    assert "may have been made and billed" in done.stderr and "kept" not in done.stderr
+
+
+def test_a_file_that_is_being_read_is_replaced_as_soon_as_that_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An immutable file refuses it as Windows does one that is open."""
+    file = tmp_path / "state.json"
+    file.write_text("before")
+    if subprocess.run(["chattr", "+i", file], capture_output=True).returncode:
+        pytest.skip("no file can be made immutable here")
+    try:
+        with pytest.raises(PermissionError):
+            settings.write_private(file, "at once")
+        monkeypatch.setattr(settings, "_IN_USE_SECONDS", 20)
+        over = threading.Timer(0.5, subprocess.run, [["chattr", "-i", file]])
+        over.start()
+        settings.write_private(file, "after")
+        over.join()
+    finally:
+        subprocess.run(["chattr", "-i", file], check=True)
+    assert file.read_text() == "after" and list(tmp_path.glob(".state*")) == []
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_that_can_not_lock_is_told_and_the_job_stays_usable(
+    error: int, sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        # What a network disk answers whose lock service is away; nothing here does.
+        raise OSError(error, os.strerror(error))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fcntl.flock", flock)
+        done = command("edit", photo, "--prompt", "echo")
+        (only,) = job.all_jobs()
+        again = command("resume", only.id)
+    for each in (done, again):
+        assert each.returncode == 1 and os.strerror(error) in each.stderr
+        assert "can't lock files" in each.stderr and "DIMILINKS_HOME" in each.stderr
+    assert sandbox.posts == 0
+    (post,) = only.state.posts
+    # GIMP reads it there.
+    assert "can't lock files" in post.message and post.may_be_sent_again
+    assert command("resume", only.id).returncode == 0 and sandbox.posts == 1
+
+
+def test_the_job_says_where_its_result_is_if_it_can(
+    sandbox: Sandbox, photo: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepared_job(photo, monkeypatch)
+    in_the_way = prepared.folder / "result-1.png"
+    in_the_way.mkdir()
+    assert command("resume", prepared.id).returncode == 1
+    (post,) = prepared.state.posts
+    (kept,) = elsewhere.rglob("result-1.png")
+    assert str(kept) in post.message and (post.state, post.kind) == (job.RECEIVED, Failure.PENDING)
+    assert post.recoverable
+    in_the_way.rmdir()
+    assert command("resume", prepared.id).returncode == 0
+    (post,) = prepared.state.posts
+    assert (post.message, post.kind) == ("", "") and post.placed
+    assert sandbox.posts == 1 and not kept.exists()

@@ -45,6 +45,8 @@ _KEEP_DAYS = 30
 _CONNECT_SECONDS = 1, 10, 120
 """Least, default, most."""
 _READ_SECONDS = 30, 600, 3600
+_IN_USE_SECONDS = 1.0 if os.name == "nt" else 0.0
+"""Seconds for which a reader may keep a file from being replaced."""
 
 
 _PATIENCE = 10.0
@@ -249,12 +251,25 @@ def write_private(path: Path, content: str | bytes | memoryview) -> None:
             file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _replace(temporary, path)
     except OSError:
         # On a full disk a part of it would take the room of what is smaller.
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Rename, also over a file that somebody is reading, which Windows refuses meanwhile."""
+    end = time.monotonic() + _IN_USE_SECONDS
+    while True:
+        try:
+            os.replace(temporary, path)
+            return
+        except PermissionError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.02)
 
 
 def sync_folder(folder: Path) -> None:

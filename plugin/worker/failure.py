@@ -30,3 +30,7 @@ class NotAccepted(Failure):
 
 class TaskEnded(Failure):
     """A task that is over and has no result: there is nothing to be asked for any more."""
+
+
+class TaskUnknown(TaskEnded):
+    """A task that the service doesn't know: not any more, or for its first seconds not yet."""

@@ -25,8 +25,9 @@ from plugin import settings
 from plugin.job import ACCEPTED, FAILED, PREPARED, RECEIVED, SENT, Job, Post
 from plugin.words import _
 from plugin.worker import form, key_store, patience, picture, placement, upload
-from plugin.worker.failure import Failure, NotAccepted, TaskEnded
+from plugin.worker.failure import Failure, NotAccepted, TaskEnded, TaskUnknown
 from plugin.worker.form import Form
+from plugin.worker.keeping import Keeper
 from plugin.worker.service import Answer, Service, Stumbled
 from plugin.worker.upload import Upload
 
@@ -71,7 +72,8 @@ _ROOM = 200_000_000
 """Bytes that must be free for the largest result and its fitted copy."""
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LOCKLESS = (errno.ENOLCK, errno.EOPNOTSUPP)
+"""What a disk says that can lock no file at all."""
 
 
 class Stopped(Exception):
@@ -85,6 +87,9 @@ class Run:
         self._job = job
         self._report = report
         self._state = job.state
+        self._keeper = Keeper(
+            job, lambda number, phase, note: report(Progress(phase, number, note=note))
+        )
         self._lock = threading.Lock()
         self._called_off = threading.Event()
         self._packing = False
@@ -117,14 +122,37 @@ class Run:
         """
         owner = filelock.FileLock(self._job.folder / "lock", mode=0o600, blocking=False)
         try:
-            with owner:
-                self._state = self._job.state
-                self._finish_owned(sending)
+            held = owner.acquire()
         except filelock.Timeout as error:
             raise Failure(
                 Failure.SETUP,
                 _("The job {job} is being worked on already.").format(job=self._job.id),
             ) from error
+        except OSError as error:
+            if error.errno not in _LOCKLESS:
+                raise
+            raise self._no_lock(error) from error
+        with held:
+            self._state = self._job.state
+            self._finish_owned(sending)
+
+    def _no_lock(self, error: OSError) -> Failure:
+        """Tell that nobody can lock the job, so that nothing may be sent, and note it."""
+        failure = Failure(
+            Failure.SETUP,
+            _(
+                "The disk of {folder} can't lock files ({why}), so two programs could send the "
+                "edit at once: nothing is sent. Set DIMILINKS_HOME to a folder on a disk of this "
+                "machine for further edits; “python -m plugin resume {job}” goes on with this one "
+                "once its disk can lock files."
+            ).format(folder=self._job.folder, why=error.strerror, job=self._job.id),
+        )
+        # Nobody else can be at work on it, either.
+        self._state = self._job.state
+        for post in self._state.posts:
+            if post.state == PREPARED:
+                self._failed(post, failure)
+        return failure
 
     def pack(self) -> None:
         """Make the job's pictures small on the disk: while somebody waited they were written large.
@@ -145,7 +173,7 @@ class Run:
                 post.state, post.kind, post.message, post.task = PREPARED, "", "", ""
             elif post.may_be_asked_for_again:
                 post.state, post.kind, post.message, post.result = ACCEPTED, "", "", ""
-            elif post.state in (SENT, ACCEPTED) and (result := self._result(number)):
+            elif post.state in (SENT, ACCEPTED) and (result := self._keeper.result(number)):
                 # The worker was killed between the two.
                 post.state, post.result = RECEIVED, result
             elif post.state == SENT or (post.state == ACCEPTED and not post.task):
@@ -166,7 +194,7 @@ class Run:
             return
         # These need no service, and no key.
         for number, post in arrived:
-            self._guarded(post, self._place, number, post, edit)
+            self._guarded(number, post, self._place, edit)
         if not open_:
             return
         try:
@@ -182,40 +210,55 @@ class Run:
             for _number, post in open_:
                 self._failed(post, failure)
 
-    def _result(self, number: int) -> str:
-        """The name of a variation's result, if it lies in the folder."""
-        return next((file.name for file in self._job.folder.glob(f"result-{number}.*")), "")
-
     def _variation(self, number: int, post: Post, edit: _Edit, line: _Line) -> None:
-        self._guarded(post, self._receive, number, post, edit, line)
-        if post.to_be_placed:
-            self._guarded(post, self._place, number, post, edit)
+        self._guarded(number, post, self._receive, edit, line)
+        if post.to_be_placed and not post.kind:
+            self._guarded(number, post, self._place, edit)
 
-    def _guarded(self, post: Post, step: Callable[..., None], *arguments: object) -> None:
+    def _guarded(
+        self, number: int, post: Post, step: Callable[..., None], *arguments: object
+    ) -> None:
         """Take a step of a variation, and put into its state what went wrong."""
         try:
-            step(*arguments)
+            step(number, post, *arguments)
         except Failure as failure:
             self._failed(post, failure)
         except Stopped:
             pass
         except Exception as error:
             # A fault of ours must not leave an edit that was paid for without a word.
+            if isinstance(error, OSError) and post.result and self._keeper.result(number):
+                self._failed(post, self._keeper.later(number, error))
+                return
             _log(error)
-            kind = Failure.SETUP if post.state == PREPARED else Failure.OUTCOME_UNKNOWN
-            self._failed(
-                post,
-                Failure(
-                    kind,
-                    _(
-                        "Something unforeseen went wrong ({why}). What the service delivered is "
-                        "kept in {folder}."
-                    ).format(why=_kind(error), folder=self._job.folder),
-                ),
+            self._failed(post, self._unforeseen(number, post, error))
+
+    def _unforeseen(self, number: int, post: Post, error: Exception) -> Failure:
+        """Tell of a fault of ours, and what is true of the money."""
+        why = _kind(error)
+        if post.state == PREPARED:
+            sentence = _(
+                "Something unforeseen went wrong ({why}). Nothing was sent: try again, and "
+                "report it if it stays so."
             )
+            return Failure(Failure.SETUP, sentence.format(why=why))
+        if self._keeper.result(number):
+            sentence = _(
+                "Something unforeseen went wrong ({why}). What the service delivered is kept in "
+                "{folder}; “python -m plugin resume {job}” looks at it again, at no cost."
+            )
+            kind = Failure.PENDING if post.result else Failure.OUTCOME_UNKNOWN
+        else:
+            sentence = _(
+                "Something unforeseen went wrong ({why}) after the edit was sent. It may have been "
+                "made and billed: look at your account, then decide."
+            )
+            kind = Failure.OUTCOME_UNKNOWN
+        return Failure(kind, sentence.format(why=why, folder=self._job.folder, job=self._job.id))
 
     def _receive(self, number: int, post: Post, edit: _Edit, line: _Line) -> None:
-        if post.state == PREPARED:
+        is_new = post.state == PREPARED
+        if is_new:
             answer = self._send(number, post, edit.form(line.route), line)
             # The result itself is worth more than the note that it is coming.
             with contextlib.suppress(OSError):
@@ -225,18 +268,22 @@ class Run:
             answer = Answer(post.task)
             self._report(Progress("waiting", number))
         if answer.task and not answer.complete:
-            answer = self._asked_for(number, answer.task, line.service)
+            answer = self._asked_for(number, answer.task, line.service, is_new)
         self._report(Progress("downloading", number))
         data = line.service.picture(answer)
         suffix = next((s for magic, s in _SUFFIXES.items() if data.startswith(magic)), ".bin")
-        result = self._job.folder / f"result-{number}{suffix}"
-        self._keep(number, post, "downloading", lambda: settings.write_private(result, data))
+        name = f"result-{number}{suffix}"
+        try:
+            self._keeper.write_result(number, name, data)
+        except OSError as error:
+            raise self._not_home(number, post, name, error) from error
         for former in self._job.folder.glob(f"result-{number}.*"):
             # It could not be used, and the task was asked once more.
-            if former != result:
-                former.unlink(missing_ok=True)
-        received = {"state": RECEIVED, "result": result.name, "kind": "", "message": ""}
-        self._keep(number, post, "downloading", lambda: self._change(post, **received))
+            if former.name != name:
+                with contextlib.suppress(OSError):
+                    former.unlink()
+        received = {"state": RECEIVED, "result": name, "kind": "", "message": ""}
+        self._keeper.write(number, "downloading", lambda: self._change(post, **received))
 
     def _send(self, number: int, post: Post, sent_form: Form, line: _Line) -> Answer:
         """Send a variation, again where it surely was not accepted. Raises Failure or Stopped."""
@@ -289,17 +336,25 @@ class Run:
         if self._called_off.wait(seconds):
             raise Stopped
 
-    def _asked_for(self, number: int, task: str, service: Service) -> Answer:
-        """Ask for a task until it has an answer. Raises Failure."""
+    def _asked_for(self, number: int, task: str, service: Service, is_new: bool) -> Answer:
+        """Ask for a task until it has an answer. Raises Failure.
+
+        One that `is_new` may be unknown to the service for its first seconds.
+        """
         end = time.monotonic() + patience.POLLING
+        known = time.monotonic() + patience.UNKNOWN if is_new else 0
         wait, usual, longest = patience.POLLS
         pause = wait
         while True:
-            # Also before the first question: a task that is not known yet would end the edit.
+            # Also before the first question: hardly any task is known, or done, at once.
             time.sleep(wait)
             trouble = ""
             try:
                 told = service.task(task)
+            except TaskUnknown:
+                if time.monotonic() > known:
+                    raise
+                wait = pause
             except Stumbled as stumble:
                 trouble = str(stumble)
                 wait = min(max(2 * pause, stumble.wait), longest)
@@ -331,7 +386,11 @@ class Run:
         with self._lock:
             if self._called_off.is_set():
                 raise Stopped
-            if shutil.disk_usage(self._job.folder).free < _ROOM:
+            try:
+                free = shutil.disk_usage(self._job.folder).free
+            except OSError as error:
+                raise self._not_kept(error) from error
+            if free < _ROOM:
                 raise Failure(
                     Failure.SETUP,
                     _(
@@ -344,16 +403,20 @@ class Run:
                 self._job.save_state(self._state)
             except OSError as error:
                 post.state = PREPARED
-                raise Failure(
-                    Failure.SETUP,
-                    _("The job can't be kept in {folder} ({why}): nothing was sent.").format(
-                        folder=self._job.folder, why=error.strerror
-                    ),
-                ) from error
+                raise self._not_kept(error) from error
             self._leaving.add(number)
+
+    def _not_kept(self, error: OSError) -> Failure:
+        return Failure(
+            Failure.SETUP,
+            _("The job can't be kept in {folder} ({why}): nothing was sent.").format(
+                folder=self._job.folder, why=_kind(error)
+            ),
+        )
 
     def _place(self, number: int, post: Post, edit: _Edit) -> None:
         self._report(Progress("placing", number))
+        self._keeper.bring_home(number, post.result)
         try:
             answer = picture.read_foreign((self._job.folder / post.result).read_bytes())
         except picture.Unreadable as error:
@@ -365,45 +428,25 @@ class Run:
             ) from error
         placed, notes = edit.place(answer, post.route)
         path = self._job.folder / f"placed-{number}.png"
-        self._keep(number, post, "placing", lambda: picture.write_layer(placed, path))
+        self._keeper.write(number, "placing", lambda: picture.write_layer(placed, path))
         fitted = {"placed": path.name, "kind": "", "message": "", "notes": notes}
-        self._keep(number, post, "placing", lambda: self._change(post, **fitted))
+        self._keeper.write(number, "placing", lambda: self._change(post, **fitted))
 
-    def _keep(self, number: int, post: Post, phase: str, write: Callable[[], None]) -> None:
-        """Write what was paid for; where the disk is full, again until there is room.
-
-        Raises Failure, and OSError for what isn't mended by room.
-        """
-        end = time.monotonic() + patience.ROOM
-        told = False
-        while True:
-            try:
-                write()
-                return
-            except OSError as error:
-                if error.errno not in _FULL:
-                    raise
-                if time.monotonic() > end:
-                    raise self._no_room(post) from error
-            if not told:
-                note = _("The disk of {folder} is full: free some space for the result.")
-                note = note.format(folder=self._job.folder)
-                self._report(Progress(phase, number, note=note))
-                told = True
-            time.sleep(patience.LOOKS)
-
-    def _no_room(self, post: Post) -> Failure:
-        if not (post.task or post.result):
-            sentence = _(
-                "The result arrived, but the disk of {folder} was full, and it could not be kept. "
-                "It may have been billed: look at your account, then decide."
-            )
-            return Failure(Failure.ANSWER, sentence.format(folder=self._job.folder))
-        sentence = _(
-            "The result is there, but the disk of {folder} is full. Free some space, then "
-            "“python -m plugin resume {job}” goes on, at no cost."
+    def _not_home(self, number: int, post: Post, name: str, error: OSError) -> Failure:
+        """Tell what became of a result that can't be written into the job."""
+        elsewhere = self._keeper.elsewhere(name)
+        if elsewhere:
+            with self._lock:
+                post.state, post.result = RECEIVED, name
+        if elsewhere or post.task:
+            return self._keeper.later(number, error)
+        return Failure(
+            Failure.ANSWER,
+            _(
+                "The result arrived, but it could not be kept, neither in {folder} ({why}) nor "
+                "anywhere else. It may have been billed: look at your account, then decide."
+            ).format(folder=self._job.folder, why=_kind(error)),
         )
-        return Failure(Failure.PENDING, sentence.format(folder=self._job.folder, job=self._job.id))
 
     def _failed(self, post: Post, failure: Failure) -> None:
         """Note a failure; what has arrived, or waits at the service, stays what it is.

@@ -18,7 +18,6 @@ import math
 import os
 import re
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -27,15 +26,15 @@ from urllib.parse import parse_qs, quote, urljoin, urlsplit
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from plugin import __version__, settings
 from plugin.limits import TIERS
 from plugin.words import _
 from plugin.worker import patience, picture
-from plugin.worker.failure import Failure, NotAccepted, TaskEnded
+from plugin.worker.failure import Failure, NotAccepted, TaskEnded, TaskUnknown
 from plugin.worker.form import Form
+from plugin.worker.transport import Adapter, Body, Session, TooLong
 
 _QUESTION_SECONDS = 20.0
 """For what costs nothing, and is asked while somebody waits for it."""
@@ -53,8 +52,6 @@ _QUESTION_TRIES = urllib3.Retry(
 """GETs alone are repeated by these."""
 _FETCH_SECONDS = 60.0
 """For each piece of a picture."""
-_REPORT_SECONDS = 0.2
-"""Between two reports of an upload."""
 _ANSWER_BYTES = 4 * picture.FOREIGN_BYTES // 3 + 1_000_000
 """An answer may carry its picture inside, a third larger in base64."""
 _REDIRECTS = 3
@@ -110,6 +107,27 @@ class Task:
     answer: Answer | None = None
 
 
+_NOT_MADE = frozenset((
+    *(400, 411, 414, 415, 422, 431),  # The request can't be read, or asks for what there isn't.
+    *(401, 402, 403),  # Whoever sent it may not, or has to pay first.
+    *(404, 405, 410),  # Nothing at this address takes edits.
+    *(301, 307, 308),  # Something at another address does: the request must be repeated there.
+    413,  # It is too large.
+    429,  # There were too many before it.
+))  # fmt: skip
+"""Statuses that turn a whole edit away before any work is done for it, so that it costs nothing.
+
+Any other may come afterwards: 302 and 303 lead to what a POST has made, 409 speaks of an edit that
+is under way, proxies answer 408, 499 and 5xx while the service goes on.
+"""
+
+_USED_UP = re.compile(
+    "insufficient|exhausted_?balance|quota_?exceeded|exceeded_(current_)?quota|token_quota|"
+    "billing|arrear|overdue|out_of_credit|payment_required",
+    re.IGNORECASE,
+)
+"""Found in the code or type of an error, it means that waiting doesn't help, but paying does."""
+
 _NEVER_SENT = (
     requests.exceptions.InvalidURL,
     requests.exceptions.InvalidSchema,
@@ -124,97 +142,6 @@ Some of them can also come from an answer: what was sent by then tells.
 
 _UNWRAPPED = (OSError, TypeError, ValueError, urllib3.exceptions.HTTPError)
 """What comes out of the client as it is: of certificates that aren't there, of odd proxies."""
-
-
-class _Session(requests.Session):
-    """A session that goes nowhere by itself, and whose time runs out however busy it is kept.
-
-    Timeouts of a socket begin anew with every byte, and a library reads many bytes at a time.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._lock = threading.Lock()
-        self._sockets: list[socket.socket] = []
-        self._timer: threading.Timer | None = None
-        self.is_over = False
-        self.mount("https://", _Adapter(self))
-        self.mount("http://", _Adapter(self))
-
-    def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """Nowhere: to look there is enough to read a body without end."""
-        return None
-
-    def limit(self, seconds: float) -> None:
-        """Let all that is under way break off after `seconds`; 0 for no limit any more."""
-        if self._timer:
-            self._timer.cancel()
-        if seconds:
-            self._timer = threading.Timer(seconds, self._end)
-            self._timer.daemon = True
-            self._timer.start()
-
-    def watch(self, connected: socket.socket) -> None:
-        """Let this one break off, too."""
-        with self._lock:
-            self._sockets.append(connected)
-            if self.is_over:
-                _shut(connected)
-
-    def _end(self) -> None:
-        with self._lock:
-            self.is_over = True
-            for connected in self._sockets:
-                _shut(connected)
-
-    def read(
-        self,
-        response: requests.Response,
-        limit: int,
-        seconds: float,
-        chunks: bytearray | None = None,
-    ) -> bytes:
-        """Read the body, no further than `limit` bytes whatever its header says, nor for ever.
-
-        `chunks` gets what there is of it, also if it breaks off. Raises _TooLong and
-        requests.RequestException.
-        """
-        self.limit(seconds)
-        chunks = bytearray() if chunks is None else chunks
-        for piece in _pieces(response):
-            chunks += piece
-            if len(chunks) > limit:
-                raise _TooLong
-        if self.is_over:
-            # A body without a length seems to end there.
-            raise requests.ReadTimeout
-        return bytes(chunks)
-
-
-class _Adapter(HTTPAdapter):
-    """Shows its connections to the session."""
-
-    def __init__(self, session: _Session, **options: Any) -> None:
-        self._session = session
-        super().__init__(**options)
-
-    def get_connection_with_tls_context(self, *arguments: Any, **options: Any) -> Any:
-        pool: Any = super().get_connection_with_tls_context(*arguments, **options)
-        watch, kind = self._session.watch, pool.ConnectionCls
-
-        class Watched(kind):  # type: ignore[misc, valid-type]
-            def connect(self) -> None:
-                super().connect()
-                watch(self.sock)
-
-        pool.ConnectionCls = Watched
-        return pool
-
-
-def _shut(connected: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        # Not by the method of a TLS socket, which some other thread is reading from.
-        socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
 class Service:
@@ -250,11 +177,11 @@ class Service:
                 if last:
                     session.limit(self._read_seconds)
 
-            stream = _Body(form.body, on_sent, leaves)
+            upload = Body(form.body, on_sent, leaves)
             try:
                 response = session.post(
                     f"{self._base_url}{form.path}",
-                    data=stream,
+                    data=upload,
                     headers={"Content-Type": form.content_type},
                     auth=_Bearer(self._key),
                     timeout=(self._connect_seconds, self._read_seconds),
@@ -263,19 +190,16 @@ class Service:
                 )
                 with response:
                     session.read(response, _ANSWER_BYTES, self._read_seconds, body)
-            except _TooLong as error:
-                raise _unknown(_("its answer had no end")) from error
-            except _NEVER_SENT as error:
-                raise self._not_sent(error, stream.begun) from error
-            except requests.RequestException as error:
+            except (TooLong, requests.RequestException, *_UNWRAPPED) as error:
                 named = _TASK_NAMED.search(body)
                 if named and (task := self._named(named[1].decode("ascii"))):
                     # The answer broke off, but by this name its picture can be asked for.
                     return Answer(task)
-                raise self._lost(_in_time(session, error), stream.begun) from error
-            except _UNWRAPPED as error:
-                raise self._not_sent(error, stream.begun) from error
-        if response.status_code not in (200, 201, 202):
+                raise self._lost(_in_time(session, error), upload) from error
+        status = response.status_code
+        if not 200 <= status < 300:
+            if upload.is_whole and status not in _NOT_MADE:
+                raise _unknown(_answered(status, self._said(response, bytes(body))))
             raise self._refusal(response, bytes(body))
         answer = _answer(_json(bytes(body)))
         return replace(answer, task=self._named(answer.task))
@@ -284,10 +208,6 @@ class Service:
         """A task's name, which is kept and shown; "" for one that holds the key or a signature."""
         quoted = len(self._key) >= _LEAST_KEY and self._secret.search(task)
         return "" if quoted or _SIGNATURE.search(task) else task
-
-    def _not_sent(self, error: BaseException, begun: bool) -> Failure:
-        """Tell what the client refused before it connected from what an answer led it to."""
-        return _unknown(_("its answer broke the rules of HTTP")) if begun else _setup(error)
 
     def task(self, name: str) -> Task:
         """Ask once how far a task is.
@@ -302,7 +222,7 @@ class Service:
         if status == 200:
             return self._told(name, _json(body))
         if status in (404, 410):
-            raise TaskEnded(
+            raise (TaskUnknown if status == 404 else TaskEnded)(
                 Failure.ANSWER,
                 _quoting(
                     _(
@@ -413,13 +333,7 @@ class Service:
         if status in (401, 402, 403, 429) or 300 <= status < 400:
             raise self._refusal(response, body)
         if status in (200, 404, 405):
-            raise Failure(
-                Failure.SETUP,
-                _(
-                    "Something answers at {host}, but not this service ({status}): check the "
-                    "address, which usually ends with /v1."
-                ).format(host=self._host, status=status),
-            )
+            raise Failure(Failure.SETUP, self._wrong_address(status))
         raise Failure(
             Failure.BUSY,
             _quoting(
@@ -453,7 +367,7 @@ class Service:
     ) -> tuple[requests.Response, bytes]:
         """GET something of at most `limit` bytes within `seconds`. Raises Stumbled."""
         with self._session() as session:
-            session.mount(url, _Adapter(session, max_retries=_QUESTION_TRIES))
+            session.mount(url, Adapter(session, max_retries=_QUESTION_TRIES))
             session.limit(3 * seconds)
             try:
                 response = session.get(
@@ -465,14 +379,8 @@ class Service:
                 )
                 with response:
                     return response, session.read(response, limit, seconds)
-            except _TooLong as error:
-                raise Stumbled(_("its answer had no end")) from error
-            except _NEVER_SENT as error:
-                raise Stumbled(_obstacle(error)) from error
-            except requests.RequestException as error:
-                raise Stumbled(_cause(_in_time(session, error))) from error
-            except _UNWRAPPED as error:
-                raise Stumbled(_obstacle(error)) from error
+            except (TooLong, requests.RequestException, *_UNWRAPPED) as error:
+                raise _stumbled(session, error) from error
 
     def _fetch(self, url: str) -> bytes:
         with self._session() as session:
@@ -492,16 +400,16 @@ class Service:
                             url = urljoin(url, response.headers["Location"])
                             continue
                         body = session.read(response, picture.FOREIGN_BYTES, self._read_seconds)
-                except _TooLong as error:
+                except TooLong as error:
                     raise Failure(
                         Failure.ANSWER, _("The service's picture is larger than any real one.")
                     ) from error
                 except requests.RequestException as error:
-                    raise Stumbled(_cause(_in_time(session, error))) from error
+                    raise _stumbled(session, error) from error
                 except ValueError as error:
                     raise _bad_link("") from error
                 except _UNWRAPPED as error:
-                    raise Stumbled(_obstacle(error)) from error
+                    raise _stumbled(session, error) from error
                 status = response.status_code
                 if status == 200:
                     return body
@@ -516,8 +424,8 @@ class Service:
         )
 
     @contextlib.contextmanager
-    def _session(self) -> Iterator[_Session]:
-        with _Session() as session:
+    def _session(self) -> Iterator[Session]:
+        with Session() as session:
             session.headers["User-Agent"] = f"dimilinks-gimp/{__version__}"
             if settings.is_loopback(urlsplit(self._base_url).hostname or ""):
                 # A proxy can't reach this machine's own loopback.
@@ -530,13 +438,20 @@ class Service:
             finally:
                 session.limit(0)
 
-    def _lost(self, error: requests.RequestException, begun: bool) -> Failure:
-        """Tell a connection that never was from one that broke: only the first cost nothing.
-
-        `begun` says whether anything of the edit has left.
-        """
-        if begun and not _never_connected(error):
-            return _unknown(_cause(error))
+    def _lost(self, error: Exception, upload: Body) -> Failure:
+        """Tell what an edit that has no answer costs: only its last piece makes it one."""
+        if upload.is_whole:
+            return _unknown(_cause(_through_proxy(error)))
+        if upload.is_begun:
+            return NotAccepted(
+                Failure.UNREACHABLE,
+                _(
+                    "The upload to {host} broke off ({why}). What arrived there is no complete "
+                    "edit, so nothing was made or billed: check the network, then try again."
+                ).format(host=self._host, why=_cause(error)),
+            )
+        if _is_odd(error):
+            return _setup(error)
         sentence = _(
             "The service at {host} can't be reached ({why}). Nothing was sent: check the "
             "network and the service's address, then try again."
@@ -549,10 +464,11 @@ class Service:
         """Tell why an edit was not accepted, or why the service may not be asked for one."""
         status = response.status_code
         said = self._said(response, body)
+        error = _error(body)
         code = _error_code(body)
         if status == 401:
             text = _("The service doesn't accept the API key. {remedy}").format(remedy=_remedy())
-        elif status == 402 or code == "insufficient_user_quota":
+        elif status == 402 or _USED_UP.search(f"{error.get('type')} {error.get('code')}"):
             text = _("The balance at the service is used up. Top it up, then try again.")
         elif status == 403 and code == "model_not_allowed":
             text = _("This API key may not use the model.")
@@ -560,8 +476,12 @@ class Service:
             text = _("The upload was too large for the service: choose a smaller resolution.")
             said = ""
         elif status == 429:
-            text = _("The service is busy. Wait a minute, then try again.")
             wait = patience.asked_for(response.headers.get("Retry-After"))
+            text = (
+                patience.not_before(wait)
+                if wait > patience.LONGEST
+                else _("The service is busy. Wait a minute, then try again.")
+            )
             return NotAccepted(Failure.BUSY, _quoting(text, said), wait)
         elif 300 <= status < 400:
             place = self._place(response.headers.get("Location", ""))
@@ -581,11 +501,24 @@ class Service:
             text = _("The service tells this API key nothing of the edit ({status}).").format(
                 status=status
             )
-        elif 400 <= status < 500 and status != 408:
-            text = _("The service refused the edit ({status}).").format(status=status)
+        elif status in (404, 405) and not (error and urlsplit(self._base_url).path):
+            text = self._wrong_address(status)
         else:
-            return _unknown(_answered(status, said))
+            text = _("The service refused the edit ({status}).").format(status=status)
         return Failure(Failure.REFUSED, _quoting(text, said))
+
+    def _wrong_address(self, status: int) -> str:
+        """The sentence for something at the service's address that knows nothing of edits."""
+        if not urlsplit(self._base_url).path:
+            return _(
+                "Something answers at {host}, but not this service ({status}): its address usually "
+                "ends with /v1. Set it to {address}/v1 in Filters ▸ Dimilinks ▸ Settings… (or "
+                "DIMILINKS_BASE_URL), then try again."
+            ).format(host=self._host, status=status, address=self._base_url)
+        return _(
+            "Something answers at {host}, but not this service ({status}): check the "
+            "address, which usually ends with /v1."
+        ).format(host=self._host, status=status)
 
     def _check_link(self, url: str) -> None:
         """Let only the service's own host pass, or public https. Raises Failure.
@@ -634,10 +567,6 @@ class Service:
         return _SIGNATURE.sub("…", message).rstrip(".")[:300]
 
 
-class _TooLong(Exception):
-    """More bytes than any answer has."""
-
-
 class Stumbled(Exception):
     """What costs nothing could not be had this time; the message is a clause that says why.
 
@@ -651,63 +580,6 @@ class Stumbled(Exception):
 
 class _Stale(Exception):
     """A link that isn't good, or isn't any more; the message is a clause that says why."""
-
-
-class _Body:
-    """A form that tells how much of it has gone: each piece is asked for when the last one left.
-
-    For requests it is a stream of known length: that takes `__iter__`, `__len__` and `read`.
-    """
-
-    def __init__(
-        self,
-        data: bytes,
-        on_sent: Callable[[int, int], None],
-        on_piece: Callable[[bool], None],
-    ) -> None:
-        self._data = memoryview(data)
-        self._on_sent = on_sent
-        self._on_piece = on_piece
-        self._sent = 0
-        self._told = -math.inf
-        self.begun = False
-        """Whether a piece was asked for; before that, there is not even a whole head."""
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(lambda: self.read(65536), b"")
-
-    def read(self, size: int) -> bytes:
-        self.begun = True
-        now = time.monotonic()
-        if self._sent == len(self._data) or now - self._told >= _REPORT_SECONDS:
-            self._told = now
-            self._on_sent(self._sent, len(self._data))
-        piece = self._data[self._sent : self._sent + size].tobytes()
-        if piece:
-            self._on_piece(self._sent + len(piece) == len(self._data))
-        self._sent += len(piece)
-        return piece
-
-
-def _pieces(response: requests.Response) -> Iterator[bytes]:
-    """Give the body as it arrives. Raises requests.RequestException.
-
-    `iter_content` waits until a piece is full: it loses what there was when the connection breaks.
-    """
-    try:
-        while piece := response.raw.read1(65536, decode_content=True):
-            yield piece
-    except urllib3.exceptions.ReadTimeoutError as error:
-        raise requests.ReadTimeout(error) from error
-    except urllib3.exceptions.SSLError as error:
-        raise requests.exceptions.SSLError(error) from error
-    except urllib3.exceptions.DecodeError as error:
-        raise requests.exceptions.ContentDecodingError(error) from error
-    except urllib3.exceptions.HTTPError as error:
-        raise requests.exceptions.ChunkedEncodingError(error) from error
 
 
 def _remedy() -> str:
@@ -819,27 +691,44 @@ def _quoting(sentence: str, said: str) -> str:
 
 
 def _setup(error: BaseException) -> Failure:
-    return Failure(
-        Failure.SETUP,
-        _(
+    if isinstance(error, requests.exceptions.InvalidSchema):
+        text = _(
+            "Nothing could be sent: the proxy of this machine is a SOCKS proxy, which can't be "
+            "used here. Set HTTPS_PROXY to an HTTP proxy (most programs with a SOCKS proxy have "
+            "one, too), or list the service's host in NO_PROXY to go without one, then try again."
+        )
+    else:
+        text = _(
             "Nothing could be sent: {why}. Check the service's address and the proxy and "
             "certificate settings of this machine, then try again."
-        ).format(why=_obstacle(error)),
-    )
+        ).format(why=_obstacle(error))
+    return Failure(Failure.SETUP, text)
 
 
 def _obstacle(error: BaseException) -> str:
     """What keeps anything from being sent, without the address of a proxy: it has a password."""
-    if isinstance(error, requests.exceptions.InvalidSchema):
-        return _("a proxy of this kind is not supported")
     if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
         return _("its certificates file is missing")
     return _("there can be no such address or proxy")
 
 
-def _in_time(session: _Session, error: requests.RequestException) -> requests.RequestException:
-    """The error, or the one behind it: what broke off because its time was over."""
+def _stumbled(session: Session, error: Exception) -> Stumbled | Failure:
+    """Tell why a question was in vain: for now, or until this machine's settings are mended."""
+    if isinstance(error, requests.exceptions.InvalidSchema):
+        return _setup(error)
+    if _is_odd(error) and not isinstance(error, TooLong):
+        return Stumbled(_obstacle(error))
+    return Stumbled(_cause(_in_time(session, error)))
+
+
+def _in_time(session: Session, error: Exception) -> Exception:
+    """Return what is behind an error: the end of our patience, or the error itself."""
     return requests.ReadTimeout() if session.is_over else error
+
+
+def _is_odd(error: BaseException) -> bool:
+    """Whether the client itself refuses something: an address, a proxy, or an answer."""
+    return isinstance(error, _NEVER_SENT) or not isinstance(error, requests.RequestException)
 
 
 def _unknown(clause: str) -> Failure:
@@ -853,19 +742,19 @@ def _unknown(clause: str) -> Failure:
     )
 
 
-def _never_connected(error: requests.RequestException) -> bool:
-    """Whether it ended before a byte of the edit left: no address, no connection, no trust."""
-    if isinstance(error, (requests.ConnectTimeout, requests.exceptions.ProxyError)):
-        return True
-    reason = getattr(error.args[0] if error.args else None, "reason", None)
-    # Other TLS errors can come in the middle of an answer: only this one is surely early.
-    return isinstance(reason, urllib3.exceptions.NewConnectionError) or (
-        "CERTIFICATE_VERIFY_FAILED" in str(reason)
-    )
+def _through_proxy(error: Exception) -> Exception:
+    """Return the error behind one of the proxy, which had let the edit through."""
+    behind = getattr(error.args[0] if error.args else None, "reason", None)
+    original = getattr(behind, "original_error", None)
+    return requests.ConnectionError(original) if original else error
 
 
 def _cause(error: BaseException) -> str:
     """What went wrong, short and without the URL, which may carry a signature."""
+    if isinstance(error, TooLong):
+        return _("its answer had no end")
+    if _is_odd(error):
+        return _("its answer broke the rules of HTTP")
     if isinstance(error, requests.ConnectTimeout):
         return _("no answer to the connection")
     if isinstance(error, requests.Timeout):
@@ -876,7 +765,7 @@ def _cause(error: BaseException) -> str:
         return _("the encrypted connection failed")
     if isinstance(error, requests.exceptions.ProxyError):
         return _("the proxy did not let it through")
-    text = str(error)
+    text = repr(error)
     for sign, words in (
         ("NameResolution", _("its name is not known")),
         ("refused", _("the connection was refused")),

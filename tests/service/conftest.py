@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from plugin.worker import patience
+from plugin.worker import keeping, patience
 
 
 @pytest.fixture(autouse=True)
@@ -16,6 +16,18 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "CONNECTING", 0)
     monkeypatch.setattr(patience, "BUSY", 0)
     monkeypatch.setattr(patience, "POLLS", (0.05, 0.1, 0.2))
+    monkeypatch.setattr(patience, "UNKNOWN", 0)
+    monkeypatch.setattr(patience, "WRITING", 0)
+    monkeypatch.setattr(patience, "LOOKS", 0.05)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where results are kept that can't be written into their jobs."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    monkeypatch.setattr(keeping, "_parents", lambda: iter([folder]))
+    return folder
 
 
 @pytest.fixture

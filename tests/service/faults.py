@@ -42,6 +42,7 @@ from plugin.job import ACCEPTED, FAILED, PREPARED, RECEIVED, SENT, Job, JobReque
 from plugin.region import Box, plan
 from plugin.worker import picture
 from plugin.worker.failure import Failure
+from tests.service.raw_server import Tunnel
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 KEY = "sk-planted-key"
@@ -59,6 +60,11 @@ PHASES = (
 )
 STATUSES = (400, 401, 402, 403, 404, 413, 429, 500, 502, 503, 504, 524)
 WRITINGS = ("JSON", "HTML", "empty")
+ODD_STATUSES = (302, 303, 307, 405, 408, 409, 422, 499)
+USED_UP = "429 used up"
+_AFTERWARDS = (302, 303, 408, 409, 499)
+"""Statuses below 500 of a service that has taken the edit, or of a proxy that can't know."""
+INTERIM = "interim answers"
 BREAKS = ("reset", "closed", "half-closed", "stalled", "garbage")
 ENDS = ("killed", "disk full", "disk nearly full", "disk full a while")
 CERTIFICATES = ("expired", "self-signed", "wrong name")
@@ -74,6 +80,7 @@ _GROUPS = {
     "broken off, stalled, or garbage": (*BREAKS, "trickled", *NO_ANSWERS),
     "certificate": CERTIFICATES,
     "unusable picture": UNUSABLE,
+    "interim answers": (INTERIM,),
     "worker killed": ("killed",),
     "disk full": ("disk full", "disk nearly full", "disk full a while"),
 }
@@ -97,6 +104,8 @@ class Case:
     at: str = ""
     """In which part of its exchange: waiting, headers, early, body or status."""
     secure: bool = False
+    tunnelled: bool = False
+    """Whether a proxy carries it, which closes its ends when the service does."""
 
     @property
     def group(self) -> str:
@@ -104,7 +113,11 @@ class Case:
         if self.fault[:3].isdigit():
             if self.phase != "status":
                 return "any status"
+            if self.fault == USED_UP:
+                return "quota"
             status = int(self.fault[:3])
+            if status in ODD_STATUSES:
+                return "odd statuses"
             return "429" if status == 429 else "refusals" if status < 500 else "5xx"
         return next(group for group, faults in _GROUPS.items() if self.fault in faults)
 
@@ -116,7 +129,8 @@ class Case:
 
     def __str__(self) -> str:
         where = self.phase + (f" ({self.at})" if self.at else "")
-        return f"{self.route}, {where}{', TLS' if self.secure else ''}: {self.fault}"
+        way = ", tunnel" if self.tunnelled else ", TLS" if self.secure else ""
+        return f"{self.route}, {where}{way}: {self.fault}"
 
 
 def cases() -> list[Case]:
@@ -133,16 +147,23 @@ def _cases() -> Iterator[Case]:
             yield Case(route, "TLS", fault, secure=True)
         for fault in (*BREAKS, "killed", "disk full", "401 JSON", "413 HTML", "503 HTML"):
             yield Case(route, "sending", fault)
+        for fault in ("reset", "closed", "stalled"):
+            yield Case(route, "sending", fault, secure=True, tunnelled=True)
+            yield Case(route, "TLS", fault, secure=True, tunnelled=True)
+        yield Case(route, "waiting", INTERIM, "waiting")
+        yield Case(route, "waiting", INTERIM, "waiting", secure=True, tunnelled=True)
         for phase in ("waiting", "headers", "body"):
             for fault in (*BREAKS, *ENDS):
                 yield Case(route, phase, fault, phase)
             for fault in ("reset", "closed", "half-closed"):
                 yield Case(route, phase, fault, phase, secure=True)
+                yield Case(route, phase, fault, phase, secure=True, tunnelled=True)
         for fault in ("reset", "closed", "half-closed", "stalled"):
             yield Case(route, "body", fault, "early")
         for fault in ("trickled", *NO_ANSWERS):
             yield Case(route, "body", fault, "body")
-        for fault in statuses:
+        odd = [f"{status} {writing}" for status in ODD_STATUSES for writing in WRITINGS[:2]]
+        for fault in (*statuses, *odd, USED_UP):
             yield Case(route, "status", fault, "status")
         for phase in ("asking",) * (route == settings.ASYNC) + ("download",):
             for at in ("waiting", "headers", "body"):
@@ -151,6 +172,7 @@ def _cases() -> Iterator[Case]:
                     if (phase, at, fault) != ("download", "body", "garbage"):
                         yield Case(route, phase, fault, at)
             yield Case(route, phase, "trickled", "body")
+            yield Case(route, phase, INTERIM, "waiting")
             yield Case(route, phase, "refused")
             for fault in statuses:
                 yield Case(route, phase, fault, "status")
@@ -202,17 +224,28 @@ class Trials:
         """Let a worker meet the fault, resume its job with a service that is well, and judge."""
         folder = self.folder / secrets.token_hex(6)
         try:
-            with contextlib.closing(Service(case, self)) as service:
+            with (
+                contextlib.closing(Service(case, self)) as service,
+                Tunnel(service.port) as proxy,
+            ):
                 made = Job(folder / "home" / "jobs" / "20261122-133005-7f3a")
                 shutil.copytree(self._edits[case.phase == "sending"], made.folder)
-                return _Trial(case, folder, made, service, self.authority).outcome()
+                environment = {"REQUESTS_CA_BUNDLE": str(self.authority)}
+                if case.tunnelled:
+                    environment["HTTPS_PROXY"] = proxy.url
+                return _Trial(case, folder, made, service, environment).outcome()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Trial:
     def __init__(
-        self, case: Case, folder: Path, made: Job, service: Service, authority: Path
+        self,
+        case: Case,
+        folder: Path,
+        made: Job,
+        service: Service,
+        environment: dict[str, str],
     ) -> None:
         self._case, self._folder, self._job, self._service = case, folder, made, service
         home = folder / "home"
@@ -224,7 +257,7 @@ class _Trial:
             "DIMILINKS_API_KEY": KEY,
             "DIMILINKS_ROUTE": case.route,
             "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
-            "REQUESTS_CA_BUNDLE": str(authority),
+            **environment,
         }
 
     def outcome(self) -> Outcome:
@@ -240,6 +273,8 @@ class _Trial:
         first = self._job.state.posts[0]
         told.heard = RECEIVED if first.placed else first.kind or _WITHOUT_A_WORD[first.state]
         billed, told.delivered = self._service.billed, self._service.delivered
+        if self._case.fault == USED_UP and self._service.taken > 1:
+            told.wrong.append(f"asked {self._service.taken} times while the quota is used up")
         self._service.heal()
         if not first.placed:
             with self._worker("never", "resume", self._job.id) as process:
@@ -271,8 +306,8 @@ class _Trial:
             wrong.append(f"lost though delivered: {told.ended}: {last.message}")
         if last.state == RECEIVED and not last.placed:
             wrong.append("arrived and not placed")
-        if self._case.fault == "disk full a while" and told.heard != RECEIVED:
-            wrong.append(f"did not wait for room: {told.heard}")
+        if self._case.fault in ("disk full a while", INTERIM) and told.heard != RECEIVED:
+            wrong.append(f"should have come to its end: {told.heard}")
         free = (Failure.SETUP, Failure.UNREACHABLE, Failure.REFUSED, Failure.BUSY)
         # What was accepted stays so, whatever the service says while it is asked.
         freed = first.state == PREPARED or (first.state == FAILED and first.kind in free)
@@ -375,7 +410,8 @@ class Service:
         self._case, self._trials = case, trials
         self.worker: Future[int] = Future()
         """The process that is killed, or finds its disk full."""
-        self.billed = 0
+        self.taken = self.billed = 0
+        """POSTs that came whole, and those of them that cost something."""
         self.delivered = False
         self._well = threading.Event()
         self._over = threading.Event()
@@ -479,11 +515,17 @@ class Service:
         if not line.startswith("POST"):
             self._answer(connection, line)
             return
-        refuses = self._case.fault[:1] == "4" and self._strikes("status", "status")
-        if not refuses:
-            with self._lock:
-                self.billed += 1
+        with self._lock:
+            self.taken += 1
+            self.billed += not self._refuses()
         self._answer(connection, line)
+
+    def _refuses(self) -> bool:
+        """Whether it turns away the edit that has come."""
+        fault = self._case.fault
+        if not self._strikes("status", "status") or fault[:1] == "5":
+            return False
+        return int(fault[:3]) not in _AFTERWARDS
 
     def _answer(self, connection: socket.socket, line: str) -> None:
         case = self._case
@@ -571,9 +613,11 @@ class Service:
         }.get(case.fault, data)
 
     def _refusal(self) -> bytes:
-        status, writing = self._case.fault.split()
+        status, writing = self._case.fault.split(maxsplit=1)
         message = f"No, {KEY}, see /p/img/img_7/0?exp=1&sig={SIGNATURE}"
+        error = {"message": message, "type": "insufficient_quota"}
         kind, body = {
+            "used up": ("application/json", json.dumps({"error": error})),
             "JSON": ("application/json", json.dumps({"error": {"message": message, "code": 7}})),
             "HTML": ("text/html", f"<html><title>{status} Gateway</title>{message}</html>"),
             "empty": ("text/plain", ""),
@@ -608,6 +652,11 @@ class Service:
                 connection.sendall(bytes([byte]))
                 if self._over.wait(0.2):
                     break
+        elif fault == INTERIM:
+            for status in (100, 102, 103, 102):
+                connection.sendall(f"HTTP/1.1 {status} Wait\r\nX-A: b\r\n\r\n".encode())
+                self._over.wait(0.1)
+            return True
         elif fault == "garbage":
             connection.sendall(b"\x00\xff\x15 banana: \xfe\r\n" * 40 + b"\r\n")
         elif fault == "killed":

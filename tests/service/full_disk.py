@@ -1,7 +1,8 @@
 """An edit on a disk of its own that is full: `full_disk.py WHEN HOME PHOTO`, by itself in a mount
 namespace, where it may mount.
 
-`from the start`, `nearly` full then, or `for a while` and `for good` once the service has the edit.
+`from the start`, `nearly` full then, or `for a while` and `for good` once the service has the edit;
+`everywhere` for good, and other disks, too. Or it is `read-only` then, or `read-only a while`.
 Prints what came of it as JSON.
 """
 
@@ -16,7 +17,7 @@ import threading
 from pathlib import Path
 
 from plugin import job
-from plugin.worker import patience
+from plugin.worker import keeping, patience
 from tests.service.raw_server import Got, RawServer, Reply, http
 from tests.service.workers import command
 
@@ -39,23 +40,45 @@ def main(when: str, home: Path, photo: Path) -> None:
     body = json.dumps({"data": [{"b64_json": picture}]}).encode("ascii")
 
     def answer(got: Got) -> Reply:
-        if when in ("for a while", "for good"):
+        if when in ("for a while", "for good", "everywhere"):
             fill(home)
-        if when == "for a while":
-            threading.Timer(1, mount, (home, "remount", f"size={ROOMY}")).start()
+        if when.startswith("read-only"):
+            # A layer over it: the job's lock is open for writing below.
+            subprocess.run(["mount", "--bind", home, home], check=True)
+            subprocess.run(["mount", "-o", "remount,bind,ro", home], check=True)
+        if when.endswith("a while"):
+            threading.Timer(1, mend).start()
         return http(200, body, "Content-Type: application/json")
+
+    def mend() -> None:
+        if when.startswith("read-only"):
+            subprocess.run(["umount", home], check=True)
+        else:
+            mount(home, "remount", f"size={ROOMY}")
 
     home.mkdir()
     sizes = {"from the start": TINY, "nearly": NEARLY_FULL}
     mount(home, f"size={sizes.get(when, ROOMY)}", "mode=700")
-    patience.LOOKS, patience.ROOM = 0.1, 20 if when == "for a while" else 0.5
+    patience.LOOKS = 0.1
+    patience.ROOM = patience.WRITING = 20 if when.endswith("a while") else 0.5
+    elsewhere = home if when == "everywhere" else photo.parent / "elsewhere"
+    elsewhere.mkdir(exist_ok=True)
+    keeping._parents = lambda: iter([elsewhere])
     with RawServer(answer) as server:
         os.environ["DIMILINKS_BASE_URL"] = server.base_url
         done = command("edit", photo, "--prompt", "echo", "--out", photo.parent)
-        # What is found there, by the next start.
-        states = [[post.state, post.kind] for each in job.all_jobs() for post in each.state.posts]
-        found = {"code": done.returncode, "said": done.stderr, "posts": server.posts}
-    print(json.dumps({**found, "states": states}))
+        found = {"code": done.returncode, "said": done.stderr, "states": states()}
+        if when in ("for good", "read-only"):
+            mend()
+            command("resume", job.all_jobs()[0].id)
+        found.update(resumed=states(), posts=server.posts)
+        found["elsewhere"] = [str(path) for path in elsewhere.iterdir() if elsewhere != home]
+    print(json.dumps(found))
+
+
+def states() -> list[list[str]]:
+    """What each variation has come to, by what lies on the disk."""
+    return [[post.state, post.kind] for each in job.all_jobs() for post in each.state.posts]
 
 
 if __name__ == "__main__":

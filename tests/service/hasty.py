@@ -14,10 +14,11 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from plugin import settings
-from plugin.worker import cli, patience, picture, placement, service
+from plugin.worker import cli, keeping, patience, picture, placement, service
 
 HEARD = 1.0
 """Seconds that an answer may take."""
@@ -27,11 +28,14 @@ def hurry() -> None:
     """Shorten every wait."""
     patience.CONNECTING = 1.5
     patience.BUSY = 3.0
+    patience.UNKNOWN = 0.3
     patience.POLLING = 2.0
     patience.POLLS = 0.05, 0.1, 0.3
     patience.ROOM = 2.0
+    patience.WRITING = 1.0
     patience.LOOKS = 0.2
     patience.FETCHES = 0.05, 0.1, 0
+    keeping._parents = lambda: iter([Path(os.environ["DIMILINKS_HOME"]).parent])
     service._QUESTION_SECONDS = service._FETCH_SECONDS = 0.5
     settings._READ_SECONDS = 0.1, HEARD, 3600
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,15 +27,25 @@ class Got:
 
 
 class RawServer:
-    """Answers each request with what `answer` returns for it; None hangs up at once."""
+    """Answers each request with what `answer` returns for it; None hangs up at once.
 
-    def __init__(self, answer: Callable[[Got], Reply | None], host: str = "127.0.0.1") -> None:
+    With a `context` it speaks TLS.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Got], Reply | None],
+        host: str = "127.0.0.1",
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         self.answer = answer
+        self._context = context
         self.got: list[Got] = []
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, 0), family=family)
         self.port = self._listener.getsockname()[1]
-        self.base_url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}/v1"
+        scheme = "https" if context else "http"
+        self.base_url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}/v1"
         self.closed = threading.Event()
 
     def __enter__(self) -> RawServer:
@@ -64,8 +76,12 @@ class RawServer:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            stack.enter_context(connection)
             connection.settimeout(30)
+            if self._context:
+                connection = self._context.wrap_socket(connection, server_side=True)
+                stack.enter_context(connection)
             if (got := _request(connection)) is None:
                 return
             self.got.append(got)
@@ -76,6 +92,64 @@ class RawServer:
                 connection.sendall(reply)
             # All of it arrives: a close with bytes unread would reset the connection.
             connection.shutdown(socket.SHUT_WR)
+
+
+class Tunnel:
+    """A proxy that opens tunnels by CONNECT, to `port` of this machine whatever it is asked for.
+
+    Each is closed after `most` bytes, one number after the other, went up through it.
+    """
+
+    def __init__(self, port: int, *most: float) -> None:
+        self._target = port
+        self._most = list(most)
+        self.opened = 0
+        self.is_silent = False
+        """Whether it carries from the first byte, as if it were the service."""
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> Tunnel:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            while not self.is_silent and not connection.recv(65536).endswith(b"\r\n\r\n"):
+                pass
+            self.opened += 1
+            most = self._most.pop(0) if self._most else math.inf
+            with socket.create_connection(("127.0.0.1", self._target)) as target:
+                if not self.is_silent:
+                    connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                back = threading.Thread(target=_carry, args=(target, connection), daemon=True)
+                back.start()
+                _carry(connection, target, most)
+                if most == math.inf:
+                    back.join()
+
+
+def _carry(source: socket.socket, target: socket.socket, most: float = math.inf) -> None:
+    """Hand on what comes, to its end, or as much as `most` bytes."""
+    with contextlib.suppress(OSError):
+        while most > 0 and (piece := source.recv(16384)):
+            target.sendall(piece)
+            most -= len(piece)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
 
 
 def _request(connection: socket.socket) -> Got | None:

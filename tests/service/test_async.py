@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import socket
 import threading
 import time
@@ -310,6 +311,41 @@ def test_a_failed_task_is_told_in_the_services_words(
     assert resume().returncode == 0 and sandbox.posts == 2
 
 
+def test_a_task_that_is_not_known_at_once_is_asked_for_again(
+    sandbox: Sandbox, by_task: None, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "UNKNOWN", 20)
+    unknown = (404, {}, {"error": {"message": "no such task", "code": "not_found"}})
+    sandbox.task_answers.extend([unknown] * 4)
+    done = command("edit", photo, "--prompt", "echo")
+    assert done.returncode == 0, done.stderr
+    assert sandbox.posts == 1 and not sandbox.task_answers
+
+
+@pytest.mark.parametrize(("status", "later"), [(404, True), (404, False), (410, False)])
+def test_a_task_that_stays_unknown_or_is_gone_ends_the_edit(
+    sandbox: Sandbox,
+    by_task: None,
+    photo: Path,
+    status: int,
+    later: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patience, "UNKNOWN", 0.5)
+    sandbox.answers.append((200, {}, {"task_id": "img_gone", "data": []}))
+    # One that was named long ago is not waited for.
+    sandbox.task_answers.extend([(401, {}, b"")] if later else [])
+    sandbox.task_answers.extend([(status, {}, b"")] * 500)
+    done = command("edit", photo, "--prompt", "echo")
+    if later:
+        left = len(sandbox.task_answers)
+        done = resume()
+        assert left - len(sandbox.task_answers) == 1
+    elif status == 410:
+        assert len(sandbox.task_answers) == 499
+    assert "doesn't know the edit" in done.stderr and sandbox.posts == 1
+
+
 # --- links --------------------------------------------------------------------------------------
 
 
@@ -455,11 +491,74 @@ def test_what_a_service_asks_for_is_read_if_it_can_be(header: str | None, second
     assert patience.asked_for(header) == seconds
 
 
-def test_an_absurd_wish_to_wait_has_a_limit() -> None:
-    pace = patience.Pace("s")
-    assert pace.turn() == 0
-    for asked in (86400.0, 1e12):
-        assert 59 < pace.hold(time.monotonic(), asked) <= 72.1
+def test_a_service_that_asks_for_long_is_left_alone_and_the_time_is_told(
+    sandbox: Sandbox, route: str, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "BUSY", 120)
+    sandbox.answers.append((429, {"Retry-After": "3600"}, {"error": {"message": "slow down"}}))
+    until = time.localtime(time.time() + 3600)
+    began = time.monotonic()
+    done = command("edit", photo, "--prompt", "echo", "--variations", 2)
+    # Neither the other variation, nor going on, nor another edit disturbs it.
+    again = resume()
+    other = command("edit", photo, "--prompt", "echo")
+    assert time.monotonic() - began < 20 and sandbox.posts == 1
+    assert "slow down" in done.stderr
+    for said in (done.stderr, again.stderr, other.stderr):
+        told = [int(part) for part in re.findall(r"no edit before (\d\d):(\d\d)\.", said)[0]]
+        late = (told[0] - until.tm_hour) * 60 + told[1] - until.tm_min
+        assert late % (24 * 60) in (0, 1, 2)
+        assert "Nothing was made or billed" in said
+    for made in job.all_jobs():
+        assert all(post.may_be_sent_again for post in made.state.posts)
+    # When the time is over it gets the edit.
+    later = time.time() + 3610
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert command("edit", photo, "--prompt", "echo").returncode == 0
+    assert sandbox.posts == 2
+
+
+@pytest.mark.parametrize("wait", [86400.0, 1e12])
+def test_an_absurd_wish_to_wait_has_a_limit(wait: float) -> None:
+    assert patience.Pace("s").hold(time.monotonic(), wait) == pytest.approx(3600, abs=1)
+    told = patience.not_before(min(wait, 366 * 86400))
+    assert re.search(r"before \d{4}-\d\d-\d\d \d\d:\d\d\.", told)
+
+
+USED_UP = [
+    {"message": "You exceeded your current quota", "type": "insufficient_quota"},
+    {"message": "Quota", "code": "insufficient_quota", "type": "requests"},
+    {"message": "Quota", "code": "insufficient_user_quota", "type": "new_api_error"},
+    {"message": "Limit", "code": "billing_hard_limit_reached"},
+    {"message": "Quota", "code": "quota_exceeded"},
+    {"message": "Quota", "type": "exceeded_current_quota_error"},
+    {"message": "No money", "code": "INSUFFICIENT_BALANCE"},
+    {"message": "No money", "code": "InsufficientBalance"},
+]
+
+
+@pytest.mark.parametrize("error", USED_UP, ids=range(len(USED_UP)))
+def test_a_balance_that_is_used_up_is_not_busy(
+    sandbox: Sandbox, photo: Path, home: Path, error: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "BUSY", 120)
+    sandbox.answers.append((429, {"Retry-After": "30"}, {"error": error}))
+    began = time.monotonic()
+    done = command("edit", photo, "--prompt", "echo")
+    assert done.returncode == 1 and sandbox.posts == 1
+    assert "balance at the service is used up" in done.stderr and error["message"] in done.stderr
+    assert "busy" not in done.stderr and not (home / "busy.json").exists()
+    assert (only_post().kind, only_post().may_be_sent_again) == (Failure.REFUSED, True)
+    # Nobody else is held back, nor this one once it is topped up.
+    assert resume().returncode == 0 and time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("code", ["rate_limit_rpm", "rate_limit_exceeded", 429, None, ["x"]])
+def test_a_limit_of_requests_is_busy(sandbox: Sandbox, photo: Path, code: Any) -> None:
+    error = {"message": "slow down", "code": code, "type": "requests"}
+    sandbox.answers.append((429, {}, {"error": error}))
+    command("edit", photo, "--prompt", "echo")
+    assert only_post().kind == Failure.BUSY
 
 
 def test_variations_start_one_after_the_other_and_wait_together() -> None:
@@ -524,7 +623,15 @@ def test_jobs_share_the_rate_limit(
     assert 29 < patience.Pace(sandbox.base_url).turn() < 40
     assert patience.Pace("https://elsewhere.example/v1").turn() == 0
     note = json.loads((home / "busy.json").read_text("utf-8"))
-    for damage in ({**note, "until": time.time() + 9e5}, {**note, "until": 10**400}, [], {}):
+    for damage in (
+        {**note, "until": time.time() + 9e5},
+        # The clock was set back.
+        {**note, "since": time.time() + 60},
+        {**note, "until": 10**400},
+        {"service": note["service"], "until": note["until"]},
+        [],
+        {},
+    ):
         (home / "busy.json").write_text(json.dumps(damage))
         assert patience.Pace(sandbox.base_url).turn() == 0
 

@@ -22,7 +22,16 @@ import pytest
 from PIL import Image
 
 from plugin import job, lock, settings
-from plugin.worker import form, image_file, patience, picture, run, service, upload
+from plugin.worker import (
+    form,
+    image_file,
+    patience,
+    picture,
+    run,
+    service,
+    transport,
+    upload,
+)
 from plugin.worker.failure import Failure
 from plugin.worker.sandbox import Sandbox
 from tests.service.workers import (
@@ -246,7 +255,10 @@ UNKNOWN: list[tuple[int, Any] | None] = [
     (502, b"<html><title>502 Bad Gateway</title></html>"),
     (504, b""),
     (524, b"error code: 524"),
+    (303, b""),
     (408, b""),
+    (409, {"error": {"message": "An edit of yours is under way", "code": "conflict"}}),
+    (499, b""),
     None,
 ]
 
@@ -580,7 +592,7 @@ def test_an_upload_over_a_slow_line_tells_how_far_it_is(
 
     thread = threading.Thread(target=serve)
     thread.start()
-    monkeypatch.setattr(service, "_REPORT_SECONDS", 0.02)
+    monkeypatch.setattr(transport, "_REPORT_SECONDS", 0.02)
     told: list[tuple[int, int]] = []
     data = os.urandom(8_000_000)
     slow = service.Service(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", "k")
@@ -593,9 +605,12 @@ def test_an_upload_over_a_slow_line_tells_how_far_it_is(
     assert told.count((length, length)) == 1
 
 
-def test_a_connection_that_breaks_in_the_upload_leaves_an_unknown_outcome(
-    photo: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_connection_that_breaks_in_the_upload_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # More than the buffers on the way hold.
+    noise = tmp_path / "noise.png"
+    Image.frombytes("RGB", (2000, 1300), os.urandom(2000 * 1300 * 3)).save(noise, compress_level=1)
     listener = socket.create_server(("127.0.0.1", 0))
     connections = 0
 
@@ -613,10 +628,12 @@ def test_a_connection_that_breaks_in_the_upload_leaves_an_unknown_outcome(
     threading.Thread(target=serve, daemon=True).start()
     monkeypatch.setenv("DIMILINKS_API_KEY", "k")
     monkeypatch.setenv("DIMILINKS_BASE_URL", f"http://127.0.0.1:{listener.getsockname()[1]}/v1")
-    done = _run("edit", photo, "--prompt", "x")
+    done = _run("edit", noise, "--prompt", "x", "--resolution", "2k")
     listener.close()
-    assert done.returncode == 1 and "may have been made and billed" in done.stderr
+    assert done.returncode == 1 and "nothing was made or billed" in done.stderr
     assert connections == 1
+    (only,) = job.all_jobs()
+    assert only.state.posts[0].may_be_sent_again
 
 
 def test_the_mask_is_explained_if_the_user_wants_it(

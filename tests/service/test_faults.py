@@ -21,12 +21,21 @@ SLICE = {
     "async, TLS, TLS: self-signed": (UNREACHABLE, RECEIVED),
     "edits, TLS, TLS: wrong name": (UNREACHABLE, RECEIVED),
     "async, TLS, TLS: garbage": (UNREACHABLE, RECEIVED),
-    "edits, sending: stalled": (UNKNOWN, UNKNOWN),
-    "async, sending: reset": (UNKNOWN, UNKNOWN),
+    "edits, sending: stalled": (UNREACHABLE, RECEIVED),
+    "async, sending: reset": (UNREACHABLE, RECEIVED),
     "edits, waiting (waiting): reset": (UNKNOWN, UNKNOWN),
     "async, waiting (waiting): killed": (UNKNOWN, UNKNOWN),
     "edits, waiting (waiting): disk full a while": (RECEIVED, RECEIVED),
     "async, headers (headers): stalled": (UNKNOWN, UNKNOWN),
+    "edits, waiting (waiting), tunnel: closed": (UNKNOWN, UNKNOWN),
+    "async, headers (headers), tunnel: reset": (UNKNOWN, UNKNOWN),
+    "edits, sending, tunnel: closed": (UNREACHABLE, RECEIVED),
+    "async, TLS, tunnel: closed": (UNREACHABLE, RECEIVED),
+    "async, waiting (waiting), tunnel: interim answers": (RECEIVED, RECEIVED),
+    "edits, download (waiting): interim answers": (RECEIVED, RECEIVED),
+    "edits, status (status): 429 used up": (REFUSED, RECEIVED),
+    "async, status (status): 303 HTML": (UNKNOWN, UNKNOWN),
+    "edits, status (status): 409 JSON": (UNKNOWN, UNKNOWN),
     "edits, status (status): 402 HTML": (REFUSED, RECEIVED),
     "async, status (status): 524 empty": (UNKNOWN, UNKNOWN),
     "edits, body (body): stalled": (RECEIVED, RECEIVED),
@@ -61,5 +70,7 @@ def test_each_phase_has_its_faults_on_both_routes() -> None:
         phases = {case.phase for case in cases if case.route == route}
         assert phases == {*faults.PHASES} - ({"asking"} if route == settings.EDITS else set())
     assert {case.fault for case in cases if case.phase == "status"} == {
-        f"{status} {writing}" for status in faults.STATUSES for writing in faults.WRITINGS
+        *(f"{status} {writing}" for status in faults.STATUSES for writing in faults.WRITINGS),
+        *(f"{odd} {writing}" for odd in faults.ODD_STATUSES for writing in faults.WRITINGS[:2]),
+        faults.USED_UP,
     }

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import errno
 import json
 import os
+import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -13,16 +17,19 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from plugin import job, settings
-from plugin.worker import service
-from plugin.worker.failure import Failure
+from plugin.worker import patience, service
+from plugin.worker.failure import Failure, NotAccepted
 from plugin.worker.form import Form
 from plugin.worker.sandbox import Sandbox
 from plugin.worker.service import Service
-from tests.service.workers import CHECKOUT, command
+from tests.service.raw_server import Got, RawServer, Reply, Tunnel, http
+from tests.service.workers import CHECKOUT, command, prepared_job, until
 
 FORM = Form("/images/edits", "text/plain", b"edit")
 BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
@@ -126,24 +133,33 @@ FULL = [
     ("nearly", "nearly full", 0, [["failed", "setup"]]),
     ("for a while", "free some space", 1, [["received", ""]]),
     # Not even that can be noted.
-    ("for good", "it could not be kept", 1, [["sent", ""]]),
+    ("for good", "Until then it is kept in", 1, [["sent", ""]]),
+    ("everywhere", "it could not be kept", 1, [["sent", ""]]),
+    ("read-only a while", "Make it writable again", 1, [["received", ""]]),
+    ("read-only", "Read-only file system). Once that is mended", 1, [["sent", ""]]),
 ]
 
 
 @pytest.mark.parametrize(("when", "words", "posts", "states"), FULL, ids=[f[0] for f in FULL])
-def test_a_full_disk_is_told(
+def test_a_disk_that_can_not_be_written_to_is_told(
     when: str, words: str, posts: int, states: list[list[str]], home: Path, photo: Path
 ) -> None:
     alone = ["unshare", "--mount"] + ["--map-root-user"] * (os.geteuid() != 0)
     done = subprocess.run(
         [*alone, sys.executable, "-m", "tests.service.full_disk", when, home, photo],
         cwd=CHECKOUT, env={**os.environ, "DIMILINKS_API_KEY": "k"}, capture_output=True, text=True,
+        timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert words in found["said"] and "Traceback" not in found["said"]
     assert (found["posts"], found["states"]) == (posts, states)
-    assert found["code"] == (0 if when == "for a while" else 1)
+    assert found["code"] == (0 if when.endswith("a while") else 1)
+    # Once there is room, it finds its way into the job.
+    mended = when in ("for good", "read-only")
+    assert found["resumed"] == ([["received", ""]] if mended else states)
+    assert ("kept in" in found["said"]) == (mended or when.endswith("a while"))
+    assert found["elsewhere"] == []
 
 
 def test_a_state_that_can_not_be_kept_is_told_and_nothing_is_sent(
@@ -168,3 +184,427 @@ def test_no_folder_for_temporary_files_is_needed(
     monkeypatch.setenv("TMPDIR", "/nowhere/at/all")
     monkeypatch.setattr("tempfile.tempdir", None)
     assert command("edit", photo, "--prompt", "echo").returncode == 0
+
+
+# --- what left, and what it costs ---------------------------------------------------------------
+
+BIG = Form("/images/edits", "application/octet-stream", os.urandom(8_000_000))
+"""More than the buffers on the way hold."""
+PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+
+
+@pytest.fixture
+def context(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """For a service with a certificate that is trusted, and which counts as far away."""
+    for name in (*BUNDLES, *PROXIES, "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setenv("DIMILINKS_API_KEY", "k")
+    monkeypatch.setattr(settings, "is_loopback", lambda host: False)
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.load_cert_chain(certificate, certificate.with_name("key.pem"))
+    return made
+
+
+def _reset(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+ENDS: dict[str, Reply | None] = {
+    "closed": None,
+    "reset": _reset,
+    "half a line": b"HTTP/1.1",
+    "half a body": b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n{",
+}
+
+
+@pytest.mark.parametrize("route", settings.ROUTES)
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("way", ["tunnel", "direct"])
+def test_an_edit_that_went_up_whole_is_never_sent_again(
+    way: str,
+    end: str,
+    route: str,
+    context: ssl.SSLContext,
+    photo: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DIMILINKS_ROUTE", route)
+    with RawServer(lambda got: ENDS[end], context=context) as server, Tunnel(server.port) as proxy:
+        monkeypatch.setenv("DIMILINKS_BASE_URL", server.base_url)
+        if way == "tunnel":
+            monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        done = command("edit", photo, "--prompt", "x")
+        (only,) = job.all_jobs()
+        again = command("resume", only.id)
+        assert proxy.opened == (way == "tunnel") and server.posts == 1
+    assert "may have been made and billed" in done.stderr and "billed" in again.stderr
+    assert "proxy" not in done.stderr
+    (post,) = only.state.posts
+    assert post.kind == Failure.OUTCOME_UNKNOWN and not post.may_be_sent_again
+
+
+@pytest.mark.parametrize("end", [None, _reset, http(502), http(407)], ids=range(4))
+def test_so_is_one_that_a_forwarding_proxy_took(
+    end: Reply | None, context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RawServer(lambda got: end) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
+        with pytest.raises(Failure) as raised:
+            Service("http://service.example/v1", "k").send(FORM)
+    assert raised.value.kind == Failure.OUTCOME_UNKNOWN and proxy.posts == 1
+
+
+@pytest.mark.parametrize("way", ["tunnel", "TLS", "plain"])
+def test_an_upload_that_breaks_off_costs_nothing_and_is_sent_again(
+    way: str, context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = http(200, b'{"task_id": "img_1", "data": []}')
+    with contextlib.ExitStack() as stack:
+        safe = None if way == "plain" else context
+        server = stack.enter_context(RawServer(lambda got: answer, context=safe))
+        # The first connection goes wrong, after a megabyte.
+        breaking = stack.enter_context(Tunnel(server.port, 1_000_000))
+        url = server.base_url
+        if way == "tunnel":
+            monkeypatch.setenv("HTTPS_PROXY", breaking.url)
+        else:
+            # It looks like the service itself.
+            breaking.is_silent = True
+            url = f"{url.partition(':')[0]}://{breaking.url.partition('//')[2]}/v1"
+        asked = Service(url, "k")
+        with pytest.raises(NotAccepted, match="no complete edit, so nothing was made") as raised:
+            asked.send(BIG)
+        assert raised.value.kind == Failure.UNREACHABLE and server.posts == 0
+        assert asked.send(BIG).task == "img_1"
+        assert breaking.opened == 2 and server.posts == 1
+
+
+def test_an_edit_is_made_after_an_upload_that_broke_off(
+    context: ssl.SSLContext, photo_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = tmp_path / "noise.png"
+    Image.frombytes("RGB", (1600, 1200), os.urandom(1600 * 1200 * 3)).save(noise)
+    monkeypatch.setattr(patience, "CONNECTING", 20)
+    encoded = base64.b64encode(noise.read_bytes()).decode()
+    body = json.dumps({"data": [{"b64_json": encoded}]}).encode()
+    with (
+        RawServer(lambda got: http(200, body), context=context) as server,
+        Tunnel(server.port, 500_000) as proxy,
+    ):
+        monkeypatch.setenv("DIMILINKS_BASE_URL", server.base_url)
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        done = command("edit", noise, "--prompt", "x", "--resolution", "2k")
+        assert done.returncode == 0, done.stderr
+        assert "can't be reached yet" in done.stderr and server.posts == 1
+
+
+@pytest.mark.parametrize("reply", [http(407), http(503), None, b"HTTP/1.1 200"], ids=range(4))
+def test_a_proxy_that_opens_no_tunnel_gets_nothing_of_the_edit(
+    reply: Reply | None, context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RawServer(lambda got: reply) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+        with pytest.raises(Failure, match="Nothing was sent") as raised:
+            Service("https://service.example/v1", "k").send(FORM)
+    assert raised.value.kind == Failure.UNREACHABLE
+    assert [got.method for got in proxy.got] == ["CONNECT"]
+
+
+STATUSES = {
+    Failure.OUTCOME_UNKNOWN: [
+        *(302, 303, 304, 305, 399, 406, 407, 408, 409, 412, 416, 418, 423, 424, 425, 444, 460),
+        *(499, 500, 501, 502, 503, 504, 507, 520, 524, 529, 599, 600, 999),
+    ],
+    Failure.REFUSED: [
+        *(301, 307, 308, 400, 401, 402, 403, 404, 405, 410, 411, 413, 414, 415, 422, 431)
+    ],
+    Failure.BUSY: [429],
+}
+
+
+@pytest.mark.parametrize("kind", STATUSES)
+def test_only_a_status_that_surely_says_no_makes_an_edit_free(kind: str) -> None:
+    found = {}
+    for status in STATUSES[kind]:
+        reply = http(status, b'{"error": {"message": "why", "code": 7}}', "Location: /elsewhere")
+        with RawServer(lambda got, reply=reply: reply) as server:
+            with pytest.raises(Failure) as raised:
+                Service(server.base_url, "k").send(FORM)
+            found[status] = raised.value.kind
+            assert server.posts == 1
+    assert found == dict.fromkeys(STATUSES[kind], kind)
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 203, 206])
+def test_a_picture_is_taken_from_every_status_of_success(status: int) -> None:
+    reply = http(status, b'{"data": [{"b64_json": "aGFsbG8="}]}')
+    with RawServer(lambda got: reply) as server:
+        asked = Service(server.base_url, "k")
+        assert asked.picture(asked.send(FORM)) == b"hallo"
+
+
+@pytest.mark.parametrize("status", [401, 409, 413, 503])
+def test_an_answer_before_the_upload_is_complete_costs_nothing(status: int) -> None:
+    """The service reads the head, says no, and hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(http(status, b'{"error": {"message": "no"}}'))
+
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(Failure) as raised:
+            Service(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", "k").send(BIG)
+    assert raised.value.kind in (Failure.REFUSED, Failure.UNREACHABLE)
+
+
+# --- answers that come late, in pieces, or behind others ----------------------------------------
+
+INTERIM = (
+    b"HTTP/1.1 100 Continue\r\n\r\n",
+    b"HTTP/1.1 102 Processing\r\n\r\n",
+    b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n",
+)
+
+
+@pytest.mark.parametrize("route", settings.ROUTES)
+@pytest.mark.parametrize(
+    "before", [*INTERIM, b"".join(INTERIM * 3)], ids=["100", "102", "103", "nine"]
+)
+def test_interim_answers_lose_no_picture(
+    before: bytes, route: str, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = {"data": [{"url": "/p/img/img_1/0"}]}
+
+    def answer(got: Got) -> bytes:
+        if got.method == "POST":
+            told = {"task_id": "img_1", "data": []} if route == settings.ASYNC else link
+        elif "/tasks/" in got.path:
+            told = {"status": "succeeded", "result": link}
+        else:
+            return before + http(200, photo.read_bytes(), "Content-Type: image/png")
+        return before + http(200, json.dumps(told).encode())
+
+    monkeypatch.setenv("DIMILINKS_API_KEY", "k")
+    monkeypatch.setenv("DIMILINKS_ROUTE", route)
+    with RawServer(answer) as server:
+        monkeypatch.setenv("DIMILINKS_BASE_URL", server.base_url)
+        done = command("edit", photo, "--prompt", "x")
+        assert done.returncode == 0, done.stderr
+        assert server.posts == 1 and len(server.got) == (3 if route == settings.ASYNC else 2)
+
+
+@pytest.mark.parametrize("way", ["tunnel", "TLS", "plain"])
+def test_connections_stay_alive_while_nothing_is_said(
+    way: str, context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system itself is asked which connections to the port it will probe."""
+    seen: list[str] = []
+
+    def timers() -> list[str]:
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        # Address, address of the other end, state (01: connected), queues, timer.
+        return [row[5][:2] for row in rows if row[2].endswith(f":{port:04X}") and row[3] == "01"]
+
+    def answer(got: Got) -> bytes:
+        # 01 as long as something is not acknowledged, 02 for keepalive.
+        until(lambda: "01" not in timers())
+        seen.extend(timers())
+        return http(200, b'{"task_id": "img_1", "data": [], "status": "queued"}')
+
+    with contextlib.ExitStack() as stack:
+        safe = None if way == "plain" else context
+        server = stack.enter_context(RawServer(answer, context=safe))
+        port = server.port
+        if way == "tunnel":
+            proxy = stack.enter_context(Tunnel(server.port))
+            port = int(proxy.url.rpartition(":")[2])
+            monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        asked = Service(server.base_url, "k")
+        asked.send(FORM)
+        asked.task("img_1")
+    assert seen == ["02", "02"]
+
+
+# --- addresses and proxies that can't be ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("variable", ["ALL_PROXY", "HTTPS_PROXY", "all_proxy"])
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h", "socks4", "SOCKS5"])
+def test_a_socks_proxy_is_told_with_a_remedy(
+    variable: str, scheme: str, photo: Path, context: ssl.SSLContext, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("DIMILINKS_BASE_URL", "https://service.example/v1")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"{scheme}://me:pr0xy-secret@127.0.0.1:{listener.getsockname()[1]}"
+        monkeypatch.setenv(variable, address)
+        done = command("edit", photo, "--prompt", "x")
+        asked = json.loads(command("service", "--test").stdout)
+        listener.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    assert not asked["works"]
+    for said in (done.stderr, asked["message"]):
+        for words in ("SOCKS", "HTTPS_PROXY", "NO_PROXY", "Nothing could be sent"):
+            assert words in said
+        assert "billed" not in said and "pr0xy-secret" not in said
+    (only,) = job.all_jobs()
+    assert only.state.posts[0].may_be_sent_again
+
+
+@pytest.mark.parametrize("status", [404, 405])
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"error": {"message": "Invalid URL"}}'])
+def test_an_address_without_v1_is_told_what_it_lacks(
+    body: bytes, status: int, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIMILINKS_API_KEY", "k")
+    with RawServer(lambda got: http(status, body)) as server:
+        address = server.base_url.removesuffix("/v1")
+        monkeypatch.setenv("DIMILINKS_BASE_URL", address)
+        done = command("edit", photo, "--prompt", "x")
+        asked = json.loads(command("service", "--test").stdout)
+    for said in (done.stderr, asked["message"]):
+        assert f"Set it to {address}/v1 in Filters" in said and "billed" not in said
+
+
+# --- results that can't be written --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variations", [1, 3])
+def test_a_result_whose_job_is_gone_is_kept_elsewhere_and_found_again(
+    variations: int, photo: Path, home: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something else lies where the job's folder was, while the service works."""
+    encoded = base64.b64encode(photo.read_bytes()).decode()
+    aside = home / "aside"
+    all_sent = threading.Barrier(variations)
+
+    def answer(got: Got) -> bytes:
+        if all_sent.wait(20) == 0:
+            (folder,) = (home / "jobs").iterdir()
+            folder.rename(aside)
+            folder.write_text("")
+        until(aside.exists)
+        return http(200, json.dumps({"data": [{"b64_json": encoded}]}).encode())
+
+    monkeypatch.setenv("DIMILINKS_API_KEY", "k")
+    with RawServer(answer) as server:
+        monkeypatch.setenv("DIMILINKS_BASE_URL", server.base_url)
+        done = command("edit", photo, "--prompt", "x", "--variations", variations)
+        (file,) = (home / "jobs").iterdir()
+        kept = elsewhere / f"dimilinks-gimp-{os.geteuid()}" / file.name
+        assert done.returncode == 1 and f"kept in {kept}" in done.stderr
+        names = {f"result-{number}.png" for number in range(1, variations + 1)}
+        assert {path.name for path in kept.iterdir()} == names
+        for path in (kept.parent, kept, *kept.iterdir()):
+            assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600)
+        file.unlink()
+        aside.rename(file)
+        assert command("resume", file.name).returncode == 0
+        assert server.posts == variations and list(elsewhere.iterdir()) == []
+    (only,) = job.all_jobs()
+    for post in only.state.posts:
+        assert (only.folder / post.result).read_bytes() == photo.read_bytes()
+
+
+def test_a_result_that_can_be_kept_nowhere_is_not_called_kept(
+    photo: Path, home: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere somebody else's folder lies in the way, or a link to one."""
+    outside = home.parent / "outside"
+    outside.mkdir()
+    own = elsewhere / f"dimilinks-gimp-{os.geteuid()}"
+    own.symlink_to(outside)
+    encoded = base64.b64encode(photo.read_bytes()).decode()
+
+    def answer(got: Got) -> bytes:
+        (folder,) = (home / "jobs").iterdir()
+        folder.rename(home / "aside")
+        folder.write_text("")
+        return http(200, json.dumps({"data": [{"b64_json": encoded}]}).encode())
+
+    monkeypatch.setenv("DIMILINKS_API_KEY", "k")
+    with RawServer(answer) as server:
+        monkeypatch.setenv("DIMILINKS_BASE_URL", server.base_url)
+        done = command("edit", photo, "--prompt", "x")
+    assert done.returncode == 1 and list(outside.iterdir()) == []
+    assert "could not be kept" in done.stderr and "is kept" not in done.stderr
+
+
+def test_a_fault_of_ours_is_not_said_to_have_kept_anything(
+    sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(Service, "picture", no_memory)
+    sandbox.answers.append((200, {}, {"data": [{"b64_json": "aGFsbG8="}]}))
+    done = command("edit", photo, "--prompt", "x")
+    assert done.returncode == 1 and "MemoryError" in done.stderr
+    assert "may have been made and billed" in done.stderr and "kept" not in done.stderr
+
+
+def test_a_file_that_is_being_read_is_replaced_as_soon_as_that_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An immutable file refuses it as Windows does one that is open."""
+    file = tmp_path / "state.json"
+    file.write_text("before")
+    if subprocess.run(["chattr", "+i", file], capture_output=True).returncode:
+        pytest.skip("no file can be made immutable here")
+    try:
+        with pytest.raises(PermissionError):
+            settings.write_private(file, "at once")
+        monkeypatch.setattr(settings, "_IN_USE_SECONDS", 20)
+        over = threading.Timer(0.5, subprocess.run, [["chattr", "-i", file]])
+        over.start()
+        settings.write_private(file, "after")
+        over.join()
+    finally:
+        subprocess.run(["chattr", "-i", file], check=True)
+    assert file.read_text() == "after" and list(tmp_path.glob(".state*")) == []
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_that_can_not_lock_is_told_and_the_job_stays_usable(
+    error: int, sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        # What a network disk answers whose lock service is away; nothing here does.
+        raise OSError(error, os.strerror(error))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fcntl.flock", flock)
+        done = command("edit", photo, "--prompt", "echo")
+        (only,) = job.all_jobs()
+        again = command("resume", only.id)
+    for each in (done, again):
+        assert each.returncode == 1 and os.strerror(error) in each.stderr
+        assert "can't lock files" in each.stderr and "DIMILINKS_HOME" in each.stderr
+    assert sandbox.posts == 0
+    (post,) = only.state.posts
+    # GIMP reads it there.
+    assert "can't lock files" in post.message and post.may_be_sent_again
+    assert command("resume", only.id).returncode == 0 and sandbox.posts == 1
+
+
+def test_the_job_says_where_its_result_is_if_it_can(
+    sandbox: Sandbox, photo: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepared_job(photo, monkeypatch)
+    in_the_way = prepared.folder / "result-1.png"
+    in_the_way.mkdir()
+    assert command("resume", prepared.id).returncode == 1
+    (post,) = prepared.state.posts
+    (kept,) = elsewhere.rglob("result-1.png")
+    assert str(kept) in post.message and (post.state, post.kind) == (job.RECEIVED, Failure.PENDING)
+    assert post.recoverable
+    in_the_way.rmdir()
+    assert command("resume", prepared.id).returncode == 0
+    (post,) = prepared.state.posts
+    assert (post.message, post.kind) == ("", "") and post.placed
+    assert sandbox.posts == 1 and not kept.exists()

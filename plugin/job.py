@@ -7,14 +7,15 @@
         reference-N.png
         place.json      where the results belong in an image, if it came from one
         state.json      how far it got, written by the worker alone
-        result-N.*      the answer, as received
+        answer-N.*      what the service said, if no picture was found in it: read again on resume
+        result-N.*      the picture, as received
         placed-N.png    the answer, fitted to source.png
         blend.png       how much of the answer counts towards the selection's edge, if asked
         imported        marker: the results are in the image (or in files)
 
 The plug-in fills the folder under a temporary name and renames it when complete; from then on
 only the worker writes `state.json`. A crash at any point leaves a folder that says what may be
-done next. No key and no signed link is ever written here.
+done next. No key and no signed link is ever written here: in `answer-N` a mark stands for them.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def phase_text(phase: str) -> str:
     }[phase]
 
 
-_PICTURE = re.compile(r"(result|placed|reference)-[0-9]{1,3}\.[a-z]{3,4}")
+_PICTURE = re.compile(r"(result|placed|reference|answer)-[0-9]{1,3}\.[a-z]{3,4}")
 """What the files that a job names are called; anything else would lead out of its folder."""
 
 _DAY = 86400.0
@@ -215,6 +216,8 @@ class Post:
     """How it was sent, one of settings.ROUTES; jobs from before there were two don't say."""
     service: str = ""
     """The address of the service that has the task, as the settings have it."""
+    answer: str = ""
+    """The file with what the service said, where no picture was found in it."""
 
     @property
     def to_be_placed(self) -> bool:
@@ -223,7 +226,8 @@ class Post:
     @property
     def may_be_sent_again(self) -> bool:
         """Whether it failed and surely cost nothing, so that the user may have it sent again."""
-        return self.state == FAILED and self.kind in _FREE and not self.result
+        paid = self.result or self.answer
+        return self.state == FAILED and self.kind in _FREE and not paid
 
     @property
     def may_be_asked_for_again(self) -> bool:
@@ -236,10 +240,16 @@ class Post:
         return asked and bool(self.task) and not self.placed
 
     @property
+    def may_be_read_again(self) -> bool:
+        """Whether something arrived that could not be used, and that a later version may read."""
+        return self.state == FAILED and bool(self.result or self.answer) and not self.placed
+
+    @property
     def recoverable(self) -> bool:
         """Whether going on may bring the result of what was sent, at no cost."""
         waits = self.state == ACCEPTED and bool(self.task)
-        return waits or self.to_be_placed or self.may_be_asked_for_again
+        again = self.may_be_asked_for_again or self.may_be_read_again
+        return waits or self.to_be_placed or again
 
 
 @dataclass
@@ -327,7 +337,8 @@ class Job:
 
         Raises OSError.
         """
-        if not self.imported and any(self.folder.glob("result-*")):
+        arrived = (*self.folder.glob("result-*"), *self.folder.glob("answer-*"))
+        if not self.imported and arrived:
             return True
         try:
             unfinished = self.state.name in (PREPARED, SENT, ACCEPTED)
@@ -345,7 +356,7 @@ def _checked_post(saved: Any) -> Post:
     ):
         raise TypeError
     post.message, post.notes = _shown(post.message), [_shown(note) for note in post.notes]
-    names = [name for name in (post.result, post.placed) if name]
+    names = [name for name in (post.result, post.placed, post.answer) if name]
     if post.state not in _STATES or not all(_PICTURE.fullmatch(name) for name in names):
         raise TypeError
     return post

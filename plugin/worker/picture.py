@@ -44,6 +44,8 @@ _TO_OPENCV = {"RGB": cv2.COLOR_RGB2BGR, "RGBA": cv2.COLOR_RGBA2BGRA}
 
 # Pillow's own limit counts for the user's pictures too, which may be larger; ours are told apart.
 Image.MAX_IMAGE_PIXELS = None
+# Blocks from 32 MB on go back to the system; smaller ones stay with the thread that had them.
+Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]
 
 
 class Unreadable(Exception):

@@ -6,22 +6,28 @@ import base64
 import functools
 import io
 import json
+import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import cv2
+import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
 from plugin import job, settings
 from plugin.job import ACCEPTED, FAILED, RECEIVED, Post
-from plugin.worker import answers, patience, picture, service
+from plugin.worker import answers, patience, picture, placement, service, upload
 from plugin.worker.failure import Failure
 from plugin.worker.service import Service
 from tests.service.raw_server import Got, RawServer, Reply, http
-from tests.service.workers import command
+from tests.service.workers import CHECKOUT, command, prepared_job, worker_on
 
 KEY = "sk-planted/key+1"
 
@@ -545,3 +551,117 @@ def test_other_formats_are_kept_and_named(
     (only,) = job.all_jobs()
     (kept,) = only.folder.glob("result-1.*")
     assert kept.read_bytes() == out.getvalue() and kept.suffix[1:4] in kind.lower()
+
+
+_LITTLE_MEMORY = """
+import resource, sys
+from plugin.worker import cli
+pages = int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + 40_000_000,) * 2)
+sys.exit(cli.main(["resume", sys.argv[1]]))
+"""
+_VANISHED = """
+import sys
+from pathlib import Path
+from PIL import Image
+from plugin.worker import cli
+(Path(Image.__file__).parent / "WebPImagePlugin.py").unlink()
+sys.exit(cli.main(["resume", sys.argv[1]]))
+"""
+
+
+def _resumed_by(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    (only,) = job.all_jobs()
+    return subprocess.run(
+        [sys.executable, "-c", script, only.id],
+        cwd=CHECKOUT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def _arrived(data: bytes, name: str, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job whose result arrived and was not fitted."""
+    prepared = prepared_job(photo, monkeypatch)
+    (prepared.folder / name).write_bytes(data)
+    prepared.save_state(job.State([Post(RECEIVED, result=name)]))
+
+
+def _well_again() -> None:
+    """The state is as it was, and on a healthy machine the job is brought to its end."""
+    post = only_post()
+    assert (post.state, post.kind, post.to_be_placed) == (RECEIVED, Failure.SETUP, True)
+    assert post.recoverable and not post.may_be_sent_again
+    assert resumed().returncode == 0
+    assert only_post().placed and not only_post().message
+
+
+def test_a_lack_of_memory_is_no_verdict_and_is_told(
+    photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIMILINKS_BASE_URL", "https://nowhere.invalid/v1")
+    out = io.BytesIO()
+    Image.effect_noise((5000, 4000), 50).convert("RGB").save(out, "PNG", compress_level=1)
+    _arrived(out.getvalue(), "result-1.png", photo, monkeypatch)
+    done = _resumed_by(_LITTLE_MEMORY)
+    assert done.returncode == 1 and "enough memory" in done.stderr, done.stderr
+    assert "no cost" in done.stderr and "Traceback" not in done.stderr
+    _well_again()
+
+
+def test_a_package_that_vanishes_is_no_verdict_and_is_told(
+    photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIMILINKS_BASE_URL", "https://nowhere.invalid/v1")
+    out = io.BytesIO()
+    Image.open(io.BytesIO(DATA)).save(out, "WEBP")
+    _arrived(out.getvalue(), "result-1.webp", photo, monkeypatch)
+    packages = Path(PIL.__file__).parent.parent
+    shutil.copytree(packages / "PIL", tmp_path / "packages" / "PIL")
+    if (packages / "pillow.libs").exists():
+        (tmp_path / "packages" / "pillow.libs").symlink_to(packages / "pillow.libs")
+    done = _resumed_by(_VANISHED, PYTHONPATH=str(tmp_path / "packages"))
+    assert done.returncode == 1 and "could not be fitted" in done.stderr, done.stderr
+    assert "no cost" in done.stderr and "Traceback" not in done.stderr
+    _well_again()
+
+
+def test_memory_that_fails_anywhere_is_no_verdict(
+    photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenCV and NumPy say it in words of their own."""
+    monkeypatch.setenv("DIMILINKS_BASE_URL", "https://nowhere.invalid/v1")
+    _arrived(DATA, "result-1.png", photo, monkeypatch)
+
+    def too_much(*_: Any) -> Any:
+        return cv2.resize(np.zeros((1, 1), np.uint8), (2**30, 2**30))
+
+    for step in (placement, "fit"), (upload, "build"):
+        with monkeypatch.context() as broken:
+            broken.setattr(*step, too_much)
+            done = resumed()
+        assert done.returncode == 1 and "enough memory" in done.stderr
+    _well_again()
+
+
+def test_a_very_large_answer_takes_little_memory(
+    photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four of them at once take little more than one: decoded, one has 256 MB."""
+    image = Image.new("RGBA", (8000, 8000), (90, 120, 30, 255))
+    image.putpixel((5, 5), (0, 0, 0, 128))
+    out = io.BytesIO()
+    image.save(out, "PNG", compress_level=1)
+    encoded = base64.b64encode(out.getvalue()).decode()
+    with served(http(200, json.dumps({"data": [encoded]}).encode()), monkeypatch):
+        made = prepared_job(photo, monkeypatch, "--variations", 4)
+        (made.folder / "state.json").unlink(missing_ok=True)
+        process = worker_on(made)
+        assert process.stdin and process.stdout
+        process.stdout.read()
+        process.stdin.close()
+        process.stdout.close()
+        _pid, process.returncode, used = os.wait4(process.pid, 0)[:3]
+    assert all(post.placed for post in made.state.posts)
+    assert used.ru_maxrss < 700 * 1024

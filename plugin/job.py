@@ -7,7 +7,8 @@
         reference-N.png
         place.json      where the results belong in an image, if it came from one
         state.json      how far it got, written by the worker alone
-        result-N.*      the answer, as received
+        answer-N.*      what the service said, if no picture was found in it: read again on resume
+        result-N.*      the picture, as received
         placed-N.png    the answer, fitted to source.png
         blend.png       how much of the answer counts towards the selection's edge, if asked
         original        the picture's file as it was read, until all results are written
@@ -17,7 +18,8 @@
 
 The plug-in fills the folder under a temporary name and renames it when complete; from then on
 only the worker writes `state.json`. A crash at any point leaves a folder that says what may be
-done next. No key and no signed link is ever written here.
+done next. No key and no signed link is ever written here:
+in `answer-N` a mark stands for them.
 
 Who removes a folder holds its lock, and leaves what this version doesn't understand. No clock
 decides on what was paid for: see `Job.must_stay`.
@@ -94,7 +96,7 @@ def phase_text(phase: str) -> str:
     }[phase]
 
 
-_PICTURE = re.compile(r"(result|placed|reference)-[0-9]{1,3}\.[a-z]{3,4}")
+_PICTURE = re.compile(r"(result|placed|reference|answer)-[0-9]{1,3}\.[a-z]{3,4}")
 """What the files that a job names are called; anything else would lead out of its folder."""
 
 _DAY = 86400.0
@@ -239,6 +241,8 @@ class Post:
     """How it was sent, one of settings.ROUTES; jobs from before there were two don't say."""
     service: str = ""
     """The address of the service that has the task, as the settings have it."""
+    answer: str = ""
+    """The file with what the service said, where no picture was found in it."""
     others: dict[str, Any] = field(default_factory=dict)
     """What a newer version has noted besides: kept as it is."""
 
@@ -249,7 +253,8 @@ class Post:
     @property
     def may_be_sent_again(self) -> bool:
         """Whether it failed and surely cost nothing, so that the user may have it sent again."""
-        return self.state == FAILED and self.kind in _FREE and not self.result
+        paid = self.result or self.answer
+        return self.state == FAILED and self.kind in _FREE and not paid
 
     @property
     def may_be_forgotten(self) -> bool:
@@ -258,7 +263,8 @@ class Post:
         An answer that can't be used yet was paid for. An unknown outcome was told to the user, and
         there is nothing that it could be fetched by.
         """
-        return self.state == FAILED and self.kind in (*_FREE, Kind.OUTCOME_UNKNOWN)
+        over = self.state == FAILED and self.kind in (*_FREE, Kind.OUTCOME_UNKNOWN)
+        return over and not self.answer
 
     @property
     def may_be_asked_for_again(self) -> bool:
@@ -271,10 +277,16 @@ class Post:
         return asked and bool(self.task) and not self.placed
 
     @property
+    def may_be_read_again(self) -> bool:
+        """Whether something arrived that could not be used, and that a later version may read."""
+        return self.state == FAILED and bool(self.result or self.answer) and not self.placed
+
+    @property
     def recoverable(self) -> bool:
         """Whether going on may bring the result of what was sent, at no cost."""
         waits = self.state == ACCEPTED and bool(self.task)
-        return waits or self.to_be_placed or self.may_be_asked_for_again
+        again = self.may_be_asked_for_again or self.may_be_read_again
+        return waits or self.to_be_placed or again
 
 
 @dataclass
@@ -446,7 +458,7 @@ def _checked_post(saved: Any) -> Post:
     ):
         raise TypeError
     post.message, post.notes = _shown(post.message), [_shown(note) for note in post.notes]
-    names = [name for name in (post.result, post.placed) if name]
+    names = [name for name in (post.result, post.placed, post.answer) if name]
     if post.state not in _STATES or not all(_PICTURE.fullmatch(name) for name in names):
         raise TypeError
     return post

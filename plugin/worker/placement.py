@@ -21,15 +21,17 @@ def fit(
     source: Image.Image,
     selection: Image.Image | None,
     repaired: bool = False,
+    delivered: tuple[int, int] | None = None,
 ) -> tuple[Image.Image, list[str]]:
     """Return `answer` (sRGB, RGB or RGBA) at the size of `source`, the content, and notes.
 
     `selection` is the content's mask (L, 255 = edited). `repaired` undoes what the service did to
     the picture beyond the edit, where that can be told; otherwise an answer of another ratio than
-    the upload's covers it, centred, and is cut off. Notes are sentences for the user.
+    the upload's covers it, centred, and is cut off. `delivered` is the (width, height) in which the
+    answer came, if it is smaller by now. Notes are sentences for the user.
     """
     found = judged(answer, upload) if repaired else None
-    image, notes = placed(answer, upload, source, selection, found)
+    image, notes = placed(answer, upload, source, selection, found, delivered)
     if not _shows(image, selection):
         notes.append(
             _(
@@ -48,6 +50,7 @@ def placed(
     source: Image.Image,
     selection: Image.Image | None,
     found: repair.Repair | None,
+    delivered: tuple[int, int] | None = None,
 ) -> tuple[Image.Image, list[str]]:
     """As `fit`, by what was `found` out about the answer already."""
     left, top, right, bottom = upload.inner
@@ -57,7 +60,7 @@ def placed(
         matrix = way @ to_sent
     else:
         layout, matrix = found.registration.layout, found.registration.matrix @ to_sent
-    notes = _notes(answer.size, layout, matrix, source.size)
+    notes = _notes(delivered or answer.size, layout, matrix, source.size)
     if found is None:
         return _scaled(answer, matrix, source.size), notes
     if answer.mode == "RGB":

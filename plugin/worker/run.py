@@ -8,6 +8,7 @@ surely was not accepted; what the service has named a task for is asked for unti
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import shutil
 import sys
@@ -24,11 +25,12 @@ from PIL import Image
 from plugin import settings
 from plugin.job import ACCEPTED, FAILED, PREPARED, RECEIVED, SENT, Job, Post
 from plugin.words import _
-from plugin.worker import form, key_store, patience, picture, placement, upload
+from plugin.worker import answers, form, key_store, patience, picture, placement, upload
+from plugin.worker.answers import Answer
 from plugin.worker.failure import Failure, NotAccepted, TaskEnded, TaskUnknown
 from plugin.worker.form import Form
 from plugin.worker.keeping import Keeper
-from plugin.worker.service import Answer, Service, Stumbled
+from plugin.worker.service import Service, Stumbled
 from plugin.worker.upload import Upload
 
 
@@ -66,11 +68,14 @@ class Progress:
 Report = Callable[[Progress], None]
 """Is told how an edit gets on, from several threads."""
 
-_SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp"}
+_SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif", "JPEG XL": ".jxl"}
+"""Of the files of pictures whose format isn't their suffix."""
 
 _ROOM = 200_000_000
 """Bytes that must be free for the largest result and its fitted copy."""
 
+_PIXELS_AT_ONCE = 36_000_000
+"""Of results that are fitted side by side: four of the largest that the service makes."""
 
 _LOCKLESS = (errno.ENOLCK, errno.EOPNOTSUPP)
 """What a disk says that can lock no file at all."""
@@ -171,12 +176,17 @@ class Run:
         for number, post in numbered:
             if sending and post.may_be_sent_again:
                 post.state, post.kind, post.message, post.task = PREPARED, "", "", ""
-            elif post.may_be_asked_for_again:
-                post.state, post.kind, post.message, post.result = ACCEPTED, "", "", ""
-            elif post.state in (SENT, ACCEPTED) and (result := self._keeper.result(number)):
-                # The worker was killed between the two.
+            elif post.state in (SENT, ACCEPTED, FAILED) and (result := self._keeper.result(number)):
+                # The worker was killed between the two, or could not use it then.
                 post.state, post.result = RECEIVED, result
-            elif post.state == SENT or (post.state == ACCEPTED and not post.task):
+            elif post.state in (ACCEPTED, FAILED) and (found := self._picture_in_answer(post)):
+                post.state = ACCEPTED
+                self._guarded(number, post, self._store, found)
+            elif post.may_be_asked_for_again:
+                _ask_again(post)
+            elif post.may_be_read_again and self._kept_answer(post).complete:
+                post.state, post.kind, post.message = ACCEPTED, "", ""
+            elif post.state == SENT or (post.state == ACCEPTED and not (post.task or post.answer)):
                 self._failed(post, _lost_track())
         arrived = [(number, post) for number, post in numbered if post.to_be_placed]
         wanted = (PREPARED, ACCEPTED) if sending else (ACCEPTED,)
@@ -192,9 +202,20 @@ class Run:
             for _number, post in arrived + open_:
                 self._failed(post, failure)
             return
+        except Exception as error:
+            _log(error)
+            for _number, post in arrived:
+                self._failed(post, self._not_fitted(error))
+            for number, post in open_:
+                self._failed(post, self._unforeseen(number, post, error))
+            return
         # These need no service, and no key.
         for number, post in arrived:
             self._guarded(number, post, self._place, edit)
+            if post.may_be_asked_for_again:
+                # It could not be used; the service may have a better one.
+                _ask_again(post)
+                open_.append((number, post))
         if not open_:
             return
         try:
@@ -209,6 +230,23 @@ class Run:
         except Failure as failure:
             for _number, post in open_:
                 self._failed(post, failure)
+
+    def _kept_answer(self, post: Post) -> Answer:
+        """What was kept of an answer, as it is understood by now."""
+        body = b""
+        if post.answer:
+            with contextlib.suppress(OSError):
+                body = (self._job.folder / post.answer).read_bytes()
+        return dataclasses.replace(answers.read(body), task=post.task)
+
+    def _picture_in_answer(self, post: Post) -> bytes:
+        """The picture that a kept answer holds itself, for which nobody need be asked."""
+        for link in self._kept_answer(post).links:
+            with contextlib.suppress(Failure):
+                data = answers.decoded(link)
+                if data and picture.kind(data):
+                    return data
+        return b""
 
     def _variation(self, number: int, post: Post, edit: _Edit, line: _Line) -> None:
         self._guarded(number, post, self._receive, edit, line)
@@ -265,13 +303,28 @@ class Run:
                 self._change(post, state=ACCEPTED, task=answer.task, service=line.address)
         else:
             line.check_has_task(post)
-            answer = Answer(post.task)
+            answer = Answer(post.task) if post.task else self._kept_answer(post)
             self._report(Progress("waiting", number))
         if answer.task and not answer.complete:
-            answer = self._asked_for(number, answer.task, line.service, is_new)
+            try:
+                answer = self._asked_for(number, answer.task, line.service, is_new)
+            except TaskEnded:
+                answer = self._kept_answer(post)
+                if not answer.complete:
+                    raise
         self._report(Progress("downloading", number))
-        data = line.service.picture(answer)
-        suffix = next((s for magic, s in _SUFFIXES.items() if data.startswith(magic)), ".bin")
+        try:
+            data = line.service.picture(answer)
+        except Failure as failure:
+            if failure.kind == Failure.REFUSED or not answer.body:
+                raise
+            raise self._with_answer(number, post, failure, line.service.kept(answer)) from failure
+        self._store(number, post, data)
+
+    def _store(self, number: int, post: Post, data: bytes) -> None:
+        """Keep what arrived as it came, in place of all that came before."""
+        kind = picture.kind(data)
+        suffix = _SUFFIXES.get(kind, f".{kind.lower()}") if kind else ".bin"
         name = f"result-{number}{suffix}"
         try:
             self._keeper.write_result(number, name, data)
@@ -284,6 +337,25 @@ class Run:
                     former.unlink()
         received = {"state": RECEIVED, "result": name, "kind": "", "message": ""}
         self._keeper.write(number, "downloading", lambda: self._change(post, **received))
+
+    def _with_answer(
+        self, number: int, post: Post, failure: Failure, kept: tuple[str, bytes]
+    ) -> Failure:
+        """Keep what the service said where no picture came of it, and say where it is."""
+        suffix, body = kept
+        path = self._job.folder / f"answer-{number}{suffix}"
+        try:
+            self._keeper.write(number, "downloading", lambda: settings.write_private(path, body))
+        except OSError:
+            return failure
+        post.answer = path.name
+        return Failure(
+            failure.kind,
+            _(
+                "{sentence} The answer is kept in {path}: “python -m plugin resume {job}” reads "
+                "it again, at no cost."
+            ).format(sentence=failure, path=path, job=self._job.id),
+        )
 
     def _send(self, number: int, post: Post, sent_form: Form, line: _Line) -> Answer:
         """Send a variation, again where it surely was not accepted. Raises Failure or Stopped."""
@@ -417,16 +489,20 @@ class Run:
     def _place(self, number: int, post: Post, edit: _Edit) -> None:
         self._report(Progress("placing", number))
         self._keeper.bring_home(number, post.result)
+        result = self._job.folder / post.result
         try:
-            answer = picture.read_foreign((self._job.folder / post.result).read_bytes())
+            placed, notes = edit.place(result.read_bytes(), post.route)
         except picture.Unreadable as error:
             raise Failure(
                 Failure.ANSWER,
                 _(
                     "The service's picture can't be used: {why}. As it came, it is kept in {path}."
-                ).format(why=error, path=self._job.folder / post.result),
+                ).format(why=error, path=result),
             ) from error
-        placed, notes = edit.place(answer, post.route)
+        except Exception as error:
+            # Whatever it is, it is no verdict on the picture.
+            _log(error)
+            raise self._not_fitted(error) from error
         path = self._job.folder / f"placed-{number}.png"
         self._keeper.write(number, "placing", lambda: picture.write_layer(placed, path))
         fitted = {"placed": path.name, "kind": "", "message": "", "notes": notes}
@@ -447,6 +523,22 @@ class Run:
                 "anywhere else. It may have been billed: look at your account, then decide."
             ).format(folder=self._job.folder, why=_kind(error)),
         )
+
+    def _not_fitted(self, error: Exception) -> Failure:
+        """Tell what on this machine keeps a result, which is there, from being fitted."""
+        sentence = (
+            _(
+                "The result is there, but this machine had not enough memory to fit it. Close "
+                "other programs, then “python -m plugin resume {job}” goes on, at no cost."
+            )
+            if picture.is_out_of_memory(error)
+            else _(
+                "The result is there, but it could not be fitted ({why}): a part of this "
+                "installation may be missing or was exchanged meanwhile. Install it again if need "
+                "be, then “python -m plugin resume {job}” goes on, at no cost."
+            )
+        )
+        return Failure(Failure.SETUP, sentence.format(job=self._job.id, why=_kind(error)))
 
     def _failed(self, post: Post, failure: Failure) -> None:
         """Note a failure; what has arrived, or waits at the service, stays what it is.
@@ -499,6 +591,7 @@ class _Edit:
         self._references = upload.read_references(job.folder, self._request.references)
         self._uploads: dict[str, Upload] = {}
         self._forms: dict[str, Form] = {}
+        self._room = picture.Room(_PIXELS_AT_ONCE)
         if self._mask is not None and settings.explains_mask():
             self._prompt += f"\n\n{settings.MASK_LINE}"
         factor = None
@@ -543,15 +636,19 @@ class _Edit:
                 )
             return self._forms[route]
 
-    def place(self, answer: Image.Image, route: str) -> tuple[Image.Image, list[str]]:
+    def place(self, data: bytes, route: str) -> tuple[Image.Image, list[str]]:
         """Fit the answer that came by `route` to the source's pixels.
 
-        The notes are sentences for the user.
+        The notes are sentences for the user. Raises picture.Unreadable.
         """
         sent = self.upload(route)
-        placed, notes = placement.fit(answer, sent, self._source, self._mask, self._request.repair)
-        if self._keep_alpha:
-            placed = placement.keep_alpha(placed, self._source)
+        with self._room.taken(picture.pixels(data)):
+            answer, delivered = picture.read_result(data, self._source.size)
+            placed, notes = placement.fit(
+                answer, sent, self._source, self._mask, self._request.repair, delivered
+            )
+            if self._keep_alpha:
+                placed = placement.keep_alpha(placed, self._source)
         return placed, sent.notes + notes
 
 
@@ -578,6 +675,11 @@ def _lost_track() -> Failure:
             "is not sent again. Look at your account, then start a new edit if need be."
         ),
     )
+
+
+def _ask_again(post: Post) -> None:
+    """Let its task be asked for once more."""
+    post.state, post.kind, post.message, post.result = ACCEPTED, "", "", ""
 
 
 def _again(kind: str, wait: float) -> str:

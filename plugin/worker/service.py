@@ -9,18 +9,14 @@ the user's money.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import ipaddress
-import json
-import math
 import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs, quote, urljoin, urlsplit
 
@@ -29,9 +25,9 @@ import urllib3
 from requests.auth import AuthBase
 
 from plugin import __version__, settings
-from plugin.limits import TIERS
 from plugin.words import _
-from plugin.worker import patience, picture
+from plugin.worker import answers, patience, picture
+from plugin.worker.answers import Answer, Task
 from plugin.worker.failure import Failure, NotAccepted, TaskEnded, TaskUnknown
 from plugin.worker.form import Form
 from plugin.worker.transport import Adapter, Body, Session, TooLong
@@ -57,12 +53,10 @@ _ANSWER_BYTES = 4 * picture.FOREIGN_BYTES // 3 + 1_000_000
 _REDIRECTS = 3
 _FRESH_LINKS = 2
 """How often a task is asked for a new link to its picture."""
-_TASK = re.compile(r"(?!\.+$)[!-~]{1,200}")
-_TASK_NAMED = re.compile(rb'"task_id"\s*:\s*"((?!\.+")[!#-\[\]-~]{1,200})"')
-_LEAST_KEY = 8
-"""Characters of a key that is looked for in names and codes; a shorter one is there by chance."""
+_MOST_LINKS = 3
+"""Of one answer, that are followed to elsewhere."""
+_TASK_NAMED = re.compile(rb'"task_?[iI][dD]"\s*:\s*"((?!\.+")[!#-\[\]-~]{1,200})"')
 _HOST = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]")
-_SIGNATURE = re.compile(r"[\w-]*sig[\w-]*(=|%3d)\S*", re.IGNORECASE)
 _FAKE = ipaddress.ip_network("198.18.0.0/15")
 """Where local proxies place every public name; common with users behind a firewall."""
 
@@ -83,28 +77,6 @@ class _Anonymous(AuthBase):
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         return request
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the service said: its name for the task, and the picture as link or base64."""
-
-    task: str
-    link: str = ""
-    encoded: str = ""
-
-    @property
-    def complete(self) -> bool:
-        """Whether there is a picture in it."""
-        return bool(self.link or self.encoded)
-
-
-@dataclass(frozen=True)
-class Task:
-    """How far a task is: in percent, as far as is known, or its answer."""
-
-    progress: int | None = None
-    answer: Answer | None = None
 
 
 _NOT_MADE = frozenset((
@@ -151,7 +123,7 @@ class Service:
         self._base_url = base_url
         self._host = urlsplit(base_url).netloc
         self._key = key
-        self._secret = _spellings(key)
+        self._secrets = answers.Secrets(key)
         self._connect_seconds = settings.connect_seconds()
         self._read_seconds = settings.read_seconds()
 
@@ -192,7 +164,7 @@ class Service:
                     session.read(response, _ANSWER_BYTES, self._read_seconds, body)
             except (TooLong, requests.RequestException, *_UNWRAPPED) as error:
                 named = _TASK_NAMED.search(body)
-                if named and (task := self._named(named[1].decode("ascii"))):
+                if named and (task := self._secrets.named(named[1].decode("ascii"))):
                     # The answer broke off, but by this name its picture can be asked for.
                     return Answer(task)
                 raise self._lost(_in_time(session, error), upload) from error
@@ -201,13 +173,8 @@ class Service:
             if upload.is_whole and status not in _NOT_MADE:
                 raise _unknown(_answered(status, self._said(response, bytes(body))))
             raise self._refusal(response, bytes(body))
-        answer = _answer(_json(bytes(body)))
-        return replace(answer, task=self._named(answer.task))
-
-    def _named(self, task: str) -> str:
-        """A task's name, which is kept and shown; "" for one that holds the key or a signature."""
-        quoted = len(self._key) >= _LEAST_KEY and self._secret.search(task)
-        return "" if quoted or _SIGNATURE.search(task) else task
+        answer = answers.read(bytes(body), _content_type(response))
+        return replace(answer, task=self._secrets.named(answer.task))
 
     def task(self, name: str) -> Task:
         """Ask once how far a task is.
@@ -218,9 +185,13 @@ class Service:
         url = f"{self._base_url}/tasks/{quote(name, safe='')}"
         response, body = self._ask(url, _Bearer(self._key), _ANSWER_BYTES, self._read_seconds)
         status = response.status_code
+        if status in (200, 201, 202):
+            told = self._told(name, answers.parsed(body, _content_type(response)), body)
+            if told:
+                return told
+            # It is said in an answer that is well otherwise.
+            status = 404
         said = self._said(response, body)
-        if status == 200:
-            return self._told(name, _json(body))
         if status in (404, 410):
             raise (TaskUnknown if status == 404 else TaskEnded)(
                 Failure.ANSWER,
@@ -243,26 +214,50 @@ class Service:
         wait = patience.asked_for(response.headers.get("Retry-After"))
         raise Stumbled(_answered(status, said), wait)
 
-    def _told(self, name: str, told: Any) -> Task:
-        """Read how far a task is. Raises Stumbled if it doesn't say, TaskEnded if it failed."""
-        status = told.get("status") if isinstance(told, dict) else None
-        if status == "succeeded":
-            inside, beside = _answer(told.get("result")), _answer(told)
-            answer = inside if inside.complete else beside
-            return Task(100, Answer(name, answer.link, answer.encoded))
-        if status == "failed":
-            error = told.get("error")
-            message = error.get("message") if isinstance(error, dict) else error
+    def _told(self, name: str, told: Any, body: bytes) -> Task | None:
+        """Read how far a task is; None if the answer says that there is no such task.
+
+        Raises Stumbled if it may be asked again, TaskEnded if it ended without a result, and
+        Failure if there is an error that is no word on the task.
+        """
+        answer = replace(answers.read_parsed(told, body), task=name)
+        if answers.is_done(told, answer):
+            return Task(100, answer)
+        said = self._tamed(answers.words(told))
+        if answers.has_failed(told):
             raise TaskEnded(
-                Failure.REFUSED,
-                _quoting(_("The service could not make the edit."), self._tamed(message)),
+                Failure.REFUSED, _quoting(_("The service could not make the edit."), said)
             )
-        if not isinstance(status, str):
+        if answers.is_over(told):
+            raise TaskEnded(
+                Failure.ANSWER,
+                _quoting(
+                    _(
+                        "The service ended the edit without a result. It may have been billed: "
+                        "look at your account."
+                    ),
+                    said,
+                ),
+            )
+        trouble = None if answers.is_waiting(told) else answers.trouble(told)
+        if trouble and trouble.missing:
+            return None
+        if trouble and trouble.passing:
+            raise Stumbled(_answered(200, said))
+        if trouble:
+            raise Failure(
+                Failure.PENDING,
+                _quoting(
+                    _(
+                        "The service took the edit, but answers with an error when it is asked for "
+                        "the result. Resume the edit later: it is asked again, at no cost."
+                    ),
+                    said,
+                ),
+            )
+        if not answers.state(told):
             raise Stumbled(_("the service gave no usable answer"))
-        progress = told.get("progress")
-        if isinstance(progress, bool) or not isinstance(progress, (int, float)):
-            return Task()
-        return Task(int(progress)) if 0 <= progress <= 100 else Task()
+        return Task(answers.progress(told))
 
     def picture(self, answer: Answer) -> bytes:
         """Return the bytes of the answer's picture. Raises Failure of the kind ANSWER.
@@ -284,20 +279,39 @@ class Service:
         raise failure
 
     def _picture(self, answer: Answer) -> bytes:
-        if answer.encoded:
-            return _from_base64(answer.encoded)
-        if not answer.link:
-            raise Failure(
-                Failure.ANSWER,
-                _("The service answered without a picture; the edit may have been billed."),
-            )
-        if answer.link.startswith("data:"):
-            return _from_data_url(answer.link)
+        """Return the first thing in an answer that is a picture by its bytes, else the first.
+
+        Raises Failure, and _Stale where a fresh link may do.
+        """
+        other = b""
+        trouble: Failure | _Stale | None = None
+        followed = 0
+        for link in answer.links:
+            try:
+                data = answers.decoded(link)
+                if data is None:
+                    followed += 1
+                    if followed > _MOST_LINKS:
+                        break
+                    # What is said first is what is meant; the rest is worth a single try.
+                    data = self._followed(link, patience.FETCHES if followed == 1 else (0,))
+            except (Failure, _Stale) as error:
+                trouble = trouble or error
+                continue
+            if picture.kind(data):
+                return data
+            other = other or data
+        if other:
+            return other
+        raise self._without_a_picture(answer, trouble)
+
+    def _followed(self, link: str, pauses: Sequence[float]) -> bytes:
+        """Fetch what a link leads to, again after each pause where something stumbles."""
         try:
-            url = urljoin(self._base_url, answer.link)
+            url = urljoin(self._base_url, answers.mended(link))
         except ValueError as error:
             raise _bad_link("") from error
-        for pause in patience.FETCHES:
+        for pause in pauses:
             try:
                 return self._fetch(url)
             except Stumbled as stumble:
@@ -306,6 +320,32 @@ class Service:
         if _is_expired(url):
             raise _Stale(cause)
         raise _not_fetched(cause)
+
+    def _without_a_picture(
+        self, answer: Answer, failure: Failure | _Stale | None
+    ) -> Failure | _Stale:
+        """Tell an answer that refuses from one that leaves open what became of the edit.
+
+        `failure` is what was wrong with a picture that seemed to be there, if any did. Only a
+        refusal in a code for programs says that nothing was made; after anything else the edit is
+        not sent again.
+        """
+        trouble = answers.trouble(answers.parsed(answer.body))
+        said = self._tamed(answers.said(answer.body))
+        if trouble and trouble.refused and not answer.task:
+            return Failure(Failure.REFUSED, _quoting(_("The service refused the edit."), said))
+        if trouble:
+            return _unknown(_answered(200, said))
+        return failure or Failure(
+            Failure.ANSWER,
+            _quoting(
+                _("The service answered without a picture; the edit may have been billed."), said
+            ),
+        )
+
+    def kept(self, answer: Answer) -> tuple[str, bytes]:
+        """What of an answer may be written to the disk, and the suffix for it: no secret."""
+        return self._secrets.kept(answer.body)
 
     def check(self) -> None:
         """Ask for the models: that needs the key and costs nothing.
@@ -328,7 +368,7 @@ class Service:
                 ).format(host=self._host, why=stumble),
             ) from stumble
         status = response.status_code
-        if status == 200 and _json(body) is not None:
+        if status == 200 and answers.parsed(body) is not None:
             return
         if status in (401, 402, 403, 429) or 300 <= status < 400:
             raise self._refusal(response, body)
@@ -356,7 +396,7 @@ class Service:
             )
         except Stumbled:
             return {}
-        return _prices(_json(body), model) if response.status_code == 200 else {}
+        return answers.prices(answers.parsed(body), model) if response.status_code == 200 else {}
 
     def _ask(
         self,
@@ -385,7 +425,7 @@ class Service:
     def _fetch(self, url: str) -> bytes:
         with self._session() as session:
             for _hop in range(_REDIRECTS + 1):
-                self._check_link(url)
+                url = self._checked_link(url)
                 session.limit(self._read_seconds)
                 try:
                     response = session.get(
@@ -464,11 +504,11 @@ class Service:
         """Tell why an edit was not accepted, or why the service may not be asked for one."""
         status = response.status_code
         said = self._said(response, body)
-        error = _error(body)
-        code = _error_code(body)
+        told = answers.parsed(body, _content_type(response))
+        code = answers.error_code(told)
         if status == 401:
             text = _("The service doesn't accept the API key. {remedy}").format(remedy=_remedy())
-        elif status == 402 or _USED_UP.search(f"{error.get('type')} {error.get('code')}"):
+        elif status == 402 or _USED_UP.search(" ".join(answers.error_names(told))):
             text = _("The balance at the service is used up. Top it up, then try again.")
         elif status == 403 and code == "model_not_allowed":
             text = _("This API key may not use the model.")
@@ -501,7 +541,7 @@ class Service:
             text = _("The service tells this API key nothing of the edit ({status}).").format(
                 status=status
             )
-        elif status in (404, 405) and not (error and urlsplit(self._base_url).path):
+        elif status in (404, 405) and not (code and urlsplit(self._base_url).path):
             text = self._wrong_address(status)
         else:
             text = _("The service refused the edit ({status}).").format(status=status)
@@ -520,10 +560,11 @@ class Service:
             "address, which usually ends with /v1."
         ).format(host=self._host, status=status)
 
-    def _check_link(self, url: str) -> None:
+    def _checked_link(self, url: str) -> str:
         """Let only the service's own host pass, or public https. Raises Failure.
 
-        The address is taken apart as the connection will do it: two readings of one link are a
+        Returns the address as it may be asked for: never in clear where the service is reached
+        over https. It is taken apart as the connection will do it: two readings of one link are a
         way around every rule.
         """
         try:
@@ -533,12 +574,18 @@ class Service:
         place = self._tamed(f"{parts.scheme}://{parts.host or ''}")
         if parts.auth or not url.isascii() or not url.isprintable() or "\\" in url:
             raise _bad_link(place)
+        if (parts.scheme, own.scheme, parts.host) == ("http", "https", own.host) and (
+            parts.port in (None, 80, own.port)
+        ):
+            # Behind a proxy services often don't know how they are reached.
+            return str(parts._replace(scheme="https", port=own.port))
         if (parts.scheme, parts.netloc) == (own.scheme, own.netloc):
-            return
+            return url
         if parts.scheme != "https" or not _HOST.fullmatch(parts.host or ""):
             raise _bad_link(place)
         if not _is_public(parts.host or ""):
             raise _bad_link(place)
+        return url
 
     def _place(self, url: str) -> str:
         """The host of an address that the service gives, fit for a window; "" if it has none."""
@@ -549,22 +596,11 @@ class Service:
 
     def _said(self, response: requests.Response, body: bytes) -> str:
         """The service's own words in an answer, fit for a window: one line, short, no secrets."""
-        message = _error(body).get("message")
-        if not isinstance(message, str) and "json" not in response.headers.get("Content-Type", ""):
-            text = body[:4000].decode("utf-8", "replace")
-            title = re.search(r"<title>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
-            message = title[1] if title else "" if "<" in text else text
-        return self._tamed(message)
+        return self._tamed(answers.said(body, _content_type(response)))
 
     def _tamed(self, message: Any) -> str:
         """Words of the service as they may be shown; "" if they are none."""
-        if not isinstance(message, str):
-            return ""
-        message = " ".join("".join(c if c.isprintable() else " " for c in message).split())
-        # Gateways quote the key back, and links with their signatures.
-        message = self._secret.sub("…", message)
-        message = re.sub(r"\?\S*=\S*", "?…", message)
-        return _SIGNATURE.sub("…", message).rstrip(".")[:300]
+        return self._secrets.tamed(message)
 
 
 class Stumbled(Exception):
@@ -591,67 +627,14 @@ def _remedy() -> str:
     )
 
 
-def _answer(told: Any) -> Answer:
-    """Read what can be read: above all the task's name, by which the edit is found again."""
-    if not isinstance(told, dict):
-        return Answer("")
-    task, data = told.get("task_id"), told.get("data")
-    entry = data[0] if isinstance(data, list) and data else None
-    found = [entry.get("url"), entry.get("b64_json")] if isinstance(entry, dict) else ["", ""]
-    link, encoded = (text if isinstance(text, str) else "" for text in found)
-    if not isinstance(task, str) or not _TASK.fullmatch(task):
-        task = ""
-    return Answer(task, link, encoded)
-
-
-def _spellings(key: str) -> re.Pattern[str]:
-    """What the key looks like when it is quoted: plain, percent-encoded, in hex, inside base64."""
-    if len(key) < _LEAST_KEY:
-        return re.compile(re.escape(key) if key else r"(?!)")
-    data = key.encode()
-    found = {key, quote(key), quote(key, safe=""), data.hex()}
-    for lead in range(3):
-        # What stands before it decides how its bits fall; the ends share theirs with neighbours.
-        encoded = base64.b64encode(bytes(lead) + data).decode("ascii")
-        inner = encoded[-(-8 * lead // 6) : 8 * (lead + len(data)) // 6]
-        found |= {inner, inner.replace("+", "-").replace("/", "_")} if len(inner) > 9 else set()
-    longest_first = sorted(found, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE)
+def _content_type(response: requests.Response) -> str:
+    return str(response.headers.get("Content-Type", ""))
 
 
 def _is_expired(link: str) -> bool:
     """Whether a link says of itself that its time is over."""
     expiry = parse_qs(urlsplit(link).query).get("exp", [""])[0]
     return bool(re.fullmatch("[0-9]{1,16}", expiry)) and int(expiry) <= time.time() * 1000
-
-
-def _prices(answer: Any, model: str) -> dict[str, float]:
-    """Read a list of prices as far as it can be read: {"1k": 0.08, …}."""
-    found: dict[str, float] = {}
-    for entry in _entries(answer, "data"):
-        if entry.get("model_name") != model:
-            continue
-        for option in _entries(entry, "resolution_options"):
-            tier, price = option.get("resolution"), option.get("model_price")
-            if tier not in TIERS or isinstance(price, bool) or not isinstance(price, (int, float)):
-                continue
-            with contextlib.suppress(OverflowError):
-                if math.isfinite(price) and price >= 0:
-                    found[tier] = float(price)
-    return found
-
-
-def _entries(holder: Any, name: str) -> list[dict[str, Any]]:
-    listed = holder.get(name) if isinstance(holder, dict) else None
-    return [e for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
-
-
-def _json(body: bytes) -> Any:
-    """What the JSON says; None if it is none."""
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _bad_link(place: str) -> Failure:
@@ -776,35 +759,6 @@ def _cause(error: BaseException) -> str:
         if sign in text:
             return words
     return _("the connection broke")
-
-
-def _error(body: bytes) -> dict[str, Any]:
-    try:
-        error = json.loads(body)["error"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return {}
-    return error if isinstance(error, dict) else {"message": error}
-
-
-def _error_code(body: bytes) -> str:
-    return str(_error(body).get("code") or "")
-
-
-def _from_data_url(link: str) -> bytes:
-    head, _comma, encoded = link.partition(",")
-    if not head.endswith(";base64"):
-        raise Failure(Failure.ANSWER, _("The service's picture is encoded in an unknown way."))
-    return _from_base64(encoded)
-
-
-def _from_base64(encoded: str) -> bytes:
-    try:
-        text = "".join(encoded.split())
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise Failure(
-            Failure.ANSWER, _("The service's picture arrived damaged (its base64 is not valid).")
-        ) from error
 
 
 def _is_public(host: str) -> bool:

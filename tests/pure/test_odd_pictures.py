@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,3 +164,186 @@ def test_text_in_a_picture_goes_nowhere(coffee: Image.Image) -> None:
     note.add_text("Comment", "who made it")
     read = picture.read_foreign(_encoded(coffee, "PNG", pnginfo=note))
     assert b"who made it" not in picture.png(read)
+
+
+# --- parts that carry no pixels, and those that do ----------------------------------------------
+
+_LONG = zlib.compress(b"x" * 1_500_000, 9)
+NOTES = {
+    "compressed text": _chunk(b"zTXt", b"a\0\0" + _LONG),
+    "international text": _chunk(b"iTXt", b"a\0\1\0\0\0" + _LONG),
+    "plain text": _chunk(b"tEXt", b"a\0" + b"x" * 1_500_000),
+    "a huge profile": _chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(9_000_000))),
+    "huge EXIF": _chunk(b"eXIf", b"MM\0*" + b"x" * 3_000_000),
+    "a text with a wrong checksum": _chunk(b"tEXt", b"a\0b")[:-1] + b"x",
+    "a gamma with a wrong checksum": _chunk(b"gAMA", b"\0\1\x86\xa0")[:-1] + b"x",
+    "a short physical size": _chunk(b"pHYs", b"\0"),
+    "a short gamma": _chunk(b"gAMA", b"\0"),
+    "a compressed text of an unknown kind": _chunk(b"zTXt", b"a\0\7x"),
+    "a wrong animation": _chunk(b"fcTL", b"\0" * 5),
+    "an unknown part": _chunk(b"abCd", b"x" * 10),
+    "a wrong length": b"\0\0\xff\xff" + _chunk(b"tEXt", b"a\0b")[4:],
+    "no name": _chunk(b"\0\1\2\3", b"x"),
+}
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.parametrize("name", NOTES)
+def test_a_part_without_pixels_does_not_cost_the_picture(
+    name: str, place: str, coffee: Image.Image
+) -> None:
+    whole = picture.png(coffee)
+    at = 33 if place == "before" else len(whole) - 12
+    read = picture.read_foreign(whole[:at] + NOTES[name] + whole[at:])
+    assert np.array_equal(np.asarray(read), np.asarray(coffee))
+
+
+def test_a_large_profile_counts(coffee: Image.Image) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    # Another red primary; what stands after the last table means nothing, but is larger than
+    # anything that Pillow reads.
+    at = int.from_bytes(profile[profile.index(b"rXYZ") + 4 :][:4], "big")
+    profile = profile[: at + 8] + profile[at + 12 : at + 16] + profile[at + 12 :]
+    long = struct.pack(">I", 2_000_000) + profile[4:] + bytes(2_000_000 - len(profile))
+    whole = picture.png(coffee)
+    plain, small, large = (
+        np.asarray(picture.read_foreign(data), int)
+        for data in (
+            whole,
+            _encoded(coffee, "PNG", icc_profile=profile),
+            whole[:33] + _chunk(b"iCCP", b"a\0\0" + zlib.compress(long)) + whole[33:],
+        )
+    )
+    assert np.abs(small - plain).max() > 5 and np.array_equal(small, large)
+
+
+def test_a_png_is_good_as_long_as_its_pixels_are_there(coffee: Image.Image) -> None:
+    """The end, and the checksum before it, may be missing; a row may not."""
+    whole = picture.png(coffee)
+    for cut in (1, 4, 12, 14, 16):
+        read = picture.read_foreign(whole[:-cut])
+        assert np.array_equal(np.asarray(read), np.asarray(coffee)), cut
+    for left in (0.99, 0.9, 0.5, 0.1):
+        with pytest.raises(picture.Unreadable, match="damaged"):
+            picture.read_foreign(whole[: int(left * len(whole))])
+    for at in (20, 28):
+        # The header is about pixels.
+        with pytest.raises(picture.Unreadable, match="damaged"):
+            picture.read_foreign(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}, {"quality": 30}],
+)
+def test_a_jpeg_is_good_as_long_as_its_pixels_are_there(
+    options: dict[str, Any], coffee: Image.Image
+) -> None:
+    whole = _encoded(coffee, "JPEG", **options)
+    plain = np.asarray(picture.read_foreign(whole))
+    for cut in (1, 2):
+        assert np.array_equal(np.asarray(picture.read_foreign(whole[:-cut])), plain)
+    for left in (0.995, 0.9, 0.5, 0.1):
+        with pytest.raises(picture.Unreadable, match="damaged"):
+            picture.read_foreign(whole[: int(left * len(whole))])
+
+
+def test_a_progressive_jpeg_that_ends_between_two_scans_is_damaged(coffee: Image.Image) -> None:
+    whole = _encoded(coffee, "JPEG", progressive=True)
+    scans = [match.start() for match in re.finditer(rb"\xff\xc4|\xff\xda", whole)]
+    for at in scans[2:]:
+        with pytest.raises(picture.Unreadable, match="damaged"):
+            picture.read_foreign(whole[:at])
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_a_webp_is_good_as_long_as_its_pixels_are_there(
+    options: dict[str, Any], alpha: bool, coffee: Image.Image
+) -> None:
+    image = coffee.copy()
+    if alpha:
+        image.putalpha(Image.radial_gradient("L").resize(coffee.size))
+    whole = _encoded(image, "WEBP", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0" + bytes(500), **options)
+    plain = np.asarray(picture.read_foreign(whole))
+    assert np.array_equal(np.asarray(picture.read_foreign(whole[:-100])), plain)
+    for left in (0.9, 0.5):
+        with pytest.raises(picture.Unreadable, match="damaged"):
+            picture.read_foreign(whole[: int(left * len(whole))])
+
+
+# --- what is wrong with this machine ------------------------------------------------------------
+
+_LIMITED = """
+import io, resource, sys
+from plugin.worker import picture
+data = sys.stdin.buffer.read()
+picture.read_foreign(picture.png(picture.Image.new("RGB", (8, 8))))
+exec(sys.argv[1])
+try:
+    picture.read_foreign(data)
+    print("read")
+except picture.Unreadable as error:
+    print("a verdict:", error)
+except BaseException as error:
+    print("a failure:", type(error).__name__)
+"""
+_LITTLE_MEMORY = """
+pages = int(open('/proc/self/statm').read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + {} * 1_000_000,) * 2)
+"""
+BROKEN_MACHINES = {
+    **{f"{size} MB": _LITTLE_MEMORY.format(size) for size in (5, 30, 60)},
+    "no plug-in for the format": "picture.Image.OPEN.clear(); picture.Image.init = lambda: None",
+    "another version of it": "picture.Image._getdecoder = None",
+}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("name", BROKEN_MACHINES)
+def test_a_failure_of_this_machine_is_no_verdict_on_a_picture(
+    name: str, kind: str, coffee: Image.Image
+) -> None:
+    data = _encoded(coffee.resize((6000, 4000)), kind)
+    done = subprocess.run(
+        [sys.executable, "-c", _LIMITED, BROKEN_MACHINES[name]],
+        cwd=CHECKOUT, input=data, capture_output=True,
+    )  # fmt: skip
+    assert done.stdout.startswith(b"a failure"), (done.stdout, done.stderr)
+
+
+def test_a_damaged_picture_is_so_on_a_healthy_machine(coffee: Image.Image) -> None:
+    for kind in ("PNG", "JPEG", "WEBP"):
+        data = _encoded(coffee, kind)
+        with pytest.raises(picture.Unreadable, match="damaged"):
+            picture.read_foreign(data[: len(data) // 3])
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
+def test_a_picture_of_far_too_many_pixels_comes_out_smaller(coffee: Image.Image) -> None:
+    large = coffee.resize((6000, 4000))
+    clear = large.copy()
+    clear.putalpha(Image.linear_gradient("L").resize(large.size))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for image, kind, options in (
+        (large, "PNG", {}),
+        (clear, "PNG", {}),
+        (large.convert("L"), "PNG", {}),
+        (large.quantize(64), "PNG", {"transparency": 0}),
+        (large.convert("1"), "PNG", {}),
+        (large, "JPEG", {"exif": turned}),
+        (large.convert("CMYK"), "JPEG", {}),
+    ):
+        data = _encoded(image, kind, **options)
+        read, delivered = picture.read_result(data, (600, 400))
+        whole = picture.read_foreign(data)
+        assert delivered == (6000, 4000) and read.mode == whole.mode
+        assert 1200 <= max(read.size) <= 2400 and 800 <= min(read.size) <= 1600
+        near = np.asarray(whole.resize(read.size, Image.Resampling.BOX), int)
+        assert np.abs(np.asarray(read, int) - near).mean() < 4
+    # What is hardly larger than needed is left as it is.
+    assert picture.read_result(_encoded(large, "PNG"), (3001, 2000))[0].size == large.size
+    assert picture.read_result(_encoded(coffee, "PNG"), (10, 10))[0].size == coffee.size

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from urllib.parse import quote
 
 import hypothesis
 from hypothesis import strategies
@@ -167,6 +168,49 @@ def _text(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
+NAMES = strategies.sampled_from([
+    "data", "result", "output", "images", "image", "url", "image_url", "b64_json", "b64", "base64",
+    "imageUrl", "content", "resultJson", "link", "id", "task_id", "taskId", "code", "msg",
+    "message", "detail", "error", "errors", "success", "status", "input", "thumbnail", "sig", "loc",
+])  # fmt: skip
+SPELLED = strategies.one_of(
+    ENCODED,
+    ENCODED.map(lambda text: f"DATA:image/png;BASE64,{text}"),
+    ENCODED.map(lambda text: f"data:;base64,{quote(text, safe='')}"),
+    ENCODED.map(lambda text: quote(f"data:image/png;base64,{text}", safe="")),
+    ENCODED.map(lambda text: text.replace("+", "-").replace("/", "_").rstrip("=")),
+    ENCODED.map(lambda text: f"![a](data:image/png;base64,{text}) and /p/1?sig=abcdef"),
+    strategies.sampled_from([
+        "/p/1?exp=1&sig=abcdef", "\\/p\\/1?sig=abcdef", "//127.0.0.1/p/1?sig=abcdef",
+        "http://127.0.0.1/p/1#sig=abcdef", "/p/图?a&amp;sig=abcdef", "![](/p/1?sig=a)",
+        "data:,", "data%3A", "![](", "{",
+    ]),
+    WORDS,
+)  # fmt: skip
+OTHERWISE = strategies.recursive(
+    SPELLED | SCALARS,
+    lambda inner: strategies.one_of(
+        strategies.lists(inner, max_size=3),
+        strategies.dictionaries(NAMES, inner, max_size=4),
+        inner.map(json.dumps),
+    ),
+    max_leaves=8,
+)
+ENCODINGS = strategies.sampled_from(["utf-8", "utf-16", "gbk", "shift_jis", "latin-1"])
+OTHERWISE_BODIES = strategies.one_of(
+    OTHERWISE.map(_text),
+    strategies.builds(
+        lambda value, encoding: json.dumps(value, ensure_ascii=False).encode(encoding, "replace"),
+        OTHERWISE,
+        ENCODINGS,
+    ),
+    strategies.lists(OTHERWISE, max_size=3).map(
+        lambda values: b"".join(b"data: " + _text(value) + b"\n\n" for value in values)
+    ),
+    PICTURES,
+)
+
+
 BODIES = strategies.one_of(
     (ANSWER | ERROR | JSON).map(_text),
     strategies.sampled_from([b"", b"[" * 50_000, b'{"a":' * 50_000, b"\xff\xfe", b"<html><title>"]),
@@ -290,6 +334,13 @@ FAMILIES: dict[str, SearchStrategy[Told]] = {
     ),
     "task": _told("task", settings.ASYNC, task=_answers(TASK.map(_text), OK)),
     "picture": _told("picture", settings.EDITS, picture=_answers(PICTURES, OK)),
+    "spelling": strategies.one_of(
+        *(
+            _told("spelling", route, post=_answers(OTHERWISE_BODIES, OK))
+            for route in settings.ROUTES
+        ),
+        _told("spelling", settings.ASYNC, task=_answers(OTHERWISE_BODIES, OK)),
+    ),
 }
 
 
@@ -376,9 +427,20 @@ class Fuzzed:
             return f"it ended as {post.state}"
         if not post.placed and not (post.message and post.message.isprintable()):
             return f"no sentence: {post.message!a}"
-        if b"sig=" in (state := (folder / "state.json").read_bytes()) or KEY.encode() in state:
-            return f"a secret in the state: {post.message}"
-        return ""
+        for file in folder.iterdir():
+            # What arrived as a picture is kept as it came.
+            data = b"" if file.name.startswith("result-") else file.read_bytes()
+            if b"sig=" in data or KEY.encode() in data:
+                return f"a secret in the {file.stem}: {data.decode('latin-1')}"
+        return self._broken_again(edited, post.placed)
+
+    def _broken_again(self, edited: Job, placed: str) -> str:
+        """Resume the edit; nothing is sent again that may have been paid for."""
+        (post,) = edited.state.posts
+        if placed or post.may_be_sent_again:
+            return ""
+        Run(edited, lambda progress: None).finish()
+        return "sent again" if self._server.posts > 1 else ""
 
     def _outside(self, folder: Path) -> set[str]:
         return {str(p) for p in self.home.rglob("*") if folder not in (p, *p.parents)}

@@ -367,7 +367,7 @@ def test_a_download_has_a_limit_whatever_it_says_of_itself(
     port = listener.getsockname()[1]
     with pytest.raises(Failure, match="larger"):
         service.Service(f"http://127.0.0.1:{port}/v1", "k").picture(
-            service.Answer("", "/p/img/x/0")
+            service.Answer("", ("/p/img/x/0",))
         )
     thread.join(30)
     listener.close()

@@ -321,11 +321,11 @@ def test_no_link_leads_to_a_private_place(link: str, key: str) -> None:
     with RawServer(answer) as server:
         own = Service(server.base_url, key)
         with pytest.raises(Failure, match="not followed") as raised:
-            own.picture(service.Answer("", link))
+            own.picture(service.Answer("", (link,)))
         assert asked == [] and str(raised.value).isprintable()
         # Nor does a redirect.
         with pytest.raises((Failure, service.Stumbled)) as raised_later:
-            own.picture(service.Answer("", "/p/img/1/0"))
+            own.picture(service.Answer("", ("/p/img/1/0",)))
         assert "not followed" in str(raised_later.value) or "answered" in str(raised_later.value)
         assert len(asked) <= 4
 
@@ -339,13 +339,13 @@ def test_a_name_that_leads_to_a_private_address_is_not_followed(
 
     monkeypatch.setattr(service.socket, "getaddrinfo", looked_up)
     with pytest.raises(Failure, match="not followed"):
-        Service("https://dimilinks.com/v1", key).picture(service.Answer("", "https://cdn.x/y"))
+        Service("https://dimilinks.com/v1", key).picture(service.Answer("", ("https://cdn.x/y",)))
 
 
 def test_redirects_of_a_picture_have_an_end_and_never_carry_the_key(key: str) -> None:
     with RawServer(lambda got: http(302, b"", "Location: /again")) as server:
         with pytest.raises(Failure, match="from one place to the next"):
-            Service(server.base_url, key).picture(service.Answer("", "/p/img/1/0"))
+            Service(server.base_url, key).picture(service.Answer("", ("/p/img/1/0",)))
         assert len(server.got) == 4
         assert not any(b"uthorization" in got.head for got in server.got)
 
@@ -356,7 +356,7 @@ def test_redirects_of_a_picture_have_an_end_and_never_carry_the_key(key: str) ->
 def test_a_data_link_is_judged_by_its_bytes(kind: str, key: str, coffee: Image.Image) -> None:
     asked = Service("https://dimilinks.com/v1", key)
     encoded = base64.b64encode(picture.png(coffee)).decode()
-    data = asked.picture(service.Answer("", f"data:{kind};base64,{encoded}"))
+    data = asked.picture(service.Answer("", (f"data:{kind};base64,{encoded}",)))
     assert picture.read_foreign(data).size == coffee.size
 
 

@@ -1,0 +1,647 @@
+"""Reading what the service answered: pictures, tasks, errors, prices, and its own words.
+
+Services spell the same thing in many ways, so an answer is searched, not matched: every text in it
+that is a picture, or may lead to one, is a candidate. What a candidate really is shows in its
+bytes alone. Nothing in here talks to anybody.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import codecs
+import contextlib
+import html
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, unquote_to_bytes
+
+from plugin.limits import TIERS
+from plugin.words import _
+from plugin.worker import picture
+from plugin.worker.failure import Failure
+
+_DEEPEST = 16
+_MOST_VALUES = 20_000
+"""Of one answer; what is deeper, or comes later, is not looked at."""
+_MOST_LINKS = 8
+_LONGEST_LINK = 8192
+_TASK = re.compile(r"(?!\.+$)[!-~]{1,200}")
+_LEAST_KEY = 8
+"""Characters of a key that is looked for in names and codes; a shorter one is there by chance."""
+
+_INLINE = "data:;base64,"
+"""What is put before base64 that came without an address, to make it one."""
+_ANSWERS = {
+    *("data", "result", "results", "output", "outputs", "response", "images", "image"),
+    *("choices", "candidates", "generations", "artifacts", "predictions"),
+}
+"""Names under which services put what they made; what stands elsewhere may be an echo."""
+_LINKS = {"url", "urls", "uri", "uris", "link", "links", "href", "src"}
+_PICTURES = _ANSWERS | {*("img", "picture", "pictures", "photo", "file", "files", "content")}
+_ENCODED = {"b64", "base64"}
+_OTHERS = {
+    *("input", "inputs", "request", "source", "sources", "original", "init", "mask", "masks"),
+    *("reference", "references", "thumb", "thumbnail", "thumbnails", "preview", "previews"),
+    *("placeholder", "callback", "webhook", "docs", "documentation", "help", "logo", "icon"),
+    *("avatar", "error", "errors", "cancel", "status", "prompt", "partial"),
+}
+"""Words in names of what is no result: what was sent, small copies, other addresses."""
+_INLINE_IN_TEXT = re.compile(r"data:image/[\w.+-]{1,20};base64,[\w+/%-]+=*", re.IGNORECASE)
+_LINK_IN_TEXT = re.compile(
+    r"!\[[^\]\n]{0,200}\]\(\s*(?!data:)([^)\s]{1,2000})"
+    r"|<img\s[^>]{0,200}?src=[\"'](?!data:)([^\"'\s]{1,2000})"
+    r"|(https?://[^\s\"'<>()]{1,500}?\.(?:png|jpe?g|webp)(?:\?[^\s\"'<>()]{0,2000})?)",
+    re.IGNORECASE,
+)
+"""Pictures in the middle of a text, as chats show them."""
+_MOST_TEXT = 100_000
+"""Characters of a text that are searched for links."""
+
+# Each has a bound where it starts anew at every character: answers may be made to be slow to read.
+_SIGNATURE = re.compile(r"sig[\w-]{0,40}(=|%3d)[^\s\"'<>]*", re.IGNORECASE)
+_QUERY = re.compile(r"[?#](?=[^\s\"'<>]{0,300}=)[^\s\"'<>]*")
+_CREDENTIALS = re.compile(r"//[^\s\"'<>/@]{1,300}@")
+_SECRET = {"sig", "signature", "token", "secret", "authorization", "password", "credential", "key"}
+
+_GOOD = {"", "0", "200", "201", "202", "ok", "success", "none"}
+"""Codes that say that all is well."""
+_REFUSED = re.compile(
+    r"(400|401|402|403|405|413|415|422|429|451)"
+    r"|.*(moderation|content_policy|content_filter|policy_violation|safety|sensitive|prohibited"
+    r"|invalid_(request|api_key|key|token|reference|image|mask|param|prompt|size|model|argument"
+    r"|input|value)|bad_request|validation_error|unprocessable|missing_|unsupported|too_large"
+    r"|insufficient|quota|arrears|payment_required|billing_hard_limit|billing_not_active"
+    r"|unauthori[sz]ed|authentication|permission|forbidden|not_allowed|access_denied"
+    r"|model_not_found|rate_limit|too_many_requests).*",
+    re.DOTALL,
+)
+"""Codes that say that nothing was made. Words for people don't decide that: they may tell of
+anything, and what is wrongly called free is paid for twice."""
+_MISSING = re.compile(r"404|410|.*(not_?found|not_?exist|no_such|unknown_task).*", re.DOTALL)
+_PASSING = re.compile(
+    r"(408|429|5\d\d)|.*(rate_limit|too_many|busy|overload|timeout|timed_out|unavailable"
+    r"|internal|upstream|server_error).*",
+    re.DOTALL,
+)
+"""Codes that say nothing of the task itself."""
+
+_HOLDERS = ("data", "task", "result", "output", "response")
+"""Where services wrap once more what others say at the top."""
+_STATES = {"status", "state", "taskstatus", "taskstate", "jobstatus"}
+_DONE = {"succeeded", "success", "succeed", "successful", "completed", "complete", "done"} | {
+    *("finished", "finish", "ready", "ok")
+}
+_FAILED = {"failed", "failure", "fail", "error", "errored", "rejected", "blocked", "moderated"} | {
+    *("cancelled", "canceled", "aborted")
+}
+_OVER = {"expired", "timeout", "timed_out", "deleted"}
+"""Ended, without a word on whether anything was made."""
+_WAITING = {"queued", "pending", "in_progress", "processing", "running", "started", "starting"} | {
+    *("submitted", "waiting", "created", "accepted", "generating", "in_queue", "not_start")
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the service said: its name for the task, and where pictures of it may be.
+
+    The links lead to the service or elsewhere, or hold the picture themselves (`data:`), the best
+    one first. `body` is what they were read from.
+    """
+
+    task: str
+    links: tuple[str, ...] = ()
+    body: bytes = b""
+
+    @property
+    def complete(self) -> bool:
+        """Whether there may be a picture in it."""
+        return bool(self.links)
+
+
+@dataclass(frozen=True)
+class Task:
+    """How far a task is: in percent, as far as is known, or its answer."""
+
+    progress: int | None = None
+    answer: Answer | None = None
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """An error that the service tells, whatever the status of the answer is."""
+
+    code: str
+    """For programs, in lower case; "" if there is none."""
+    words: str
+    """For people, as they came."""
+    invalid: bool = False
+    """Whether it lists what is wrong with the request."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether it says so surely that nothing was made that it may be sent again."""
+        return self.invalid or bool(_REFUSED.fullmatch(self.code))
+
+    @property
+    def missing(self) -> bool:
+        """Whether it says that there is no such task."""
+        return bool(_MISSING.fullmatch(self.code))
+
+    @property
+    def passing(self) -> bool:
+        """Whether it is about the service's own state, which another try may find better."""
+        return bool(_PASSING.fullmatch(self.code))
+
+
+# --- pictures and tasks -------------------------------------------------------------------------
+
+
+def read(body: bytes, content_type: str = "") -> Answer:
+    """Read what can be read: pictures, and the task's name, by which the edit is found again."""
+    if picture.kind(body):
+        return Answer("", (_INLINE + base64.b64encode(body).decode("ascii"),), body)
+    told = parsed(body, content_type)
+    if told is None:
+        whole = text(body, content_type).strip()
+        is_link = len(whole.split()) == 1 and re.match(r"https?://|data:", whole, re.IGNORECASE)
+        return Answer("", (whole,) if is_link else (), body)
+    return read_parsed(told, body)
+
+
+def read_parsed(told: Any, body: bytes) -> Answer:
+    """As `read`, of what the JSON in `body` says."""
+    found, links = trouble(told), tuple(_links(told))
+    if found and found.refused and not links:
+        return Answer("", (), body)
+    return Answer(_task_name(told, weak=not found and not links), links, body)
+
+
+def _links(told: Any) -> list[str]:
+    """Where pictures may be: first in the usual places, and what is there already before links."""
+    found: list[tuple[bool, bool, str]] = []
+    left = _MOST_VALUES
+
+    def walk(value: Any, words: set[str], elsewhere: bool, depth: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0 or depth > _DEEPEST:
+            return
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                own = _words(name)
+                if not own & _OTHERS:
+                    usual = name.lower() in _ANSWERS
+                    walk(inner, own or words, elsewhere and not usual, depth + 1)
+        elif isinstance(value, list):
+            for inner in value:
+                walk(inner, words, elsewhere, depth + 1)
+        elif isinstance(value, str):
+            value = value.strip()
+            inside = _json(value) if value[:1] in ("{", "[") else None
+            if inside is not None:
+                walk(inside, words, elsewhere, depth + 1)
+            for link in _links_in(value, words):
+                found.append((elsewhere, not _is_inline(link), link))
+
+    walk(told, {"data"}, True, 0)
+    found.sort(key=lambda each: each[:2])
+    return list(dict.fromkeys(link for _elsewhere, _far, link in found))[:_MOST_LINKS]
+
+
+def _links_in(value: str, words: set[str]) -> Iterator[str]:
+    """Give what a text that stands under a name of these `words` is, or has, of pictures."""
+    if _is_inline(value):
+        yield value
+    elif _begins_as_picture(value):
+        yield _INLINE + value
+    elif re.match(r"https?://", value, re.IGNORECASE) and words & (_LINKS | _PICTURES | _ENCODED):
+        if len(value) <= _LONGEST_LINK:
+            yield value
+    elif value and words & _ENCODED:
+        yield _INLINE + value
+    elif value and (words & _LINKS or (words & _PICTURES and re.match(r"/[^/\s]|//\w", value))):
+        yield value if len(value) <= _LONGEST_LINK else _INLINE + value
+    else:
+        yield from (match[0] for match in _INLINE_IN_TEXT.finditer(value))
+        for match in _LINK_IN_TEXT.finditer(value[:_MOST_TEXT]):
+            yield next(filter(None, match.groups()))
+
+
+def _is_inline(link: str) -> bool:
+    return bool(re.match(r"data(:|%3a)", link, re.IGNORECASE))
+
+
+def _begins_as_picture(value: str) -> bool:
+    """Whether a text is base64 whose first bytes are those of a picture."""
+    head = re.match(r"[\w+/-]{40}", value, re.ASCII)
+    return bool(head) and bool(picture.kind(_from_base64(value[:40].encode("ascii"))))
+
+
+def decoded(link: str) -> bytes | None:
+    """Return the bytes that a `data:` link holds; None if it is a link to elsewhere.
+
+    Raises Failure if they can't be decoded.
+    """
+    if not _is_inline(link):
+        return None
+    if link[4] == "%":
+        link = unquote_to_bytes(link).decode("latin-1")
+    head, _comma, payload = link.partition(",")
+    data = payload.strip().encode("ascii", "replace")
+    try:
+        found = _from_base64(data)
+    except ValueError:
+        found = b""
+    if "base64" in head.lower():
+        if found:
+            return found
+        raise Failure(
+            Failure.ANSWER, _("The service's picture arrived damaged (its base64 is not valid).")
+        )
+    for inside in (unquote_to_bytes(data), found):
+        if picture.kind(inside):
+            return inside
+    raise Failure(Failure.ANSWER, _("The service's picture is encoded in an unknown way."))
+
+
+def mended(link: str) -> str:
+    """A link without what was put around or into it on its way through JSON and HTML."""
+    link = link.strip(" \t\r\n\"'<>").replace("\\/", "/").replace("&amp;", "&")
+    head, slash, rest = link.partition("//")
+    host, more, path = rest.partition("/") if slash else ("", "", link)
+    # Names of files may be in any language; hosts are judged as they stand.
+    path = re.sub(r"[^\x00-\x7f]+", lambda match: quote(match[0], errors="replace"), path)
+    return f"{head}//{host}{more}{path}" if slash else path
+
+
+def _from_base64(data: bytes) -> bytes:
+    """Decode base64 of either alphabet, wrapped, escaped, or without its padding.
+
+    Raises ValueError.
+    """
+    if b"%" in data:
+        data = unquote_to_bytes(data)
+    if b"\\" in data:
+        data = re.sub(rb"\\[nrt]|\\", b"", data)
+    if b" " in data and b"\n" not in data:
+        # A form was decoded on the way, which makes a space of each plus.
+        data = data.replace(b" ", b"+")
+    data = data.translate(_TO_USUAL, b" \t\r\n\v\f=\"'")
+    if len(data) % 4 == 1:
+        # Half a byte: it was cut off.
+        data = data[:-1]
+    try:
+        return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
+    except binascii.Error as error:
+        raise ValueError from error
+
+
+_TO_USUAL = bytes.maketrans(b"-_", b"+/")
+
+
+def _task_name(told: Any, weak: bool) -> str:
+    """The service's name for the task; `weak`: also where it is called no more than `id`."""
+    for wanted in ({"taskid", "jobid"}, {"id"} if weak else set()):
+        for holder in _holders(told):
+            for name, value in holder.items():
+                if "".join(_parts(name)) not in wanted:
+                    continue
+                value = str(value) if _is_whole(value) else value
+                if isinstance(value, str) and _TASK.fullmatch(value):
+                    return value
+    return ""
+
+
+def _holders(told: Any) -> list[dict[str, Any]]:
+    """The objects in which an answer tells of itself, the outermost first."""
+    if isinstance(told, list):
+        # A stream of events: any of them may.
+        return [event for event in told[:_MOST_LINKS] if isinstance(event, dict)]
+    if not isinstance(told, dict):
+        return []
+    inner = [told.get(name) for name in _HOLDERS]
+    inner += [value[0] for value in inner if isinstance(value, list) and value]
+    return [told, *(value for value in inner if isinstance(value, dict))]
+
+
+def state(told: Any) -> str:
+    """How a task stands, as _DONE, _FAILED, _OVER, _WAITING or the service itself has it.
+
+    "" if it doesn't say. Where an answer is wrapped, what is said inside counts: outside it is
+    the question that succeeded.
+    """
+    for holder in reversed(_holders(told)):
+        for name, value in holder.items():
+            if "".join(_parts(name)) in _STATES and isinstance(value, str) and value:
+                plain = re.sub(r"\W+", "_", value.strip().lower())
+                return re.sub(r"^(task_?|job_?|status_?|state_?)+(?=.)", "", plain)
+    return ""
+
+
+def is_done(told: Any, answer: Answer) -> bool:
+    """Whether a task has its result, or looks so: there are pictures, and nobody says wait."""
+    how = state(told)
+    return how in _DONE or (answer.complete and how not in _FAILED | _OVER | _WAITING)
+
+
+def has_failed(told: Any) -> bool:
+    """Whether a task ended, and nothing was made."""
+    return state(told) in _FAILED
+
+
+def is_over(told: Any) -> bool:
+    """Whether a task ended in a way that leaves open whether anything was made."""
+    return state(told) in _OVER
+
+
+def is_waiting(told: Any) -> bool:
+    """Whether a task says that it goes on."""
+    return state(told) in _WAITING
+
+
+def progress(told: Any) -> int | None:
+    """How far a task is, in percent; None if it doesn't say."""
+    for holder in reversed(_holders(told)):
+        value = holder.get("progress")
+        if isinstance(value, str) and re.fullmatch(r"\d{1,3}(\.\d+)? ?%?", value):
+            value = float(value.rstrip("% "))
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 100:
+            return int(value)
+    return None
+
+
+# --- errors and words ---------------------------------------------------------------------------
+
+
+def trouble(told: Any) -> Trouble | None:
+    """Read the error that an answer tells; None if it tells none."""
+    for holder in _holders(told):
+        told_so = [holder.get(name) for name in ("error", "errors", "err")]
+        said_no = any(holder.get(name) is False for name in ("success", "ok"))
+        detail = holder.get("detail")
+        code = error_code(holder)
+        if any(told_so) or said_no or code not in _GOOD or (detail and not holder.get("data")):
+            listed = isinstance(detail, list) and any(
+                isinstance(each, dict) and "loc" in each for each in detail
+            )
+            return Trouble(code, words(holder), listed)
+    return None
+
+
+def error_code(told: Any) -> str:
+    """What an error is called for programs, in lower case; "" if it has no such name."""
+    return next(error_names(told), "")
+
+
+def error_names(told: Any) -> Iterator[str]:
+    """Yield all that an error is called for programs, in lower case, the most telling first."""
+    if not isinstance(told, dict):
+        return
+    error = told.get("error")
+    holders = [(error, ("code", "type", "status")), (told, ("code", "error_code", "errcode"))]
+    for holder, names in holders:
+        for name in names:
+            value = holder.get(name) if isinstance(holder, dict) else None
+            if value and (isinstance(value, str) or _is_whole(value)):
+                yield re.sub(r"[\s-]+", "_", str(value)[:200].strip()).lower()
+    if _is_whole(told.get("status")) and told["status"] >= 400:
+        yield str(told["status"])[:200]
+    if isinstance(error, str) and re.fullmatch(r"[a-z0-9_.-]{1,60}", error):
+        yield error.replace("-", "_")
+
+
+_SPOKEN = (
+    *("error_description", "message", "msg", "detail", "details", "reason", "error_message"),
+    *("error_msg", "errmsg", "fail_reason", "failure_reason", "failMsg", "failReason"),
+    *("description", "title", "error", "errors", "err"),
+)
+"""Where services say in words what is wrong, in the order of what people want to read."""
+
+
+def words(told: Any, depth: int = 0) -> str:
+    """The service's own words in its JSON, as they came; "" if there are none."""
+    if isinstance(told, str):
+        return told
+    if depth > 5:
+        return ""
+    if isinstance(told, list):
+        return "; ".join(filter(None, (words(each, depth + 1) for each in told[:3])))
+    if not isinstance(told, dict):
+        return ""
+    if isinstance(place := told.get("loc"), list) and isinstance(message := told.get("msg"), str):
+        return f"{'.'.join(str(part) for part in place[:6])}: {message}"
+    # An object says more than the line beside it.
+    first = [name for name in ("error", "errors") if isinstance(told.get(name), (dict, list))]
+    for name in (*first, *_SPOKEN, *_HOLDERS):
+        value = told.get(name)
+        if name in _HOLDERS and not isinstance(value, dict):
+            continue
+        if found := words(value, depth + 1):
+            return found
+    if depth:
+        # Fields, each with a list of what is wrong with it.
+        lists = [(name, value) for name, value in told.items() if isinstance(value, list)]
+        return "; ".join(f"{name}: {words(value, depth + 1)}" for name, value in lists[:3])
+    return ""
+
+
+def said(body: bytes, content_type: str = "") -> str:
+    """The service's own words in any answer, as they came: of JSON, a page, or plain text."""
+    told = parsed(body, content_type)
+    if told is not None:
+        return words(told)
+    whole = text(body[:4000], content_type)
+    if whole.lstrip()[:1] in ("{", "["):
+        # JSON that broke off.
+        return ""
+    title = re.search(r"<title[^>]*>(.*?)</title>", whole, re.IGNORECASE | re.DOTALL)
+    return html.unescape(title[1]) if title else "" if "<" in whole else whole
+
+
+def parsed(body: bytes, content_type: str = "") -> Any:
+    """What an answer's JSON says, the last event first if it is a stream; None if it is none."""
+    told = _json(body)
+    if told is not None:
+        return told
+    whole = text(body, content_type)
+    told = _json(whole)
+    if told is not None or "{" not in whole:
+        return told
+    lines = (line.strip().removeprefix("data:").strip() for line in whole.splitlines())
+    events = [_json(line) for line in lines if line.startswith("{")]
+    return [event for event in reversed(events) if event is not None] or None
+
+
+def _json(data: bytes | str) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
+def text(body: bytes, content_type: str = "") -> str:
+    """Decode a text as it is declared, in its head or itself, or as it looks. It may be cut off."""
+    declared = re.search(r"charset=[\"']?([\w-]+)", content_type, re.IGNORECASE)
+    written = re.search(rb"charset=[\"']?([\w-]+)", body[:2000], re.IGNORECASE)
+    names = [declared[1]] if declared else []
+    names += [written[1].decode("ascii")] if written else []
+    for mark, name in ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
+        names = [name, *names] if body.startswith(mark) else names
+    for name in (*names, "utf-8-sig"):
+        # Names that browsers know stand for these.
+        name = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932"}.get(name.lower(), name)
+        if (whole := _decoded(body, name)) is not None:
+            return whole
+    japanese = _decoded(body, "cp932")
+    if japanese and re.search("[ぁ-ヿ]", japanese) and not re.search("[｡-ﾟ]", japanese):
+        return japanese
+    # Chinese comes in pairs of high bytes; single ones between letters are accents.
+    pairs = len(re.findall(rb"[\xa1-\xf7][\xa1-\xfe]", body))
+    others = len(re.findall(rb"[\x80-\xff]", body)) - 2 * pairs
+    chinese = _decoded(body, "gb18030") if pairs > others else None
+    return body.decode("cp1252", "replace") if chinese is None else chinese
+
+
+def _decoded(body: bytes, encoding: str) -> str | None:
+    """The text, without what was cut off at its end; None if it isn't in that encoding."""
+    try:
+        # Those of Python's own that are for bytes have no business here.
+        if not codecs.lookup(encoding)._is_text_encoding:
+            return None
+        return codecs.getincrementaldecoder(encoding)().decode(body)
+    except (LookupError, TypeError, ValueError):
+        return None
+
+
+# --- secrets ------------------------------------------------------------------------------------
+
+
+class Secrets:
+    """What must not be told or kept of an answer: the key in any spelling, and signed links."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._spelled = _spellings(key)
+
+    def named(self, task: str) -> str:
+        """A task's name, which is kept and shown; "" if it holds the key or a signature."""
+        quoted = len(self._key) >= _LEAST_KEY and self._spelled.search(task)
+        return "" if quoted or _SIGNATURE.search(task) else task
+
+    def tamed(self, message: Any) -> str:
+        """Words of the service, fit for a window: one line, short; "" if they are none."""
+        if not isinstance(message, str):
+            return ""
+        message = message[:20_000]
+        message = " ".join("".join(c if c.isprintable() else " " for c in message).split())
+        return self._hidden(message).rstrip(".")[:300]
+
+    def kept(self, body: bytes, content_type: str = "") -> tuple[str, bytes]:
+        """What of a body may be written to the disk, and the suffix for it.
+
+        Pictures that it holds are left as they are: they are what was paid for.
+        """
+        told = parsed(body, content_type)
+        if told is not None:
+            return ".json", json.dumps(self._clean(told, 0), ensure_ascii=True).encode("ascii")
+        if b"\0" in body[:4000]:
+            return ".bin", self._hidden(body.decode("latin-1")).encode("latin-1", "ignore")
+        return ".bin", self._hidden(text(body, content_type)).encode("utf-8", "replace")
+
+    def _hidden(self, words: str) -> str:
+        """Without the key, which gateways quote, and what signs links."""
+        for secret, instead in (
+            (self._spelled, "…"),
+            (_CREDENTIALS, "//…@"),
+            (_QUERY, "?…"),
+            (_SIGNATURE, "…"),
+        ):
+            words = secret.sub(instead, words)
+        return words
+
+    def _clean(self, told: Any, depth: int) -> Any:
+        if depth > 200:
+            return None
+        if isinstance(told, list):
+            return [self._clean(each, depth + 1) for each in told]
+        if isinstance(told, dict):
+            return {
+                self._hidden(name): "…"
+                if _words(name) & _SECRET and isinstance(value, str)
+                else self._clean(value, depth + 1)
+                for name, value in told.items()
+            }
+        if not isinstance(told, str):
+            return told
+        inside = _json(told) if told.strip()[:1] in ("{", "[") else None
+        if inside is not None:
+            return json.dumps(self._clean(inside, depth + 1))
+        return told if _is_picture(told) else self._hidden(told)
+
+
+def _is_picture(value: str) -> bool:
+    """Whether a text is a picture itself, not a link to one, by its first bytes."""
+    head = value.strip()[:200]
+    with contextlib.suppress(Failure):
+        return _begins_as_picture(head) or bool(picture.kind(decoded(head) or b""))
+    return False
+
+
+def _spellings(key: str) -> re.Pattern[str]:
+    """What the key looks like when it is quoted: plain, percent-encoded, in hex, inside base64."""
+    if len(key) < _LEAST_KEY:
+        return re.compile(re.escape(key) if key else r"(?!)")
+    data = key.encode()
+    found = {key, quote(key), quote(key, safe=""), data.hex()}
+    for lead in range(3):
+        # What stands before it decides how its bits fall; the ends share theirs with neighbours.
+        encoded = base64.b64encode(bytes(lead) + data).decode("ascii")
+        inner = encoded[-(-8 * lead // 6) : 8 * (lead + len(data)) // 6]
+        found |= {inner, inner.replace("+", "-").replace("/", "_")} if len(inner) > 9 else set()
+    longest_first = sorted(found, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE)
+
+
+# --- prices -------------------------------------------------------------------------------------
+
+
+def prices(told: Any, model: str) -> dict[str, float]:
+    """Read a list of prices as far as it can be read: {"1k": 0.08, …}."""
+    found: dict[str, float] = {}
+    for entry in _entries(told, "data"):
+        if entry.get("model_name") != model:
+            continue
+        for option in _entries(entry, "resolution_options"):
+            tier, price = option.get("resolution"), option.get("model_price")
+            if tier not in TIERS or isinstance(price, bool) or not isinstance(price, (int, float)):
+                continue
+            with contextlib.suppress(OverflowError):
+                if math.isfinite(price) and price >= 0:
+                    found[tier] = float(price)
+    return found
+
+
+def _entries(holder: Any, name: str) -> list[dict[str, Any]]:
+    listed = holder.get(name) if isinstance(holder, dict) else None
+    return [e for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _parts(name: str) -> list[str]:
+    """The words of a name, however they are joined, in lower case."""
+    found = re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])", name[:100])
+    return [part.lower() for part in found]
+
+
+def _words(name: str) -> set[str]:
+    """As `_parts`; a name of digits alone has none."""
+    return {part for part in _parts(name) if not part.isdigit()}

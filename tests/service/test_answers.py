@@ -1,0 +1,667 @@
+"""Answers spelled otherwise than documented: read, kept, and told in the service's words."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import cv2
+import numpy as np
+import PIL
+import pytest
+from PIL import Image
+
+from plugin import job, settings
+from plugin.job import ACCEPTED, FAILED, RECEIVED, Post
+from plugin.worker import answers, patience, picture, placement, service, upload
+from plugin.worker.failure import Failure
+from plugin.worker.service import Service
+from tests.service.raw_server import Got, RawServer, Reply, http
+from tests.service.workers import CHECKOUT, command, prepared_job, worker_on
+
+KEY = "sk-planted/key+1"
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIMILINKS_API_KEY", KEY)
+    monkeypatch.setattr(patience, "FETCHES", (0, 0))
+
+
+@functools.cache
+def small_picture() -> bytes:
+    gradient = Image.linear_gradient("L").resize((60, 40))
+    return picture.png(Image.merge("RGB", (gradient, gradient.rotate(180), gradient)))
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    path.write_bytes(small_picture())
+    return path
+
+
+def only_post() -> Post:
+    (only,) = job.all_jobs()
+    (post,) = only.state.posts
+    return post
+
+
+def resumed() -> subprocess.CompletedProcess[str]:
+    (only,) = job.all_jobs()
+    return command("resume", only.id)
+
+
+def served(reply: Callable[[Got], Reply | None] | bytes, monkeypatch: Any) -> RawServer:
+    """A service whose POSTs are answered so, and whose links lead to the picture."""
+
+    def answer(got: Got) -> Reply | None:
+        if got.method == "GET" and got.path.startswith("/p/"):
+            return http(200, small_picture())
+        return reply if isinstance(reply, bytes) else reply(got)
+
+    server = RawServer(answer)
+    monkeypatch.setenv("DIMILINKS_BASE_URL", server.base_url)
+    return server
+
+
+# --- spellings ----------------------------------------------------------------------------------
+
+DATA = small_picture()
+B64 = base64.b64encode(DATA).decode()
+URLSAFE = base64.urlsafe_b64encode(DATA).decode().rstrip("=")
+LINK = "/p/img/img_1/0?exp=9999999999999&sig=abcdefgh"
+URL = f"data:image/png;base64,{B64}"
+
+SPELLINGS: dict[str, Any] = {
+    "a data URL in b64_json": {"data": [{"b64_json": URL}]},
+    "base64 in url": {"data": [{"url": B64}]},
+    "an upper-case data URL": {"data": [{"url": f"DATA:image/png;BASE64,{B64}"}]},
+    "a percent-encoded payload": {"data": [{"url": f"data:;base64,{quote(B64, safe='')}"}]},
+    "a percent-encoded data URL": {"data": [{"url": quote(URL, safe="")}]},
+    "percent-encoded bytes": {"data": [{"url": f"data:image/png,{quote(DATA, safe='')}"}]},
+    "base64url without padding": {"data": [{"b64_json": URLSAFE}]},
+    "spaces for pluses": {"data": [{"b64_json": B64.replace("+", " ")}]},
+    "escaped line ends": {"data": [{"b64_json": B64[:40] + "\\n" + B64[40:]}]},
+    "a space after the comma": {"data": [{"url": f"data:image/png;base64, {B64}"}]},
+    "an object as data": {"data": {"url": LINK}},
+    "strings in data": {"data": [LINK]},
+    "a string as data": {"data": LINK},
+    "null first": {"data": [None, {"url": LINK}]},
+    "an empty entry first": {"data": [{"url": "", "b64_json": None}, {"b64_json": B64}]},
+    "wrapped once more": {"data": {"data": [{"url": LINK}]}},
+    "wrapped in an array": [{"data": [{"url": LINK}]}],
+    "result": {"result": {"images": [{"url": LINK}]}},
+    "output": {"output": [LINK]},
+    "output in one string": {"output": URL},
+    "images": {"images": [LINK]},
+    "image_url": {"data": [{"image_url": LINK}]},
+    "imageUrl": {"data": {"imageUrl": LINK}},
+    "an object as url": {"data": [{"url": {"url": LINK}}]},
+    "an object as image_url": {"choices": [{"message": {"images": [{"image_url": {"url": URL}}]}}]},
+    "b64": {"data": [{"b64": B64}]},
+    "base64": {"data": [{"base64": B64}]},
+    "image": {"image": B64},
+    "response": {"output": [{"type": "image_generation_call", "result": B64}]},
+    "inline data": {"candidates": [{"content": {"parts": [{"inlineData": {"data": B64}}]}}]},
+    "JSON in a string": {"data": {"resultJson": json.dumps({"resultUrls": [LINK]})}},
+    "markdown": {"choices": [{"message": {"content": f"Here: ![image]({URL}) as wished"}}]},
+    "a link in markdown": {"choices": [{"message": {"content": f"![image]({LINK})"}}]},
+    "escaped slashes": {"data": [{"url": LINK.replace("/", "\\/")}]},
+    "HTML in a link": {"data": [{"url": LINK.replace("&", "&amp;")}]},
+    "a small copy first": {"data": [{"thumbnail_url": "/v1/small", "url": LINK}]},
+    "what was sent first": {"image_urls": ["data:image/png;base64,AAAA"], "data": [{"url": LINK}]},
+    "a dead link and a picture": {"data": [{"url": "/v1/gone", "b64_json": B64}]},
+    "a dead link first": {"data": [{"url": "/v1/gone"}, {"url": LINK}]},
+}  # fmt: skip
+BODIES: dict[str, bytes] = {
+    **{name: json.dumps(told).encode() for name, told in SPELLINGS.items()},
+    "the picture itself": DATA,
+    "a byte order mark": b"\xef\xbb\xbf" + json.dumps({"data": [{"url": LINK}]}).encode(),
+    "UTF-16": json.dumps({"data": [{"url": LINK}]}).encode("utf-16"),
+    "events": b'event: a\ndata: {"type": "partial", "partial_image_b64": "AAAA"}\n\n'
+    b"data: " + json.dumps({"type": "completed", "b64_json": B64}).encode() + b"\n\ndata: [DONE]\n",
+    "a link alone": URL.encode(),
+    "JSON in GBK": '{"msg": "成功", "data": [{"url": "%s"}]}'.encode("gbk").replace(
+        b"%s", LINK.encode()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_an_answer_is_read_however_it_is_spelled(
+    name: str, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reply = http(200, BODIES[name])
+    with served(lambda got: reply if got.method == "POST" else http(404), monkeypatch) as server:
+        done = command("edit", photo, "--prompt", "x")
+        assert done.returncode == 0, done.stderr
+        assert server.posts == 1
+    (only,) = job.all_jobs()
+    assert (only.folder / "result-1.png").read_bytes() == DATA
+    assert not list(only.folder.glob("answer-*"))
+
+
+@pytest.mark.parametrize(
+    "name", ["an object as data", "null first", "a data URL in b64_json", "result", "b64"]
+)
+def test_a_tasks_result_is_read_however_it_is_spelled(
+    name: str, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIMILINKS_ROUTE", settings.ASYNC)
+    told = {"status": "succeeded", **SPELLINGS[name]}
+
+    def answer(got: Got) -> Reply:
+        return http(200, json.dumps(told if "/tasks/" in got.path else {"task_id": "t"}).encode())
+
+    with served(answer, monkeypatch) as server:
+        done = command("edit", photo, "--prompt", "x")
+        assert done.returncode == 0, done.stderr
+        assert server.posts == 1
+
+
+@pytest.mark.parametrize(
+    ("link", "asked"),
+    [
+        ("http://dimilinks.test/p/1?sig=a", "https://dimilinks.test/p/1?sig=a"),
+        ("http://dimilinks.test:80/p/1", "https://dimilinks.test/p/1"),
+        ("HTTP://DimiLinks.Test/p/1", "https://dimilinks.test/p/1"),
+        ("//dimilinks.test/p/1", "https://dimilinks.test/p/1"),
+        ("/p/图.png", "https://dimilinks.test/p/%E5%9B%BE.png"),
+    ],
+)
+def test_links_to_the_own_host_are_never_followed_in_clear(
+    link: str, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone: list[str] = []
+
+    def get(self: Any, url: str, **_: Any) -> Any:
+        gone.append(url)
+        raise service.requests.ConnectionError
+
+    monkeypatch.setattr(service._Session, "get", get)
+    with pytest.raises(Failure, match="could not be fetched"):
+        Service("https://dimilinks.test/v1", KEY).picture(answers.Answer("", (link,)))
+    assert set(gone) == {asked}
+    # Another port is another service, and another host is asked over https or not at all.
+    for other in ("http://dimilinks.test:8080/p/1", "http://cdn.test/p/1"):
+        with pytest.raises(Failure, match="not followed"):
+            Service("https://dimilinks.test/v1", KEY).picture(answers.Answer("", (other,)))
+
+
+def test_what_is_no_picture_is_not_taken_for_one(
+    photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names, sentences and addresses of pages beside the picture are left alone."""
+    told = {
+        "created": 1, "model": "gpt-image-2", "task_id": "img_1", "usage": {"url": "/v1/usage"},
+        "docs_url": "/v1/docs", "callback_url": "/v1/back", "input": {"image_url": URL},
+        "mask_url": URL, "data": [{"revised_prompt": f"![x]({URL})", "file_id": "f", "url": LINK}],
+    }  # fmt: skip
+    with served(http(200, json.dumps(told).encode()), monkeypatch) as server:
+        assert command("edit", photo, "--prompt", "x").returncode == 0
+        assert [got.path for got in server.got if got.method == "GET"] == [LINK]
+
+
+def test_a_deep_or_endless_answer_is_read_quickly() -> None:
+    deep: Any = {"url": LINK}
+    for _ in range(300):
+        deep = {"data": deep}
+    for told in (deep, {"data": [{"a": 1}] * 300_000}, {"data": ["sig" * 300_000 + "?" * 300_000]}):
+        body = json.dumps(told).encode()
+        assert answers.read(body).links == ()
+        answers.Secrets(KEY).kept(body)
+
+
+# --- the net ------------------------------------------------------------------------------------
+
+
+def _unread(told: Any) -> Any:
+    """The reader as it was before it understood an answer."""
+    return []
+
+
+@pytest.mark.parametrize("route", settings.ROUTES)
+def test_an_answer_without_a_picture_is_kept_and_read_again(
+    route: str, photo: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIMILINKS_ROUTE", route)
+    told = {
+        "data": [{"pic": B64}], "link": f"https://x.example{LINK}", "note": f"for {KEY}",
+        "signature": "abcdefgh",
+    }  # fmt: skip
+    with monkeypatch.context() as before, served(http(200, json.dumps(told).encode()), before):
+        before.setattr(answers, "_links", _unread)
+        done = command("edit", photo, "--prompt", "x")
+    (only,) = job.all_jobs()
+    kept = only.folder / "answer-1.json"
+    assert done.returncode == 1 and str(kept) in done.stderr and "billed" in done.stderr
+    assert (only_post().state, only_post().kind) == (FAILED, Failure.ANSWER)
+    assert only_post().recoverable and not only_post().may_be_sent_again
+    assert kept.stat().st_mode & 0o777 == 0o600
+    text = kept.read_text()
+    assert B64 in text
+    for secret in (KEY, "sig=", "abcdefgh"):
+        assert secret not in text and secret not in done.stderr
+    assert only.must_stay(1e12)
+    # What needs nobody is read without a key or a service.
+    monkeypatch.delenv("DIMILINKS_API_KEY")
+    monkeypatch.setenv("DIMILINKS_BASE_URL", "https://nowhere.invalid/v1")
+    again = resumed()
+    assert again.returncode == 0, again.stderr
+    assert only_post().state == RECEIVED and (only.folder / "placed-1.png").exists()
+
+
+def test_a_kept_link_is_followed_once_it_is_understood(
+    photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(http(200, b'{"picked_up_at": "/p/1.png", "url": ""}'), monkeypatch) as server:
+        assert command("edit", photo, "--prompt", "x").returncode == 1
+        assert resumed().returncode == 1
+        monkeypatch.setattr(answers, "_LINKS", {"picked"})
+        assert resumed().returncode == 0
+        assert server.posts == 1
+
+
+def test_a_task_that_is_forgotten_leaves_what_was_kept(
+    photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = json.dumps({"task_id": "img_1", "status": "succeeded", "pic": B64}).encode()
+    replies = [http(200, told), http(200, told), http(404), http(404)]
+    with served(lambda got: replies.pop(0), monkeypatch) as server:
+        with monkeypatch.context() as before:
+            before.setattr(answers, "_links", _unread)
+            assert "answer-1.json" in command("edit", photo, "--prompt", "x").stderr
+        assert resumed().returncode == 0
+        assert server.posts == 1
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html><title>Welcome</title>", b"\x00\x01\x02\xff" * 50, b'{"a']
+)
+def test_any_body_is_kept_and_harms_nothing(
+    body: bytes, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(http(200, body), monkeypatch) as server:
+        assert command("edit", photo, "--prompt", "x").returncode == 1
+        again = resumed()
+        assert again.returncode == 1 and "Traceback" not in again.stderr
+        assert server.posts == 1
+    (only,) = job.all_jobs()
+    assert (only.folder / "answer-1.bin").read_bytes() == body
+
+
+# --- the service's words ------------------------------------------------------------------------
+
+REFUSALS = [
+    {"error": {"message": "Blocked by moderation", "code": "moderation_blocked"}},
+    {"error": {"message": "You are out of it", "type": "insufficient_quota", "code": None}},
+    {"success": False, "code": 400, "message": "size is wrong"},
+    {"code": "invalid_request_error", "msg": "size is wrong", "data": None},
+    {"detail": [{"loc": ["body", "prompt"], "msg": "field required", "type": "missing"}]},
+    {"error": "content_policy_violation", "error_description": "not this one"},
+    {"data": {"error": {"message": "no money", "code": "insufficient_balance"}}},
+]
+UNCLEAR = [
+    {"error": {"message": "Something broke upstream"}},
+    {"error": "it broke"},
+    {"code": 4001, "msg": "余额不足"},
+    {"success": False, "message": "try later"},
+    {"errors": [{"message": "worker lost"}, {"message": "twice"}]},
+    {"detail": "worker lost"},
+    {"error": {"message": "invalid response from upstream", "code": "upstream_error"}},
+    {"status": 500, "error": "Internal Server Error", "path": "/v1"},
+]
+
+
+def _words(told: Any) -> str:
+    return answers.words(told).split(";")[0]
+
+
+@pytest.mark.parametrize("told", REFUSALS)
+def test_a_refusal_inside_a_200_costs_nothing(
+    told: Any, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(http(200, json.dumps(told).encode()), monkeypatch) as server:
+        done = command("edit", photo, "--prompt", "x")
+        assert done.returncode == 1 and _words(told) and _words(told) in done.stderr
+        assert "billed" not in done.stderr
+        assert (only_post().state, only_post().kind) == (FAILED, Failure.REFUSED)
+        # The user's wish to go on sends it.
+        resumed()
+        assert server.posts == 2
+
+
+@pytest.mark.parametrize("told", UNCLEAR)
+def test_any_other_error_inside_a_200_leaves_open_what_it_cost(
+    told: Any, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(http(200, json.dumps(told).encode()), monkeypatch) as server:
+        done = command("edit", photo, "--prompt", "x")
+        assert done.returncode == 1 and _words(told) and _words(told) in done.stderr
+        assert "billed" in done.stderr
+        assert (only_post().state, only_post().kind) == (FAILED, Failure.OUTCOME_UNKNOWN)
+        resumed()
+        assert server.posts == 1
+
+
+REASONS: list[tuple[Any, str]] = [
+    ({"detail": "the mask is too small"}, "the mask is too small"),
+    ({"detail": [{"loc": ["body", "size"], "msg": "not a size"}]}, "body.size: not a size"),
+    ({"message": "no such model"}, "no such model"),
+    ({"msg": "no such model", "code": 1}, "no such model"),
+    ({"error": "invalid_request", "error_description": "no such size"}, "no such size"),
+    ({"errors": {"prompt": ["is too long"]}}, "is too long"),
+    ({"errors": ["one", "two"]}, "one; two"),
+    ({"error": {"detail": {"reason": "too many faces"}}}, "too many faces"),
+    ({"title": "Bad Request", "detail": "the prompt is missing"}, "the prompt is missing"),
+]
+
+
+@pytest.mark.parametrize(("told", "words"), REASONS)
+@pytest.mark.parametrize("status", [400, 500])
+def test_reasons_are_told_wherever_they_stand(
+    told: Any, words: str, status: int, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(http(status, json.dumps(told).encode()), monkeypatch):
+        assert words in command("edit", photo, "--prompt", "x").stderr
+
+
+PAGE = "<html><head>{}<title>{}</title></head><body>x</body></html>"
+PAGES = [
+    (PAGE.format("", "服务器繁忙，请稍后再试").encode("gbk"), "", "服务器繁忙"),
+    (PAGE.format('<meta charset="gb2312">', "请求被拒绝").encode("gbk"), "text/html", "请求被拒绝"),
+    (PAGE.format("", "请求被拒绝").encode("gbk"), "text/html; charset=GBK", "请求被拒绝"),
+    (PAGE.format("", "アクセスできません").encode("shift_jis"), "text/html", "アクセスできません"),
+    (PAGE.format("", "混雑しています").encode("euc_jp"), "text/html; charset=EUC-JP", "混雑して"),
+    (PAGE.format("", "请求被拒绝").encode(), "text/html; charset=nonsense", "请求被拒绝"),
+    (PAGE.format("", "请求被拒绝").encode(), "text/html; charset=hex", "请求被拒绝"),
+    (PAGE.format("", "Accès refusé").encode("latin-1"), "text/html", "Accès refusé"),
+    ("余额不足".encode("gbk"), "text/plain", "余额不足"),
+    ("余额不足".encode("utf-16"), "text/plain", "余额不足"),
+    ('{"error": {"message": "余额不足"}}'.encode("gbk"), "application/json", "余额不足"),
+    (b"out of paint", "application/json", "out of paint"),
+]
+
+
+@pytest.mark.parametrize(("body", "kind", "words"), PAGES, ids=range(len(PAGES)))
+def test_words_are_read_in_the_language_that_they_are_written_in(
+    body: bytes, kind: str, words: str, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(http(400, body, f"Content-Type: {kind}"), monkeypatch):
+        shown = command("edit", photo, "--prompt", "x").stderr
+    assert words in shown and "\ufffd" not in shown
+
+
+# --- tasks --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def by_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIMILINKS_ROUTE", settings.ASYNC)
+    monkeypatch.setattr(patience, "POLLING", 3)
+
+
+def asked(told: Any, monkeypatch: Any, posted: Any = None) -> RawServer:
+    """A service whose task says this."""
+    posted = posted or {"task_id": "img_1", "data": []}
+
+    def answer(got: Got) -> Reply:
+        if "/tasks/" in got.path and "img_1" not in got.path:
+            return http(404)
+        return http(200, json.dumps(told if "/tasks/" in got.path else posted).encode())
+
+    return served(answer, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "posted",
+    [{"id": "img_1", "status": "queued"}, {"taskId": "img_1"}, {"code": 0, "data": {"id": "img_1"}},
+     {"data": [{"task_id": "img_1"}]}, {"job_id": "img_1"}, {"result": {"taskID": "img_1"}}],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "state", ["completed", "SUCCESS", "succeeded", "Done", "TASK_STATUS_SUCCEED", None]
+)
+def test_tasks_are_known_by_other_names_and_states(
+    posted: Any, state: Any, photo: Path, by_task: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"id": "img_1", "status": state, "result": {"data": [{"url": LINK}]}}
+    with asked(told, monkeypatch, posted) as server:
+        done = command("edit", photo, "--prompt", "x")
+        assert done.returncode == 0, done.stderr
+        assert server.posts == 1
+
+
+@pytest.mark.parametrize(
+    "state", ["error", "cancelled", "canceled", "FAILURE", "Rejected", "failed"]
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_task_that_ended_is_not_asked_on(
+    state: str, wrapped: bool, photo: Path, by_task: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: Any = {"status": state, "fail_reason": "a face was seen"}
+    told = {"code": 0, "status": "success", "data": told} if wrapped else told
+    with asked(told, monkeypatch) as server:
+        done = command("edit", photo, "--prompt", "x")
+        assert done.returncode == 1 and "a face was seen" in done.stderr
+        assert (only_post().state, only_post().kind) == (FAILED, Failure.REFUSED)
+        assert len(server.got) == 2
+
+
+def test_a_task_that_expired_is_not_called_free(
+    photo: Path, by_task: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with asked({"status": "expired"}, monkeypatch) as server:
+        assert "billed" in command("edit", photo, "--prompt", "x").stderr
+        assert (only_post().state, only_post().kind) == (FAILED, Failure.ANSWER)
+        assert len(server.got) == 2
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"error": {"message": "the ledger is closed", "code": "closed"}},
+     {"code": 4001, "msg": "the ledger is closed"},
+     {"success": False, "message": "the ledger is closed", "data": None}],
+)  # fmt: skip
+def test_an_error_about_a_task_ends_the_polling_and_loses_nothing(
+    told: Any, photo: Path, by_task: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with asked(told, monkeypatch) as server:
+        done = command("edit", photo, "--prompt", "x")
+        assert done.returncode == 1 and "the ledger is closed" in done.stderr
+        assert "no cost" in done.stderr
+        assert (only_post().state, only_post().kind) == (ACCEPTED, Failure.PENDING)
+        assert len(server.got) == 2
+    with asked({"status": "succeeded", "data": [{"url": LINK}]}, monkeypatch) as server:
+        (only,) = job.all_jobs()
+        state = only.state
+        state.posts[0].service = ""
+        only.save_state(state)
+        assert resumed().returncode == 0 and server.posts == 0
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"error": {"message": "slow down", "code": "rate_limit_rpm"}}, {"code": 503, "msg": "a nap"},
+     {"status": "IN_PROGRESS", "progress": "45%"}, {"code": 0, "data": {"status": "processing"}},
+     {"status": "processing", "error": {"message": "again"}, "data": [{"url": "/v1/preview"}]}],
+)  # fmt: skip
+def test_a_task_that_goes_on_is_asked_on(
+    told: Any, photo: Path, by_task: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replies = [told, told, {"status": "succeeded", "data": [{"url": LINK}]}]
+
+    def answer(got: Got) -> Reply:
+        return http(
+            200, json.dumps(replies.pop(0) if "/tasks/" in got.path else {"task_id": "t"}).encode()
+        )
+
+    with served(answer, monkeypatch):
+        done = command("edit", photo, "--prompt", "x")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_missing_task_is_missing_whatever_the_status(
+    photo: Path, by_task: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with asked({"error": {"code": "task_not_found", "message": "no"}}, monkeypatch):
+        assert "doesn't know the edit" in command("edit", photo, "--prompt", "x").stderr
+
+
+# --- results that could not be used -------------------------------------------------------------
+
+
+def test_a_damaged_result_is_looked_at_again(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = base64.b64encode(DATA[: len(DATA) // 2]).decode()
+    with served(
+        http(200, json.dumps({"data": [{"b64_json": cut}]}).encode()), monkeypatch
+    ) as server:
+        done = command("edit", photo, "--prompt", "x")
+        assert done.returncode == 1 and "damaged" in done.stderr
+        assert (only_post().state, only_post().kind) == (FAILED, Failure.ANSWER)
+        assert only_post().recoverable
+        again = resumed()
+        assert again.returncode == 1 and "damaged" in again.stderr
+        (only,) = job.all_jobs()
+        # As an update would read it.
+        (only.folder / "result-1.png").write_bytes(DATA)
+        assert resumed().returncode == 0 and server.posts == 1
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "AVIF"])
+def test_other_formats_are_kept_and_named(
+    kind: str, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = io.BytesIO()
+    Image.open(io.BytesIO(DATA)).save(out, kind)
+    encoded = base64.b64encode(out.getvalue()).decode()
+    with served(http(200, json.dumps({"data": [encoded]}).encode()), monkeypatch):
+        done = command("edit", photo, "--prompt", "x")
+    assert done.returncode == 1 and kind in done.stderr
+    (only,) = job.all_jobs()
+    (kept,) = only.folder.glob("result-1.*")
+    assert kept.read_bytes() == out.getvalue() and kept.suffix[1:4] in kind.lower()
+
+
+_LITTLE_MEMORY = """
+import resource, sys
+from plugin.worker import cli
+pages = int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + 40_000_000,) * 2)
+sys.exit(cli.main(["resume", sys.argv[1]]))
+"""
+_VANISHED = """
+import sys
+from pathlib import Path
+from PIL import Image
+from plugin.worker import cli
+(Path(Image.__file__).parent / "WebPImagePlugin.py").unlink()
+sys.exit(cli.main(["resume", sys.argv[1]]))
+"""
+
+
+def _resumed_by(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    (only,) = job.all_jobs()
+    return subprocess.run(
+        [sys.executable, "-c", script, only.id],
+        cwd=CHECKOUT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def _arrived(data: bytes, name: str, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job whose result arrived and was not fitted."""
+    prepared = prepared_job(photo, monkeypatch)
+    (prepared.folder / name).write_bytes(data)
+    prepared.save_state(job.State([Post(RECEIVED, result=name)]))
+
+
+def _well_again() -> None:
+    """The state is as it was, and on a healthy machine the job is brought to its end."""
+    post = only_post()
+    assert (post.state, post.kind, post.to_be_placed) == (RECEIVED, Failure.SETUP, True)
+    assert post.recoverable and not post.may_be_sent_again
+    assert resumed().returncode == 0
+    assert only_post().placed and not only_post().message
+
+
+def test_a_lack_of_memory_is_no_verdict_and_is_told(
+    photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIMILINKS_BASE_URL", "https://nowhere.invalid/v1")
+    out = io.BytesIO()
+    Image.effect_noise((5000, 4000), 50).convert("RGB").save(out, "PNG", compress_level=1)
+    _arrived(out.getvalue(), "result-1.png", photo, monkeypatch)
+    done = _resumed_by(_LITTLE_MEMORY)
+    assert done.returncode == 1 and "enough memory" in done.stderr, done.stderr
+    assert "no cost" in done.stderr and "Traceback" not in done.stderr
+    _well_again()
+
+
+def test_a_package_that_vanishes_is_no_verdict_and_is_told(
+    photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIMILINKS_BASE_URL", "https://nowhere.invalid/v1")
+    out = io.BytesIO()
+    Image.open(io.BytesIO(DATA)).save(out, "WEBP")
+    _arrived(out.getvalue(), "result-1.webp", photo, monkeypatch)
+    packages = Path(PIL.__file__).parent.parent
+    shutil.copytree(packages / "PIL", tmp_path / "packages" / "PIL")
+    if (packages / "pillow.libs").exists():
+        (tmp_path / "packages" / "pillow.libs").symlink_to(packages / "pillow.libs")
+    done = _resumed_by(_VANISHED, PYTHONPATH=str(tmp_path / "packages"))
+    assert done.returncode == 1 and "could not be fitted" in done.stderr, done.stderr
+    assert "no cost" in done.stderr and "Traceback" not in done.stderr
+    _well_again()
+
+
+def test_memory_that_fails_anywhere_is_no_verdict(
+    photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenCV and NumPy say it in words of their own."""
+    monkeypatch.setenv("DIMILINKS_BASE_URL", "https://nowhere.invalid/v1")
+    _arrived(DATA, "result-1.png", photo, monkeypatch)
+
+    def too_much(*_: Any) -> Any:
+        return cv2.resize(np.zeros((1, 1), np.uint8), (2**30, 2**30))
+
+    for step in (placement, "fit"), (upload, "build"):
+        with monkeypatch.context() as broken:
+            broken.setattr(*step, too_much)
+            done = resumed()
+        assert done.returncode == 1 and "enough memory" in done.stderr
+    _well_again()
+
+
+def test_a_very_large_answer_takes_little_memory(
+    photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four of them at once take little more than one: decoded, one has 256 MB."""
+    image = Image.new("RGBA", (8000, 8000), (90, 120, 30, 255))
+    image.putpixel((5, 5), (0, 0, 0, 128))
+    out = io.BytesIO()
+    image.save(out, "PNG", compress_level=1)
+    encoded = base64.b64encode(out.getvalue()).decode()
+    with served(http(200, json.dumps({"data": [encoded]}).encode()), monkeypatch):
+        made = prepared_job(photo, monkeypatch, "--variations", 4)
+        (made.folder / "state.json").unlink(missing_ok=True)
+        process = worker_on(made)
+        assert process.stdin and process.stdout
+        process.stdout.read()
+        process.stdin.close()
+        process.stdout.close()
+        _pid, process.returncode, used = os.wait4(process.pid, 0)[:3]
+    assert all(post.placed for post in made.state.posts)
+    assert used.ru_maxrss < 700 * 1024

@@ -360,7 +360,10 @@ def test_a_dry_run_of_uninstall_leaves_everything(user, data, installer, profile
 
 def test_everything_goes_if_the_user_says_so(user, data, home, installer, profile):
     installer("--gimp-dir", profile)
-    for name in ("key", "settings.json", "busy.json", "jobs/one/request.json", "mine.txt"):
+    for name in (
+        *("key", "settings.json", "settings.json.damaged-20260101-000000", "busy.json"),
+        *("jobs/one/request.json", "locks/settings", "mine.txt"),
+    ):
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).write_text("x")
     done = installer("uninstall", "--everything")

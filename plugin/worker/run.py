@@ -288,7 +288,12 @@ class Run:
             if former != result:
                 former.unlink(missing_ok=True)
         received = {"state": RECEIVED, "result": result.name, "kind": "", "message": ""}
+        if kind:
+            received["answer"] = ""
         self._keep(number, post, "downloading", lambda: self._change(post, **received))
+        if not post.answer:
+            for former in self._job.folder.glob(f"answer-{number}.*"):
+                former.unlink(missing_ok=True)
 
     def _with_answer(
         self, number: int, post: Post, failure: Failure, kept: tuple[str, bytes]

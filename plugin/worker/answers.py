@@ -31,8 +31,6 @@ _MOST_VALUES = 20_000
 _MOST_LINKS = 8
 _LONGEST_LINK = 8192
 _TASK = re.compile(r"(?!\.+$)[!-~]{1,200}")
-_LEAST_KEY = 8
-"""Characters of a key that is looked for in names and codes; a shorter one is there by chance."""
 
 _INLINE = "data:;base64,"
 """What is put before base64 that came without an address, to make it one."""
@@ -61,12 +59,6 @@ _LINK_IN_TEXT = re.compile(
 """Pictures in the middle of a text, as chats show them."""
 _MOST_TEXT = 100_000
 """Characters of a text that are searched for links."""
-
-# Each has a bound where it starts anew at every character: answers may be made to be slow to read.
-_SIGNATURE = re.compile(r"sig[\w-]{0,40}(=|%3d)[^\s\"'<>]*", re.IGNORECASE)
-_QUERY = re.compile(r"[?#](?=[^\s\"'<>]{0,300}=)[^\s\"'<>]*")
-_CREDENTIALS = re.compile(r"//[^\s\"'<>/@]{1,300}@")
-_SECRET = {"sig", "signature", "token", "secret", "authorization", "password", "credential", "key"}
 
 _GOOD = {"", "0", "200", "201", "202", "ok", "success", "none"}
 """Codes that say that all is well."""
@@ -194,7 +186,7 @@ def _links(told: Any) -> list[str]:
             return
         if isinstance(value, dict):
             for name, inner in value.items():
-                own = _words(name)
+                own = name_words(name)
                 if not own & _OTHERS:
                     usual = name.lower() in _ANSWERS
                     walk(inner, own or words, elsewhere and not usual, depth + 1)
@@ -241,6 +233,14 @@ def _begins_as_picture(value: str) -> bool:
     """Whether a text is base64 whose first bytes are those of a picture."""
     head = re.match(r"[\w+/-]{40}", value, re.ASCII)
     return bool(head) and bool(picture.kind(_from_base64(value[:40].encode("ascii"))))
+
+
+def is_picture(value: str) -> bool:
+    """Whether a text is a picture itself, not a link to one, by its first bytes."""
+    head = value.strip()[:200]
+    with contextlib.suppress(Failure):
+        return _begins_as_picture(head) or bool(picture.kind(decoded(head) or b""))
+    return False
 
 
 def decoded(link: str) -> bytes | None:
@@ -519,95 +519,6 @@ def _decoded(body: bytes, encoding: str) -> str | None:
         return None
 
 
-# --- secrets ------------------------------------------------------------------------------------
-
-
-class Secrets:
-    """What must not be told or kept of an answer: the key in any spelling, and signed links."""
-
-    def __init__(self, key: str) -> None:
-        self._key = key
-        self._spelled = _spellings(key)
-
-    def named(self, task: str) -> str:
-        """A task's name, which is kept and shown; "" if it holds the key or a signature."""
-        quoted = len(self._key) >= _LEAST_KEY and self._spelled.search(task)
-        return "" if quoted or _SIGNATURE.search(task) else task
-
-    def tamed(self, message: Any) -> str:
-        """Words of the service, fit for a window: one line, short; "" if they are none."""
-        if not isinstance(message, str):
-            return ""
-        message = message[:20_000]
-        message = " ".join("".join(c if c.isprintable() else " " for c in message).split())
-        return self._hidden(message).rstrip(".")[:300]
-
-    def kept(self, body: bytes, content_type: str = "") -> tuple[str, bytes]:
-        """What of a body may be written to the disk, and the suffix for it.
-
-        Pictures that it holds are left as they are: they are what was paid for.
-        """
-        told = parsed(body, content_type)
-        if told is not None:
-            return ".json", json.dumps(self._clean(told, 0), ensure_ascii=True).encode("ascii")
-        if b"\0" in body[:4000]:
-            return ".bin", self._hidden(body.decode("latin-1")).encode("latin-1", "ignore")
-        return ".bin", self._hidden(text(body, content_type)).encode("utf-8", "replace")
-
-    def _hidden(self, words: str) -> str:
-        """Without the key, which gateways quote, and what signs links."""
-        for secret, instead in (
-            (self._spelled, "…"),
-            (_CREDENTIALS, "//…@"),
-            (_QUERY, "?…"),
-            (_SIGNATURE, "…"),
-        ):
-            words = secret.sub(instead, words)
-        return words
-
-    def _clean(self, told: Any, depth: int) -> Any:
-        if depth > 200:
-            return None
-        if isinstance(told, list):
-            return [self._clean(each, depth + 1) for each in told]
-        if isinstance(told, dict):
-            return {
-                self._hidden(name): "…"
-                if _words(name) & _SECRET and isinstance(value, str)
-                else self._clean(value, depth + 1)
-                for name, value in told.items()
-            }
-        if not isinstance(told, str):
-            return told
-        inside = _json(told) if told.strip()[:1] in ("{", "[") else None
-        if inside is not None:
-            return json.dumps(self._clean(inside, depth + 1))
-        return told if _is_picture(told) else self._hidden(told)
-
-
-def _is_picture(value: str) -> bool:
-    """Whether a text is a picture itself, not a link to one, by its first bytes."""
-    head = value.strip()[:200]
-    with contextlib.suppress(Failure):
-        return _begins_as_picture(head) or bool(picture.kind(decoded(head) or b""))
-    return False
-
-
-def _spellings(key: str) -> re.Pattern[str]:
-    """What the key looks like when it is quoted: plain, percent-encoded, in hex, inside base64."""
-    if len(key) < _LEAST_KEY:
-        return re.compile(re.escape(key) if key else r"(?!)")
-    data = key.encode()
-    found = {key, quote(key), quote(key, safe=""), data.hex()}
-    for lead in range(3):
-        # What stands before it decides how its bits fall; the ends share theirs with neighbours.
-        encoded = base64.b64encode(bytes(lead) + data).decode("ascii")
-        inner = encoded[-(-8 * lead // 6) : 8 * (lead + len(data)) // 6]
-        found |= {inner, inner.replace("+", "-").replace("/", "_")} if len(inner) > 9 else set()
-    longest_first = sorted(found, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE)
-
-
 # --- prices -------------------------------------------------------------------------------------
 
 
@@ -642,6 +553,6 @@ def _parts(name: str) -> list[str]:
     return [part.lower() for part in found]
 
 
-def _words(name: str) -> set[str]:
+def name_words(name: str) -> set[str]:
     """As `_parts`; a name of digits alone has none."""
     return {part for part in _parts(name) if not part.isdigit()}

@@ -336,7 +336,13 @@ class Run:
                 with contextlib.suppress(OSError):
                     former.unlink()
         received = {"state": RECEIVED, "result": name, "kind": "", "message": ""}
+        if kind:
+            received["answer"] = ""
         self._keeper.write(number, "downloading", lambda: self._change(post, **received))
+        if not post.answer:
+            for former in self._job.folder.glob(f"answer-{number}.*"):
+                with contextlib.suppress(OSError):
+                    former.unlink()
 
     def _with_answer(
         self, number: int, post: Post, failure: Failure, kept: tuple[str, bytes]

@@ -30,6 +30,7 @@ from plugin.worker import answers, patience, picture
 from plugin.worker.answers import Answer, Task
 from plugin.worker.failure import Failure, NotAccepted, TaskEnded, TaskUnknown
 from plugin.worker.form import Form
+from plugin.worker.redaction import Secrets
 from plugin.worker.transport import Adapter, Body, Session, TooLong
 
 _QUESTION_SECONDS = 20.0
@@ -123,7 +124,7 @@ class Service:
         self._base_url = base_url
         self._host = urlsplit(base_url).netloc
         self._key = key
-        self._secrets = answers.Secrets(key)
+        self._secrets = Secrets(key)
         self._connect_seconds = settings.connect_seconds()
         self._read_seconds = settings.read_seconds()
 

@@ -378,7 +378,7 @@ class Fuzzed:
         enter(mock.patch.object(os, "fsync", lambda descriptor: None))
         for name, value in {
             "FETCHES": (0, 0), "POLLS": (0, 0.01, 0.01), "POLLING": 0.05, "CONNECTING": 0,
-            "BUSY": 0, "LONGEST": 0, "HELD": 0, "UNKNOWN": 0, "STAGGER": 0,
+            "BUSY": -1, "LONGEST": 0, "HELD": 0, "UNKNOWN": 0, "STAGGER": 0,
         }.items():  # fmt: skip
             enter(mock.patch.object(patience, name, value))
         enter(warnings.catch_warnings())

@@ -25,6 +25,7 @@ from plugin import job, settings
 from plugin.job import ACCEPTED, FAILED, RECEIVED, Post
 from plugin.worker import answers, patience, picture, placement, service, upload
 from plugin.worker.failure import Failure
+from plugin.worker.redaction import Secrets
 from plugin.worker.service import Service
 from tests.service.raw_server import Got, RawServer, Reply, http
 from tests.service.workers import CHECKOUT, command, prepared_job, worker_on
@@ -220,7 +221,7 @@ def test_a_deep_or_endless_answer_is_read_quickly() -> None:
     for told in (deep, {"data": [{"a": 1}] * 300_000}, {"data": ["sig" * 300_000 + "?" * 300_000]}):
         body = json.dumps(told).encode()
         assert answers.read(body).links == ()
-        answers.Secrets(KEY).kept(body)
+        Secrets(KEY).kept(body)
 
 
 # --- the net ------------------------------------------------------------------------------------

@@ -190,7 +190,7 @@ def test_links_to_the_own_host_are_never_followed_in_clear(
         gone.append(url)
         raise service.requests.ConnectionError
 
-    monkeypatch.setattr(service._Session, "get", get)
+    monkeypatch.setattr(service.Session, "get", get)
     with pytest.raises(Failure, match="could not be fetched"):
         Service("https://dimilinks.test/v1", KEY).picture(answers.Answer("", (link,)))
     assert set(gone) == {asked}

@@ -112,6 +112,32 @@ def test_an_unusable_picture_is_fetched_anew(window: Window, image: Image) -> No
     assert image.state()["selected"] == before["selected"]
 
 
+def test_what_a_dead_window_did_not_send_can_be_sent(window: Window, image: Image) -> None:
+    before = image.state()
+    with Sandbox(keys={"test-key"}) as service:
+        use_service(window, service.base_url)
+        window.prompt("sepia")
+        window.edit_and_close()
+        (made,) = job.all_jobs()
+        # As it is before a worker begins, of a process that is gone.
+        unsent = made.folder.with_name("20990101-000000-aaaaaa")
+        shutil.copytree(made.folder, unsent)
+        left = "state.json", "imported-1", "result-1.png", "placed-1.png"
+        for name in (*left, "maker"):
+            (unsent / name).unlink()
+        window.open_dialog()
+        assert "Try Again" not in window.buttons()
+        window.press_in_dialog("Earlier edits", "toggle button")
+        until(lambda: window.shows("It was not sent.", PLUG_IN), "what became of it")
+        window.press_in_dialog("Try Again")
+        until(lambda: job.Job(unsent).state.name == job.RECEIVED, "its result")
+        window.press_in_dialog("Put into Image")
+        until(lambda: len(image.layers()) == 3, "the result in the image")
+        window.close_dialog()
+        assert service.posts == 2
+    assert image.state()["selected"] == before["selected"]
+
+
 def test_damaged_jobs_stand_in_nobodys_way(window: Window, image: Image) -> None:
     window.prompt("sepia")
     window.edit_and_close()

@@ -107,14 +107,14 @@ class EditRow(Gtk.Box):
         """The ids of its jobs."""
         return {job.id for job in self._jobs}
 
-    def collect(self, on_end: Callable[[], None]) -> None:
+    def collect(self, on_end: Callable[[], None], sending: bool = False) -> None:
         """Have what was sent in an earlier window seen to its end, then call `on_end`.
 
-        Where its worker is still at it, that one goes on.
+        Where its worker is still at it, that one goes on. `sending`: what was not sent is sent.
         """
         (job,) = self._jobs
         self._look()
-        if not any(_to_collect(post) for _job, _number, post in self._posts):
+        if not sending and not any(_to_collect(post) for _job, _number, post in self._posts):
             on_end()
             return
 
@@ -123,7 +123,7 @@ class EditRow(Gtk.Box):
             on_end()
 
         try:
-            self._collecting = WorkerProcess(job, lambda _report: None, ended, collect=True)
+            self._collecting = WorkerProcess(job, lambda _report: None, ended, collect=not sending)
         except EditError as error:
             self._note = str(error)
             on_end()
@@ -373,12 +373,21 @@ class EditRow(Gtk.Box):
         """What going on would cost; "" if there is nothing to go on with."""
         posts = [post for _job, _number, post in self._posts]
         asked = not self._collecting and any(post.recoverable for post in posts)
-        sent = self.edit is not None and any(_to_be_sent(post) for post in posts)
+        sent = any(_to_be_sent(post) for post in posts) and not self._is_anothers()
         if asked and sent:
             return _("What was paid for is asked for again, at no cost; the rest is sent again")
         if asked:
             return _("What was paid for is asked for again, at no cost")
         return _("Nothing was paid for so far") if sent else ""
+
+    def _is_anothers(self) -> bool:
+        """Whether another process may be about to send it, or this one's worker is."""
+        if self.edit is not None:
+            return False
+        try:
+            return self._collecting is not None or any(job.maker_lives() for job in self._jobs)
+        except OSError:
+            return True
 
     def _add_more(self) -> None:
         more = Gtk.MenuButton()
@@ -435,7 +444,8 @@ class EditRow(Gtk.Box):
         if self.edit is not None:
             self.edit.start()
         else:
-            self.collect(lambda: None)
+            unsent = any(_to_be_sent(post) for _job, _number, post in self._posts)
+            self.collect(lambda: None, sending=unsent)
 
     def _discard(self) -> None:
         if self._results_key() or self._kind() == "left":
@@ -536,8 +546,16 @@ def unfinished(job: Job) -> bool:
 
 
 def has_something(job: Job) -> bool:
-    """Whether a job is worth a row: damaged ones and those that never were sent aren't."""
-    return _reached(job, RECEIVED, SENT, ACCEPTED, FAILED)
+    """Whether a job is worth a row: damaged ones aren't.
+
+    One that was not sent is, if the window that was to send it is gone.
+    """
+    try:
+        return _reached(job, RECEIVED, SENT, ACCEPTED, FAILED) or (
+            _reached(job, PREPARED) and not job.maker_lives()
+        )
+    except OSError:
+        return False
 
 
 def _reached(job: Job, *states: str) -> bool:

@@ -333,9 +333,10 @@ class Service:
         """
         trouble = answers.trouble(answers.parsed(answer.body))
         said = self._tamed(answers.said(answer.body))
+        # A task can be asked for again, whatever was said this time.
         if trouble and trouble.refused and not answer.task:
             return Failure(Failure.REFUSED, _quoting(_("The service refused the edit."), said))
-        if trouble:
+        if trouble and not answer.task:
             return _unknown(_answered(200, said))
         return failure or Failure(
             Failure.ANSWER,

@@ -25,7 +25,7 @@ procedure = Gimp.get_pdb().lookup_procedure("gimp-gimprc-query")
 config = procedure.create_config()
 config.set_property("token", "plug-in-path")
 value = procedure.run(config).index(1)
-with open({{answer!r}}, "w", encoding="utf-8") as file:
+with open({{answer!a}}, "w", encoding="utf-8") as file:
     json.dump(
         {{{{
             "listed": Gimp.get_pdb().procedure_exists("{PROCEDURE}"),
@@ -94,7 +94,7 @@ def ask(gimp: Gimp, profile: Profile) -> tuple[dict[str, Any], str]:
     parent = profile.folder.parent if gimp.place else None
     with tempfile.TemporaryDirectory(prefix=".dimilinks-gimp-", dir=parent) as folder:
         answer = Path(folder) / "answer"
-        code = f"exec({_ASKED.format(answer=str(answer))!r})"
+        code = f"exec({_ASKED.format(answer=str(answer))!a})"
         led = profile.folder if profile.named else None
         printed = start(gimp, led, "--batch-interpreter=python-fu-eval", f"--batch={code}")
         try:

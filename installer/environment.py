@@ -359,7 +359,8 @@ def _ensure(folder: Path, works: Callable[[Path], bool], make: Callable[[Path], 
     with locked(lock, waiting=f"Waiting for another run that makes {folder} …"):
         if works(folder):
             return
-        for leftover in folder.parent.glob(f"{folder.name}.partial-*"):
+        leftovers = [*folder.parent.glob(f"{folder.name}.partial-*"), *_all_gone(folder)]
+        for leftover in leftovers:
             # The pip of a run that was killed may still be writing there: the next run gets it.
             shutil.rmtree(leftover, ignore_errors=True)
         say(f"Making the worker's environment in {folder}, once (90 MB of packages) …")
@@ -425,8 +426,13 @@ def discard(folder: Path) -> str:
 
 
 def _gone(folder: Path) -> Path:
-    """The name for an environment that is being removed; what a kill leaves, `_prune` finds."""
+    """The name for an environment that is being removed."""
     return folder.with_name(f"{folder.name}.gone-{os.getpid()}")
+
+
+def _all_gone(folder: Path) -> Iterator[Path]:
+    """What is left of it where a removal was killed."""
+    return folder.parent.glob(f"{folder.name}.gone-*")
 
 
 _STRICT = (
@@ -510,7 +516,7 @@ def _pip_settings(pip: list[str], verb: str) -> dict[str, str]:
     if answer.returncode:
         say(answer.stdout + answer.stderr)
         raise CommandFailed("pip can't read its settings")
-    found = re.findall(r"^(\S+)\.([\w-]+)=(['\"].*['\"])$", answer.stdout, re.MULTILINE)
+    found = re.findall(r"^([^.=]+)\.([\w-]+)=(['\"].*['\"])$", answer.stdout, re.MULTILINE)
     kept = {}
     # The later ones win. pip itself ignores empty ones.
     for section in ("global", verb, ":env:"):

@@ -161,7 +161,7 @@ class PrivateGimp:
                 os.mkfifo(run / pipe)
             job = {"script": str(script), "arguments": list(arguments), "cwd": str(Path.cwd())}
             (run / "run.json").write_text(json.dumps(job), encoding="utf-8")
-            start = f"import runpy; runpy.run_path({str(BOOTSTRAP)!r}, {{'RUN': {name!r}}})"
+            start = f"import runpy; runpy.run_path({str(BOOTSTRAP)!a}, {{'RUN': {name!a}}})"
             command = [self.gimp.console, "--no-interface", "--quit"]
             command += ["--batch-interpreter=python-fu-eval", f"--batch={start}"]
             with (run / "log").open("wb") as log:

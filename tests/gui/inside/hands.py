@@ -190,6 +190,8 @@ def edit(image, prompt, **values):
     for name, value in values.items():
         config.set_property(name, value)
     status = procedure.run(config).index(0)
+    # Or the menu doesn't know that there is something to undo.
+    Gimp.displays_flush()
     message = "" if status == Gimp.PDBStatusType.SUCCESS else Gimp.get_pdb().get_last_error()
     return status.value_nick, message
 

@@ -17,7 +17,7 @@ ROUTES = ("procedure", "window")
 Deed = tuple[str, dict[str, Any]]
 PAINTS = ("stroke", "fill", "convert", "delete", "add layer", "copy layer")
 """Deeds after which some layer holds other pixels."""
-OURS = ("undo", "redo", "close", "kill", "view", "second window", "edit again", "wait for both")
+OURS = ("undo", "redo", "close", "kill", "view", "second window", "edit again")
 """Deeds that are not done to the twin."""
 
 
@@ -26,7 +26,8 @@ class Case:
     """An edit, and what the user does from a moment of it on, with `pauses` (s) before each deed.
 
     `moment` is a phase and how far it has got, from 0 to 1: *capture* is while the job is written;
-    *waiting* while the service has it; *placing* from the fitted result on; *any* is all of it.
+    *waiting* while the service has it; *both* when it has two; *placing* from the fitted result
+    on; *any* is all of it. The deed *wait for* lets another one come.
     """
 
     seed: int
@@ -42,7 +43,12 @@ class Case:
     @property
     def names(self) -> list[str]:
         """What the user does, in words."""
-        return [_name(deed) for deed in self.deeds]
+        return [_name(deed) for deed in self.deeds if deed[0] != "wait for"]
+
+    @property
+    def kinds(self) -> list[str]:
+        """The same without particulars."""
+        return [name for name, _values in self.deeds if name != "wait for"]
 
     def __str__(self) -> str:
         phase, share = self.moment
@@ -108,14 +114,14 @@ def directed() -> list[Case]:
     for output, share in itertools.product(OUTPUTS, (0.15, 0.4, 0.65, 0.9)):
         add("24 MP", output, "feathered ellipse", ("placing", share), ("kill", {}))
         if output == "replace":
-            deeds = (elsewhere, ("kill", {}))
-            add("24 MP", output, "feathered ellipse", ("placing", share), *deeds)
+            deeds = elsewhere, ("wait for", {"phase": "placing", "share": share}), ("kill", {})
+            add("24 MP", output, "feathered ellipse", ("waiting", 0), *deeds)
     # Two edits in one image are placed at once.
     for outputs, size in itertools.product((("replace",) * 2, OUTPUTS), ("8 MP", "24 MP")):
         again: Deed = ("edit again", {"output": outputs[1]})
-        add(size, outputs[0], "rectangle", ("waiting", 0), elsewhere, again, ("wait for both", {}))
-        both = ("wait for both", {}), none
-        add(size, outputs[0], "rectangle", ("waiting", 0), elsewhere, again, *both)
+        two = elsewhere, again, ("wait for", {"phase": "both", "share": 0})
+        add(size, outputs[0], "rectangle", ("waiting", 0), *two)
+        add(size, outputs[0], "rectangle", ("waiting", 0), *two, none)
     return made
 
 
@@ -126,6 +132,8 @@ def case(seed: int) -> Case:
     (precision,) = chance.choices(("u8", "u16", "float"), (80, 10, 10))
     deeds: list[Deed] = []
     for number in range(chance.choice((1, 1, 2, 2, 3, 4))):
+        if deeds and chance.random() < 0.25:
+            deeds.append(("wait for", {"phase": "placing", "share": round(chance.random(), 2)}))
         deeds.append(_deed(chance, number))
         if deeds[-1][0] == "close":
             # There is nothing left to do something with.

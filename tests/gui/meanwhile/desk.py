@@ -233,7 +233,8 @@ class Run:
 def edited(desk: Desk, case: Case, lengths: Lengths) -> Run:
     """Have the edit of a case made, with all that the user does meanwhile. The image stays open."""
     window = desk.window
-    for job in desk.jobs():
+    # Also what a plug-in has left unfinished.
+    for job in window.home.glob("jobs/*"):
         shutil.rmtree(job)
     desk.service.posts.clear()
     log = window.folder / "log"
@@ -260,9 +261,15 @@ def edited(desk: Desk, case: Case, lengths: Lengths) -> Run:
         else:
             calls.append(_call(desk, run, case.output))
         watching.start()
-        _wait_for_moment(desk, case, run, lengths)
+        if case.deeds:
+            _wait_for(case.moment, desk, case, run, lengths)
         for deed, pause in zip(case.deeds, case.pauses or itertools.repeat(0.0)):
             time.sleep(pause)
+            if deed[0] == "wait for":
+                if deed[1]["phase"] != "both":
+                    desk.service.go.set()
+                _wait_for((deed[1]["phase"], deed[1]["share"]), desk, case, run, lengths)
+                continue
             began = time.monotonic()
             run.done.append(Done(deed, began, _do(desk, run, calls, deed)))
     finally:
@@ -294,7 +301,8 @@ def edited(desk: Desk, case: Case, lengths: Lengths) -> Run:
         if word in said and not run.did("kill"):
             run.died.append(next(line for line in said.splitlines() if word in line))
     for edit in run.edits:
-        if not run.did("kill") and ("crashed" in edit.message or "Traceback" in edit.message):
+        dead = ("crashed", "Traceback", "returned no return values")
+        if not run.did("kill") and any(words in edit.message for words in dead):
             run.died.append(edit.message)
     return run
 
@@ -331,26 +339,32 @@ def _watch(desk: Desk, run: Run, ended: threading.Event) -> None:
             run.placed = time.monotonic()
 
 
-def _wait_for_moment(desk: Desk, case: Case, run: Run, lengths: Lengths) -> None:
-    (first,) = run.edits
-    phase, share = case.moment
+def _wait_for(
+    moment: tuple[str, float], desk: Desk, case: Case, run: Run, lengths: Lengths
+) -> None:
+    """Return at that moment of the edit, or at its end."""
+    phase, share = moment
+    first = run.edits[0]
     # In the window the plug-in has started already.
     total = lengths.total - (desk.starting if case.route == "window" else 0.0)
 
     def reached() -> bool:
         now = time.monotonic()
-        if first.ended:
+        if first.ended or (phase == "both" and run.edits[-1].ended):
             return True
         if phase == "capture":
             return bool(run.begun) and now >= run.begun[0] + share * lengths.capture
         if phase == "waiting":
             return bool(desk.service.posts)
+        if phase == "both":
+            return len(desk.service.posts) > 1
         if phase == "placing":
             return bool(run.placed) and now >= run.placed + share * lengths.placing
         return now >= first.began + share * total
 
-    if case.deeds:
-        until(reached, f"the moment of {case}", 4 * PATIENCE, pause=0.001)
+    # An edit in the window may have come to nothing, and does not tell its end.
+    with contextlib.suppress(TimeoutError):
+        until(reached, phase, PATIENCE + 3 * total, pause=0.001)
 
 
 def _do(desk: Desk, run: Run, calls: list[threading.Thread], deed: Deed) -> bool:
@@ -374,9 +388,6 @@ def _do(desk: Desk, run: Run, calls: list[threading.Thread], deed: Deed) -> bool
         return bool(killed)
     if name == "second window":
         return window.desk.press(app="gimp", role="menu item", name="Edit with AI…")
-    if name == "wait for both":
-        until(lambda: len(desk.service.posts) > 1 or run.edits[-1].ended, "both edits")
-        return True
     if name == "edit again":
         if len(run.edits) < len(desk.editors):
             calls.append(_call(desk, run, values["output"]))
@@ -386,9 +397,9 @@ def _do(desk: Desk, run: Run, calls: list[threading.Thread], deed: Deed) -> bool
 
 
 def _texts(window: Window) -> set[str]:
-    """The sentences that the dialog shows."""
-    things = window.desk.look(app=PLUG_IN)
-    return {t["name"] for t in things if t["role"] == "label" and len(t["name"].split()) > 4}
+    """The sentences that the dialog shows, beside what it says of the next edit."""
+    labels = [t["name"] for t in window.desk.look(app=PLUG_IN) if t["role"] == "label"]
+    return {text for text in labels if len(text.split()) > 4 and "Asked for" not in text}
 
 
 def _wait_for_the_window(window: Window) -> None:

@@ -86,6 +86,18 @@ def _tidy(desk: Desk, displays: Sequence[int]) -> None:
         desk.window.desk.press(app="gimp", role="button", name="OK")
 
 
+@dataclass(frozen=True)
+class _Found:
+    """How an image differs from a twin: what is wrong, pixels outside, edits that are lost."""
+
+    rank: tuple[int, int, int]
+    expected: Any
+    regions: Sequence[Region]
+    wrong: list[tuple[str, str]]
+    shown: list[float | None]
+    """How much of each edit's answer is there."""
+
+
 class _Judge:
     """Compares what an image has become with its twins, and looks for the money's worth."""
 
@@ -115,23 +127,25 @@ class _Judge:
             return
         if not after["undo"]:
             self._say("undo", "it is disabled")
-        expected, regions, verdict.outside, wrong = self._nearest(after)
-        verdict.wrong += wrong
+        found = self._nearest(after)
+        verdict.wrong += found.wrong
+        verdict.outside = found.rank[1]
         if verdict.outside:
             self._say("outside", f"{verdict.outside:,} pixels changed")
-        shown = [self._shown(after, edit, regions) for edit in run.edits]
-        missing = any(
-            edit.status == "success" and share is not None and share < 0.999
-            for edit, share in zip(run.edits, shown)
-        )
-        if missing and run.did("undo"):
+        shown = found.shown
+        if any(map(_is_lost, run.edits, shown)) and run.did("undo"):
             # It may be the edit that the user took back.
             while self._press("redo"):
                 after = self._state(run.image)
-            shown = [self._shown(after, edit, regions) for edit in run.edits]
+            shown = [self._shown(after, edit, found.regions) for edit in run.edits]
+            if any(done.began + 1 > run.placed > 0 for done in run.did("undo")):
+                # What was done next has made it final.
+                shown = [
+                    None if _is_lost(e, share) else share for e, share in zip(run.edits, shown)
+                ]
         outcomes = [self._paid(edit, share) for edit, share in zip(run.edits, shown)]
         verdict.outcome = outcomes[0]
-        self._untouched(expected, after, shown)
+        self._untouched(found.expected, after, shown)
         if after["undo"]:
             self._undo(after, outcomes.count("placed"))
 
@@ -183,8 +197,8 @@ class _Judge:
             self._twins[history] = twin, state
         return self._twins[history][1]
 
-    def _nearest(self, after: Any) -> tuple[Any, list[Region], int, list[tuple[str, str]]]:
-        """The twin and the regions of the edits by which the least is wrong, and what that is."""
+    def _nearest(self, after: Any) -> _Found:
+        """Compare with each twin and each region of the edits that may be meant."""
         found = []
         for history in sorted(self._histories(len(self._run.done))):
             expected = self._expected(history)
@@ -192,11 +206,10 @@ class _Judge:
                 outside, wrong = self._compared(expected, after, regions)
                 shown = [self._shown(after, edit, regions) for edit in self._run.edits]
                 lost = sum(map(_is_lost, self._run.edits, shown))
-                found.append((len(wrong), outside, lost, expected, list(regions), wrong))
-                if found[-1][:3] == (0, 0, 0):
+                found.append(_Found((len(wrong), outside, lost), expected, regions, wrong, shown))
+                if found[-1].rank == (0, 0, 0):
                     break
-        _number, outside, _lost, expected, regions, wrong = min(found, key=lambda each: each[:3])
-        return expected, regions, outside, wrong
+        return min(found, key=lambda each: each.rank)
 
     def _regions(self, edit: Edit) -> list[Region]:
         """What may have been selected when an edit began.
@@ -275,7 +288,10 @@ class _Judge:
         )
         if before.size != after.size:
             return width * height
-        differ = (before != after).reshape(height, width, -1).any(axis=2)
+        differ = np.zeros((height, width), bool)
+        for byte in range(before.size // (width * height)):
+            step = slice(byte, None, before.size // (width * height))
+            differ |= (before[step] != after[step]).reshape(height, width)
         for region in regions:
             if region.selected is None:
                 return 0
@@ -331,26 +347,27 @@ class _Judge:
         if (after["precision"], after["base"]) != ("u8-non-linear", "rgb"):
             name = self._desk.watcher.colours(layer=layer["id"], folder=str(self._desk.kept))
         colours = np.fromfile(self._desk.kept / name, np.uint8).reshape(height, width, -1)
+        mask = None
+        if layer["mask"]:
+            mask = np.fromfile(self._desk.kept / layer["mask"], np.uint16).reshape(height, width)
         # What was painted or edited over it was there.
         wanted = [ANSWERS[edit.prompt], PAINT]
         wanted += [ANSWERS[e.prompt] for e in self._run.edits if e.output == edit.output]
         if after["base"] == "gray":
             wanted = [(GRAY[colour],) * 3 for colour in wanted]
-        seen = np.zeros((height, width), bool)
-        for colour in wanted:
-            close = np.ones((height, width), bool)
-            for channel, value in enumerate(colour):
-                close &= np.abs(colours[..., channel].astype(np.int16) - value) <= 3
-            seen |= close
-        if layer["mask"]:
-            mask = np.fromfile(self._desk.kept / layer["mask"], np.uint16)
-            seen &= (mask >= 0xFE00).reshape(height, width)
-        if region.selected is None:
-            return float(seen.mean())
-        whole = max(1, int((region.selected == 255).sum()))
-        return max(
-            float((seen & (region.on(at, (width, height)) == 255)).sum()) / whole for at in places
-        )
+        whole = width * height
+        if region.selected is not None:
+            whole = max(1, int((region.selected == 255).sum()))
+        most = 0.0
+        for at in places:
+            part = np.ones((height, width), bool)
+            if region.selected is not None:
+                part = region.on(at, (width, height)) == 255
+            shown = _in_one_of(wanted, colours[part])
+            if mask is not None:
+                shown &= mask[part] >= 0xFE00
+            most = max(most, float(shown.sum()) / whole)
+        return most
 
     def _untouched(self, expected: Any, after: Any, shown: Sequence[float | None]) -> None:
         """Where nothing was placed, nothing may have changed inside either."""
@@ -478,6 +495,19 @@ class Region:
         return part
 
 
+def _in_one_of(wanted: Sequence[tuple[int, ...]], colours: np.ndarray) -> np.ndarray:
+    """Which of the colours, one a row, are very near to one of those wanted."""
+    found = np.zeros(len(colours), bool)
+    for colour in wanted:
+        if found.all():
+            break
+        near = np.ones(len(colours), bool)
+        for channel, value in enumerate(colour):
+            near &= np.abs(colours[:, channel].astype(np.int16) - value) <= 3
+        found |= near
+    return found
+
+
 def _is_lost(edit: Edit, shown: float | None) -> bool:
     return edit.status == "success" and shown is not None and shown < 0.999
 
@@ -517,7 +547,7 @@ def table(verdicts: dict[str, list[Verdict]], in_full: bool) -> str:
         for each in made:
             case = each.case
             by_kind.setdefault(f"{version}, {case.output}, {case.size}", []).append(each)
-            for name in dict.fromkeys(case.names if in_full else [d[0] for d in case.deeds]):
+            for name in dict.fromkeys(case.names if in_full else case.kinds):
                 by_deed.setdefault(f"{version}, {name}" if in_full else name, []).append(each)
     everything = [each for made in verdicts.values() for each in made]
     by_kind["all"] = everything

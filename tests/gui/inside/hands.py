@@ -249,8 +249,10 @@ def _stroke(image, layer, box):
 
 
 def _fill(image, layer, box):
-    """Select a rectangle and fill it."""
-    return _rectangle(image, box) and layer.edit_fill(Gimp.FillType.FOREGROUND)
+    """Select a rectangle and fill it, unless the layer is locked."""
+    selected = _rectangle(image, box)
+    layer.edit_fill(Gimp.FillType.FOREGROUND)
+    return selected
 
 
 def _lock(image, layer, what):

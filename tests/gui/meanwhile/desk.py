@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import threading
 import time
@@ -95,7 +96,7 @@ class Desk:
     def _end(self) -> None:
         with contextlib.suppress(OSError, RuntimeError):
             self.watcher.close_images(displays=[])
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
             self.window.close()
         shutil.rmtree(self.window.folder, ignore_errors=True)
 
@@ -282,7 +283,7 @@ def edited(desk: Desk, case: Case, lengths: Lengths) -> Run:
     ended.set()
     watching.join()
     if any(call.is_alive() for call in calls):
-        run.died.append("an edit never ended")
+        raise TimeoutError("an edit never ended")
     windows = (case.route == "window") + len(run.did("second window"))
     if desk.alive and not run.did("kill"):
         with contextlib.suppress(TimeoutError):
@@ -393,7 +394,10 @@ def _do(desk: Desk, run: Run, calls: list[threading.Thread], deed: Deed) -> bool
             calls.append(_call(desk, run, values["output"]))
             return True
         return False
-    return desk.user.act(image=run.image, deed=name, values=values)
+    # What it is done to may be gone in the middle of it.
+    with contextlib.suppress(RuntimeError):
+        return desk.user.act(image=run.image, deed=name, values=values)
+    return False
 
 
 def _texts(window: Window) -> set[str]:

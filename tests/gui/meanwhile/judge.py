@@ -50,22 +50,23 @@ def judge(desk: Desk, case: Case) -> Verdict:
     """Have the edit made with all that the user does, and say what is wrong."""
     verdict = Verdict(case)
     began = time.monotonic()
+    displays: list[int] = []
     try:
-        lengths = desk.lengths(case)
-        run = edited(desk, case, lengths)
+        run = edited(desk, case, desk.lengths(case))
+        displays = run.displays
         verdict.told = [f"{edit.status}: {edit.message}" for edit in run.edits]
-        for words in run.died:
+        for words in dict.fromkeys(run.died):
             verdict.say("death", words)
         _Judge(desk, case, run, verdict).judge()
-    except (OSError, RuntimeError, TimeoutError) as error:
+    except (OSError, RuntimeError) as error:
         if desk.alive:
             verdict.say("stuck", f"{type(error).__name__}: {error}")
-            desk.window.desk.screenshot(path=str(desk.window.folder / "stuck.png"))
-    if desk.alive:
-        _tidy(desk, run.displays if "run" in locals() else [])
-    else:
+    if not desk.alive:
         verdict.say("death", f"GIMP died: {desk.window.log()[-300:]}")
+    if verdict.count("stuck") or not desk.alive:
         desk.start_again()
+    else:
+        _tidy(desk, displays)
     verdict.seconds = time.monotonic() - began
     return verdict
 

@@ -345,9 +345,11 @@ def state(told: Any) -> str:
 
 
 def is_done(told: Any, answer: Answer) -> bool:
-    """Whether a task has its result, or looks so: there are pictures, and nobody says wait."""
+    """Whether a task has its result, or looks so: there are pictures, and nothing else is said."""
     how = state(told)
-    return how in _DONE or (answer.complete and how not in _FAILED | _OVER | _WAITING)
+    if how in _FAILED | _OVER | _WAITING:
+        return False
+    return how in _DONE or (answer.complete and trouble(told) is None)
 
 
 def has_failed(told: Any) -> bool:

@@ -331,12 +331,12 @@ class Service:
         refusal in a code for programs says that nothing was made; after anything else the edit is
         not sent again.
         """
-        trouble = answers.trouble(answers.parsed(answer.body))
+        # Of a task the next question tells what became of it.
+        trouble = None if answer.task else answers.trouble(answers.parsed(answer.body))
         said = self._tamed(answers.said(answer.body))
-        # A task can be asked for again, whatever was said this time.
-        if trouble and trouble.refused and not answer.task:
+        if trouble and trouble.refused:
             return Failure(Failure.REFUSED, _quoting(_("The service refused the edit."), said))
-        if trouble and not answer.task:
+        if trouble:
             return _unknown(_answered(200, said))
         return failure or Failure(
             Failure.ANSWER,

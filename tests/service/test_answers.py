@@ -472,7 +472,8 @@ def test_a_task_that_expired_is_not_called_free(
     "told",
     [{"error": {"message": "the ledger is closed", "code": "closed"}},
      {"code": 4001, "msg": "the ledger is closed"},
-     {"success": False, "message": "the ledger is closed", "data": None}],
+     {"success": False, "message": "the ledger is closed", "data": None},
+     {"error": "the ledger is closed", "data": [{"url": "data:,"}]}],
 )  # fmt: skip
 def test_an_error_about_a_task_ends_the_polling_and_loses_nothing(
     told: Any, photo: Path, by_task: None, monkeypatch: pytest.MonkeyPatch

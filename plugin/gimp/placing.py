@@ -345,6 +345,9 @@ class _Replacement:
                     name=layer.get_name(), why=Gimp.get_pdb().get_last_error()
                 )
             )
+        # The user may have cut it in this very moment.
+        if _stamp(capture) != self._stamp:
+            raise _Changed
         at = capture.on_canvas
         part = pixels.covered(self._new)
         there = part.moved(at.x - self._box.x, at.y - self._box.y)
@@ -378,6 +381,8 @@ class _Replacement:
             done = write_procedure.run(layer, holder, mask, place, inside.colours_only)
             if mask is not None:
                 mask.delete()
+        if not done and layer.is_valid() and _stamp(self.capture) != self._stamp:
+            raise _Changed
         if not done:
             raise EditError(_("The layer was deleted or locked while the result was put into it."))
 

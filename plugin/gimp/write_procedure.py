@@ -50,8 +50,12 @@ def _run(procedure: Gimp.Procedure, config: Gimp.ProcedureConfig, _data: Any) ->
         extent,
         config.get_property("colours-only"),
     )
+    layer = config.get_property("layer")
+    if pixels.extent(layer).intersection(target.box) != target.box:
+        # It was cut meanwhile.
+        return procedure.new_return_values(Gimp.PDBStatusType.EXECUTION_ERROR, None)
     there = pixels.moved(pixels.picture(new), target.box)
-    pixels.write(config.get_property("layer"), there.buffer, target)
+    pixels.write(layer, there.buffer, target)
     return procedure.new_return_values(Gimp.PDBStatusType.SUCCESS, None)
 
 

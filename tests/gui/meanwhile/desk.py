@@ -114,11 +114,12 @@ class Desk:
         self._end()
         self._start()
 
-    def choose(self, output: str) -> None:
-        """What the dialog offers next."""
+    def choose(self, output: str, use_selection: bool = True) -> None:
+        """Have the dialog offer this next."""
         with _environ(DIMILINKS_HOME=str(self.window.home)):
             use_service(self.window, self.service.base_url)
-            choices = {"output": output, "variations": 1, "use-selection": True, "repair": False}
+            choices = {"output": output, "variations": 1, "repair": False}
+            choices["use-selection"] = use_selection
             settings.save(prompt="magenta", prompts=["magenta"], choices=choices)
 
     def photograph(self, size: str) -> Path:
@@ -134,10 +135,13 @@ class Desk:
             PIL.Image.fromarray(pixels).save(path, compress_level=1)
         return path
 
+    def begun(self) -> list[Path]:
+        """The folders of all jobs, also of those that are not complete."""
+        return [path for path in self.window.home.glob("jobs/*") if path.is_dir()]
+
     def jobs(self) -> list[Path]:
         """The folders of all jobs that are complete."""
-        folder = self.window.home / "jobs"
-        return [path.parent for path in folder.glob("[!.]*/request.json")]
+        return [path.parent for path in self.window.home.glob("jobs/[!.]*/request.json")]
 
     def lengths(self, case: Case) -> Lengths:
         """How long such an edit takes undisturbed, by the procedure."""
@@ -235,7 +239,7 @@ def edited(desk: Desk, case: Case, lengths: Lengths) -> Run:
     """Have the edit of a case made, with all that the user does meanwhile. The image stays open."""
     window = desk.window
     # Also what a plug-in has left unfinished.
-    for job in window.home.glob("jobs/*"):
+    for job in desk.begun():
         shutil.rmtree(job)
     desk.service.posts.clear()
     log = window.folder / "log"
@@ -247,43 +251,29 @@ def edited(desk: Desk, case: Case, lengths: Lengths) -> Run:
     run = Run(image, twin, [display])
     texts: set[str] = set()
     if case.route == "window":
-        desk.choose(case.output)
+        desk.choose(case.output, case.selection != "none")
         window.open_dialog()
         texts = _texts(window)
     if case.moment[0] == "waiting":
         desk.service.go.clear()
-    ended = threading.Event()
-    watching = threading.Thread(target=_watch, args=(desk, run, ended))
-    calls: list[threading.Thread] = []
-    try:
+    with _watched(desk, run):
+        calls: list[threading.Thread] = []
+        try:
+            if case.route == "window":
+                window.press_in_dialog("Edit")
+                run.edits.append(Edit("magenta", case.output, time.monotonic()))
+            else:
+                calls.append(_call(desk, run, case.output))
+            _act(desk, case, run, lengths, calls)
+        finally:
+            desk.service.go.set()
+            for call in calls:
+                call.join(4 * PATIENCE)
+        if any(call.is_alive() for call in calls):
+            raise TimeoutError("an edit never ended")
         if case.route == "window":
-            window.press_in_dialog("Edit")
-            run.edits.append(Edit("magenta", case.output, time.monotonic()))
-        else:
-            calls.append(_call(desk, run, case.output))
-        watching.start()
-        if case.deeds:
-            _wait_for(case.moment, desk, case, run, lengths)
-        for deed, pause in zip(case.deeds, case.pauses or itertools.repeat(0.0)):
-            time.sleep(pause)
-            if deed[0] == "wait for":
-                if deed[1]["phase"] != "both":
-                    desk.service.go.set()
-                _wait_for((deed[1]["phase"], deed[1]["share"]), desk, case, run, lengths)
-                continue
-            began = time.monotonic()
-            run.done.append(Done(deed, began, _do(desk, run, calls, deed)))
-    finally:
-        desk.service.go.set()
-        for call in calls:
-            call.join(4 * PATIENCE)
-    if case.route == "window":
-        _wait_for_the_window(window)
-        run.edits[0].ended = time.monotonic()
-    ended.set()
-    watching.join()
-    if any(call.is_alive() for call in calls):
-        raise TimeoutError("an edit never ended")
+            _wait_for_the_window(window)
+            run.edits[0].ended = time.monotonic()
     windows = (case.route == "window") + len(run.did("second window"))
     if desk.alive and not run.did("kill"):
         with contextlib.suppress(TimeoutError):
@@ -308,6 +298,21 @@ def edited(desk: Desk, case: Case, lengths: Lengths) -> Run:
     return run
 
 
+def _act(desk: Desk, case: Case, run: Run, lengths: Lengths, calls: list[threading.Thread]) -> None:
+    """Do all that the user does, from the moment on; edits that are asked for join the `calls`."""
+    if case.deeds:
+        _wait_for(case.moment, desk, case, run, lengths)
+    for (name, values), pause in zip(case.deeds, case.pauses or itertools.repeat(0.0)):
+        time.sleep(pause)
+        if name == "wait for":
+            if values["phase"] != "both":
+                desk.service.go.set()
+            _wait_for((values["phase"], values["share"]), desk, case, run, lengths)
+        else:
+            began = time.monotonic()
+            run.done.append(Done((name, values), began, _do(desk, run, calls, (name, values))))
+
+
 def _call(desk: Desk, run: Run, output: str) -> threading.Thread:
     """Call the procedure in a thread of its own."""
     prompt = list(ANSWERS)[len(run.edits)]
@@ -329,15 +334,27 @@ def _call(desk: Desk, run: Run, output: str) -> threading.Thread:
     return thread
 
 
-def _watch(desk: Desk, run: Run, ended: threading.Event) -> None:
-    """Note when there is a job, and when a result."""
-    while not ended.wait(0.002):
-        if len(list(desk.window.home.glob("jobs/*"))) > len(run.begun):
-            run.begun.append(time.monotonic())
-        if not run.captured and desk.jobs():
-            run.captured = time.monotonic()
-        if not run.placed and any(desk.window.home.glob("jobs/[!.]*/placed-1.png")):
-            run.placed = time.monotonic()
+@contextlib.contextmanager
+def _watched(desk: Desk, run: Run) -> Iterator[None]:
+    """Note when each job is begun and when there is a result."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.002):
+            if len(desk.begun()) > len(run.begun):
+                run.begun.append(time.monotonic())
+            if not run.captured and desk.jobs():
+                run.captured = time.monotonic()
+            if not run.placed and any(desk.window.home.glob("jobs/[!.]*/placed-1.png")):
+                run.placed = time.monotonic()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _wait_for(

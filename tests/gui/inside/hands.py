@@ -190,9 +190,9 @@ def edit(image, prompt, **values):
     for name, value in values.items():
         config.set_property(name, value)
     status = procedure.run(config).index(0)
+    message = "" if status == Gimp.PDBStatusType.SUCCESS else Gimp.get_pdb().get_last_error()
     # Or the menu doesn't know that there is something to undo.
     Gimp.displays_flush()
-    message = "" if status == Gimp.PDBStatusType.SUCCESS else Gimp.get_pdb().get_last_error()
     return status.value_nick, message
 
 

@@ -8,6 +8,8 @@ the end of an edit.
 import hashlib
 import os
 import sys
+import threading
+import time
 from pathlib import Path
 
 import answering
@@ -324,6 +326,13 @@ def close(displays):
         display.delete()
 
 
+def _end_with_gimp(gimp):
+    """End when GIMP does: who listens to the tests alone would not notice."""
+    while os.getppid() == gimp:
+        time.sleep(0.5)
+    os._exit(1)
+
+
 class Hands(Gimp.PlugIn):
     def do_set_i18n(self, _name):
         return False
@@ -335,6 +344,7 @@ class Hands(Gimp.PlugIn):
         return Gimp.Procedure.new(self, name, Gimp.PDBProcType.PERSISTENT, self._run, None)
 
     def _run(self, procedure, config, _data):
+        threading.Thread(target=_end_with_gimp, args=(os.getppid(),), daemon=True).start()
         procedure.persistent_ready()
         Gegl.init(None)
         functions = (open_image, duplicate, state, colours, glance, images, close_images)

@@ -88,10 +88,14 @@ class Desk:
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         self.window = Window(self._gimp, folder, {"TESTS_HANDS": str(folder)})
         names = ("watcher", "user", "editor-1", "editor-2")
-        for name in names:
-            until(lambda name=name: (folder / name).exists(), f"the {name}")
-        self.watcher, self.user, *self.editors = (Remote(folder / name) for name in names)
-        self.choose("new-layer")
+        try:
+            for name in names:
+                until(lambda name=name: (folder / name).exists(), f"the {name}")
+            self.watcher, self.user, *self.editors = (Remote(folder / name) for name in names)
+            self.choose("new-layer")
+        except BaseException:
+            self.window.close()
+            raise
 
     def _end(self) -> None:
         with contextlib.suppress(OSError, RuntimeError):

@@ -165,6 +165,7 @@ def _run(
     # Loaded here: the start of GIMP, which only asks for the procedure, needn't wait for it.
     from plugin.gimp import choices
     from plugin.gimp.edit import edit
+    from plugin.gimp.layers import check_open
 
     recover = procedure.get_name() == RECOVER
     if recover and run_mode == Gimp.RunMode.NONINTERACTIVE:
@@ -191,6 +192,8 @@ def _run(
         else:
             request = _request(config)
         layers, sentences = edit(image, drawables, request)
+        # GIMP dies of layers that are handed to it when their image was closed by then.
+        check_open(image)
     except CallingError as error:
         return _error(procedure, Gimp.PDBStatusType.CALLING_ERROR, error)
     except EditError as error:

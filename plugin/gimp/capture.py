@@ -26,9 +26,9 @@ from plugin.gimp.layers import (
     check_replaceable,
     copy_of,
     drawn,
-    layer_type,
     looks_like_itself,
     made,
+    new_layer,
     offsets,
     shaped_by_mask,
 )
@@ -216,17 +216,7 @@ def selection_of(image: Gimp.Image) -> Selected | None:
         bounds = selection_bounds(image)
         if bounds is None:
             return None
-        holder = made(
-            Gimp.Layer.new(
-                image,
-                "",
-                bounds.width,
-                bounds.height,
-                layer_type(image),
-                100.0,
-                Gimp.LayerMode.NORMAL,
-            )
-        )
+        holder = new_layer(image, "", (bounds.width, bounds.height))
         holder.set_offsets(bounds.x, bounds.y)
         mask = made(holder.create_mask(Gimp.AddMaskType.SELECTION))
         try:

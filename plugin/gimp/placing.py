@@ -19,13 +19,12 @@ from plugin.gimp import landmarks, pixels, results, write_procedure
 from plugin.gimp.capture import Capture, recalled
 from plugin.gimp.layers import (
     all_seen,
-    check_open,
     check_replaceable,
     copy_of,
     drawn,
-    layer_type,
     looks_like_itself,
     made,
+    new_layer,
     offsets,
 )
 from plugin.gimp.messages import EditError, _
@@ -57,9 +56,10 @@ class _Changed(Exception):
 
 def get_ready(image: Gimp.Image) -> None:
     """Do beforehand, in another thread, what takes long with the first result."""
-    if not image.is_valid():
+    try:
+        layer = new_layer(image, "", (1, 1))
+    except EditError:
         return
-    layer = Gimp.Layer.new(image, "", 1, 1, layer_type(image), 100.0, Gimp.LayerMode.NORMAL)
     own_format = Babl.get_name(layer.get_format())
     layer.delete()
     threading.Thread(target=pixels.get_ready, args=(own_format,), daemon=True).start()
@@ -195,18 +195,8 @@ class _NewLayers:
         at = box if capture.request.visible else box.moved(*offsets(capture.layer))
         fitted = _fitted(capture)
         for number in self._numbers:
-            check_open(capture.image)
-            layer = made(
-                Gimp.Layer.new(
-                    capture.image,
-                    _layer_name(capture, number if len(fitted) > 1 else 0),
-                    box.width,
-                    box.height,
-                    layer_type(capture.image),
-                    100.0,
-                    Gimp.LayerMode.NORMAL,
-                )
-            )
+            name = _layer_name(capture, number if len(fitted) > 1 else 0)
+            layer = new_layer(capture.image, name, (box.width, box.height))
             self._made.append((number, layer))
             layer.set_offsets(at.x, at.y)
             results.mark(layer, capture.job, number)
@@ -369,18 +359,21 @@ class _Replacement:
         if box.width * box.height < _MANY_PIXELS:
             pixels.write(layer, new, inside)
             return
-        with copy_of(layer) as holder:
-            # Of the same kind as the layer, and just as large as what is written.
-            holder.resize(box.width, box.height, -box.x, -box.y)
+        # Of the same kind as the layer, and just as large as what is written.
+        size = box.width, box.height
+        holder = new_layer(self.capture.image, "", size, layer.has_alpha())
+        mask = None
+        try:
             pixels.fill(holder, new, box)
-            mask = None
             if inside.selection is not None:
                 mask = made(holder.create_mask(Gimp.AddMaskType.BLACK))
                 pixels.fill_mask(mask, inside)
             place = box.x, box.y
             done = write_procedure.run(layer, holder, mask, place, inside.colours_only)
-            if mask is not None:
-                mask.delete()
+        finally:
+            for each in (mask, holder):
+                if each is not None:
+                    each.delete()
         if not done and layer.is_valid() and _stamp(self.capture) != self._stamp:
             raise _Changed
         if not done:

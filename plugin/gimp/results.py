@@ -8,7 +8,7 @@ from gi.repository import Gimp
 
 from plugin.gimp import pixels
 from plugin.gimp.capture import Capture
-from plugin.gimp.layers import layer_type, offsets
+from plugin.gimp.layers import new_layer, offsets
 from plugin.gimp.messages import EditError, _
 from plugin.gimp.undo import chosen_kept, one_step, thaw_abandoned, without_undo
 from plugin.job import Job
@@ -140,15 +140,9 @@ def lay_sources_over(captures: list[Capture]) -> Callable[[], None]:
             if not capture.layer.is_valid():
                 continue
             box = capture.box.moved(*offsets(capture.layer))
-            layer = Gimp.Layer.new(
-                image,
-                _("Before"),
-                box.width,
-                box.height,
-                layer_type(image),
-                capture.layer.get_opacity(),
-                capture.layer.get_mode(),
-            )
+            layer = new_layer(image, _("Before"), (box.width, box.height))
+            layer.set_opacity(capture.layer.get_opacity())
+            layer.set_mode(capture.layer.get_mode())
             layer.set_offsets(box.x, box.y)
             layer.attach_parasite(Gimp.Parasite.new(_BEFORE, 0, b"before"))
             pixels.load_png(capture.job.folder / "source.png", layer.get_buffer())

@@ -454,6 +454,21 @@ def test_two_at_once(window: Window, image: Image, slow: SlowService) -> None:
     assert (image.view() == seen).all()
 
 
+def test_a_press_that_comes_twice_is_one_edit(
+    window: Window, image: Image, slow: SlowService
+) -> None:
+    use_service(window, slow.base_url)
+    window.prompt("sepia")
+    for _press in range(2):
+        window.desk.key(name="ctrl+Return")
+    assert slow.asked.wait(PATIENCE)
+    slow.answer.set()
+    until(lambda: len(image.layers()) == 2, "the result")
+    window.wait_for_edits()
+    window.close_dialog()
+    assert slow.posts == len(job.all_jobs()) == 1
+
+
 def test_wrong_key(window: Window, image: Image) -> None:
     before = image.state()
     with Sandbox(keys={"another"}) as service:

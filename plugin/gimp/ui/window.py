@@ -74,6 +74,8 @@ class Window:
         self._progress = False
         self._started = -math.inf
         """When the last edit began, on the monotonic clock."""
+        self._last: object = None
+        """What it was asked for, and where."""
         self._had_selection = False
         """Whether anything was selected since the last edit."""
         self._typed = ""
@@ -331,10 +333,11 @@ class Window:
 
     def _start(self) -> None:
         """Begin an edit, or tell in the window why not."""
-        if time.monotonic() - self._started < choices.ONE_PRESS:
+        request = self._request()
+        asked = self._asked(request)
+        if asked == self._last and time.monotonic() - self._started < choices.ONE_PRESS:
             return
         self._clear_notice()
-        request = self._request()
         if not self._means_the_whole(request):
             return
         drawables = self.image.get_selected_drawables() if self.image.is_valid() else []
@@ -358,13 +361,20 @@ class Window:
                 self._tell(str(error))
             return
         # From here on: a double click's second press has waited until now.
-        self._started = time.monotonic()
+        self._started, self._last = time.monotonic(), asked
         self._had_selection = False
         self._remember(request.prompt)
         row = EditRow(self, edit.jobs, edit)
         self._add_row(row)
         self._show_progress()
         GLib.idle_add(edit.start)
+
+    def _asked(self, request: Request) -> object:
+        """Return what tells two edits apart that the user means, from a press that came twice."""
+        if not self.image.is_valid():
+            return None
+        chosen = [each.get_id() for each in self.image.get_selected_drawables()]
+        return request, selection_bounds(self.image), chosen
 
     def _means_the_whole(self, request: Request) -> bool:
         """Ask before the whole is edited because a selection was lost: that costs more."""

@@ -117,7 +117,8 @@ def photo():
 def request(output="new-layer"):
     return capture.Request(
         *("black and white", "gpt-image-2", "auto", "auto", output, "layer"),
-        *(True, 1, [], [], 0, -1, True),
+        # So little context that the layer is larger than what is sent.
+        *(True, 1, [], [], 0, 8, True),
         titled=True,
     )
 

@@ -481,7 +481,7 @@ def test_a_data_folder_that_the_worker_refuses_is_wrong(user, data, home, instal
     home.chmod(0o777)
     done = installer("doctor", "--gimp-dir", profile)
     assert done.returncode == 1
-    assert "wrong  edits would fail: It must be a folder of your own" in done.stdout
+    assert f"wrong  edits would fail: The folder {home} must belong to you" in done.stdout
 
 
 @pytest.mark.parametrize("cause", ["x bit", "path"])

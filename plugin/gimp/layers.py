@@ -67,30 +67,23 @@ def made(thing: T | None) -> T:
     return thing
 
 
-def copied(drawable: Gimp.Drawable) -> Gimp.Layer:
-    """Return a copy of a drawable that no image holds, with the mask and filters that it has.
+@contextlib.contextmanager
+def copy_of(drawable: Gimp.Drawable) -> Iterator[Gimp.Layer]:
+    """Give a copy of a drawable that no image holds, with the mask and filters that it has.
 
-    Whoever asks for it deletes it. Raises EditError if the drawable is gone.
+    Raises EditError if the drawable is gone.
     """
     copy = None
     if drawable.is_valid():
         copy = Gimp.Layer.new_from_drawable(drawable, drawable.get_image())
-    # GIMP copies a deleted layer too, as long as its undo history holds it.
-    if copy is None or not drawable.is_valid():
-        if copy is not None:
-            copy.delete()
-        raise EditError(_("The layer was deleted, or its image was closed."))
-    return copy
-
-
-@contextlib.contextmanager
-def copy_of(drawable: Gimp.Drawable) -> Iterator[Gimp.Layer]:
-    """Give a copy as `copied` does, and delete it afterwards."""
-    copy = copied(drawable)
     try:
+        # GIMP copies a deleted layer too, as long as its undo history holds it.
+        if copy is None or not drawable.is_valid():
+            raise EditError(_("The layer was deleted, or its image was closed."))
         yield copy
     finally:
-        copy.delete()
+        if copy is not None:
+            copy.delete()
 
 
 def looks_like_itself(layer: Gimp.Layer) -> bool:

@@ -10,7 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
+from typing import TypeVar
+
+T = TypeVar("T", bound="_Listening")
 
 Reply = bytes | Callable[[socket.socket], None]
 """What goes back for a request: bytes, or a step that sends them; the connection ends after it."""
@@ -26,7 +28,34 @@ class Got:
     body: bytes
 
 
-class RawServer:
+class _Listening:
+    """Serves each connection to `listener` in a thread of its own, as a context manager."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+
+    def __enter__(self: T) -> T:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        raise NotImplementedError
+
+
+class RawServer(_Listening):
     """Answers each request with what `answer` returns for it; None hangs up at once.
 
     With a `context` it speaks TLS.
@@ -42,38 +71,19 @@ class RawServer:
         self._context = context
         self.got: list[Got] = []
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._listener = socket.create_server((host, 0), family=family)
+        super().__init__(socket.create_server((host, 0), family=family))
         self.port = self._listener.getsockname()[1]
         scheme = "https" if context else "http"
         self.base_url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}/v1"
         self.closed = threading.Event()
 
-    def __enter__(self) -> RawServer:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.closed.set()
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        super().__exit__()
 
     @property
     def posts(self) -> int:
         return sum(got.method == "POST" for got in self.got)
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
@@ -94,7 +104,7 @@ class RawServer:
             connection.shutdown(socket.SHUT_WR)
 
 
-class Tunnel:
+class Tunnel(_Listening):
     """A proxy that opens tunnels by CONNECT, to `port` of this machine whatever it is asked for.
 
     Each is closed after `most` bytes, one number after the other, went up through it.
@@ -106,25 +116,8 @@ class Tunnel:
         self.opened = 0
         self.is_silent = False
         """Whether it carries from the first byte, as if it were the service."""
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        super().__init__(socket.create_server(("127.0.0.1", 0)))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-
-    def __enter__(self) -> Tunnel:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):

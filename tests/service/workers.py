@@ -42,10 +42,14 @@ def prepared_job(photo: Path, monkeypatch: pytest.MonkeyPatch, *arguments: objec
     return only
 
 
-def worker_on(prepared: job.Job | None = None) -> subprocess.Popen[bytes]:
-    """A worker for that job, or one that waits to hear of its job on standard input."""
+def worker_on(prepared: job.Job | None = None, *starter: str) -> subprocess.Popen[bytes]:
+    """A worker for that job, or one that waits to hear of its job on standard input.
+
+    A command that starts what follows it may come before.
+    """
+    told = [prepared.folder] if prepared else []
     return subprocess.Popen(
-        [sys.executable, "-m", "plugin", "work", *([prepared.folder] if prepared else [])],
+        [*starter, sys.executable, "-m", "plugin", "work", *told],
         cwd=CHECKOUT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -7,13 +7,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 if "-run" in sys.argv:
-    from contextlib import suppress
-
     from plugin.gimp import launch
 
-    # Its libraries load while GIMP's do here. Whether it can run is seen when it is needed.
-    with suppress(OSError):
-        launch.get_ready()
+    # Its libraries load while GIMP's do here.
+    launch.get_ready_early()
 
 import gi
 

@@ -7,9 +7,10 @@ import will need is remembered as it was: the user goes on working meanwhile.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -446,10 +447,12 @@ def _check_shows(
     """
     what, copy = source.what, source.copy
     wanted = plan.wanted
-    hidden = keeps_alpha and not _shares_anything(shown.buffer, "A u8", wanted, what)
+    hidden = False
+    if keeps_alpha and shown.alpha:
+        hidden = not _any_edited(functools.partial(pixels.alpha, shown), wanted, what)
     if request.replace and shaped_by_mask(copy):
         mask = copy.get_mask().get_buffer()
-        hidden = hidden or not _shares_anything(mask, "Y u8", wanted, what)
+        hidden |= not _any_edited(functools.partial(pixels.shares, mask), wanted, what)
     if hidden and what.selected is not None:
         raise EditError(
             _(
@@ -474,12 +477,11 @@ def _check_shows(
         )
 
 
-def _shares_anything(buffer: Gegl.Buffer, pixel_format: str, box: Box, what: Edited) -> bool:
-    """Whether `buffer`, read as one byte a pixel, and what is selected overlap in `box`."""
+def _any_edited(read: Callable[[Box], bytes], box: Box, what: Edited) -> bool:
+    """Whether any pixel of `box` that is edited is not 0, as read."""
     if what.selected is None:
-        return pixels.holds_anything(buffer, pixel_format, box)
-    at = box.moved(*what.origin)
-    return pixels.overlap(buffer, pixel_format, box, what.selected.shares, at)
+        return pixels.any_in(read, box)
+    return pixels.any_selected(read, box, what.selected.shares, box.moved(*what.origin))
 
 
 def hidden_by(layer: Gimp.Layer, request: Request) -> str:

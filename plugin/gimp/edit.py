@@ -132,7 +132,7 @@ class Edit:
         self.waiting_since = 0.0
         self._waiting = list(self.captures)
         self._begin()
-        placing.get_ready(self.image)
+        placing.get_ready(self.captures[0])
         return False
 
     def cancel(self) -> None:

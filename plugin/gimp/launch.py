@@ -6,17 +6,34 @@ this module, and nothing that needs it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+from plugin import lock, settings
+
 _ROOT = Path(__file__).resolve().parents[2]
 NOTE = _ROOT / "worker-python.txt"
 """Where the installer wrote down the interpreter; a line is `PATH`, or `PLACE`, a tab, `PATH`."""
 
+PLACING = "placing"
+"""The lock that a process has while it puts results into an image."""
+
 _ready: subprocess.Popen[bytes] | None = None
 """A worker that has no job yet."""
+
+
+def get_ready_early() -> None:
+    """Start a worker before it is known what this process is to do, if it may need one.
+
+    Whether it can run is seen when it is needed.
+    """
+    with contextlib.suppress(OSError, settings.Unusable):
+        # A process that GIMP starts while another one places a result is there to write it.
+        if not lock.is_held(settings.locks_folder() / PLACING):
+            get_ready()
 
 
 def get_ready() -> subprocess.Popen[bytes]:
@@ -100,11 +117,9 @@ def interpreter() -> str:
 
 def note(path: str) -> None:
     """Write down the interpreter for where this process runs. Raises OSError."""
-    from plugin.settings import write_private
-
     noted = {**_noted(), _place(): path}
     lines = [f"{place}\t{path}" if place else path for place, path in noted.items()]
-    write_private(NOTE, os.fsencode("".join(f"{line}\n" for line in lines)))
+    settings.write_private(NOTE, os.fsencode("".join(f"{line}\n" for line in lines)))
 
 
 def _noted() -> dict[str, str]:

@@ -24,7 +24,8 @@ _JOINED_PIXELS = 250_000
 """Few enough to stay in the processor's cache, as bytes."""
 _PIXELS_PER_COPY = 32
 """From so few pixels a copy on, joining bytes is faster: measured from u8 to float."""
-_RUN_OUTSIDE = re.compile(rb"\0+")
+_SELECTED, _NOT_SELECTED = re.compile(rb"[^\0]+"), re.compile(rb"\0+")
+"""Runs of pixels in a row, by what is selected of each."""
 _ALL_OR_NOTHING = bytes([0]) + bytes([255]) * 255
 _WRITTEN_PIXELS = 1_000_000
 """Of a PNG at once."""
@@ -33,6 +34,8 @@ _GRAY, _RGB, _RGBA = 0, 2, 6
 """PNG's numbers for them."""
 _FORMATS = {_GRAY: "Y' u8", _RGB: "R'G'B' u8", _RGBA: "R'G'B'A u8"}
 """What is in our PNGs."""
+SHARES = "Y float"
+"""How much of each pixel counts, 0 to 1."""
 _BETWEEN = {3: "R'G'B' u16", 4: "R'G'B'A u16"}
 """By the bytes of a pixel of 8 bits: what it comes through into another colour space."""
 
@@ -155,8 +158,8 @@ def _write(path: Path, box: Box, read: Callable[[Box], bytes], colours: int, lev
         chunk(b"IEND", b"")
 
 
-def load_png(path: Path, target: Gegl.Buffer) -> None:
-    """Write a PNG's pixels into `target`, from its origin, in its own format."""
+def read_png(path: Path) -> Gegl.Buffer:
+    """Return a PNG's pixels as they are in it, from the origin on."""
     width, height, colours = _png_header(path)
     read = Gegl.Buffer.new(_FORMATS[colours], 0, 0, width, height)
     graph = Gegl.Node()
@@ -164,8 +167,13 @@ def load_png(path: Path, target: Gegl.Buffer) -> None:
     write = _node(graph, "gegl:write-buffer", buffer=read)
     load.link(write)
     write.process()
+    return read
+
+
+def load_png(path: Path, target: Gegl.Buffer) -> None:
+    """Write a PNG's pixels into `target`, from its origin, in its own format."""
     # Converted here: the graph would take a way of its own, and half a second to find it.
-    _convert(read, target)
+    _convert(read_png(path), target)
     target.flush()
 
 
@@ -187,15 +195,19 @@ def _png_header(path: Path) -> tuple[int, int, int]:
     return width, height, head[25]
 
 
-def get_ready(pixel_format: str) -> None:
+def get_ready(pixel_format: str, blending: bool) -> None:
     """Let GEGL find out how a PNG's pixels come into buffers of `pixel_format`.
 
-    That takes it up to half a second, once in each process.
+    `blending`: by `lay_over`, too. That takes it up to half a second, once in each process.
     """
-    _convert(
-        Gegl.Buffer.new(_FORMATS[_RGBA], 0, 0, 1, 1), Gegl.Buffer.new(pixel_format, 0, 0, 1, 1)
-    )
+    one = Box(0, 0, 1, 1)
+    target = Gegl.Buffer.new(pixel_format, *astuple(one))
+    _convert(Gegl.Buffer.new(_FORMATS[_RGBA], *astuple(one)), target)
     _node(Gegl.Node(), "gegl:png-load")
+    if blending:
+        top = Gegl.Buffer.new(_FORMATS[_RGBA], *astuple(one))
+        shares = Gegl.Buffer.new(SHARES, *astuple(one))
+        lay_over(target.dup(), top, shares, one, target)
 
 
 def copy(source: Gegl.Buffer, target: Gegl.Buffer, box: Box) -> None:
@@ -204,29 +216,17 @@ def copy(source: Gegl.Buffer, target: Gegl.Buffer, box: Box) -> None:
 
 
 def lay_over(
-    below: Gegl.Buffer,
-    path: Path,
-    shares: Gegl.Buffer,
-    box: Box,
-    target: Gegl.Buffer,
-    colours_only: bool,
+    below: Gegl.Buffer, top: Gegl.Buffer, shares: Gegl.Buffer, box: Box, target: Gegl.Buffer
 ) -> None:
-    """Write `below` with the PNG laid over it at `box` into `target`.
+    """Write `below` with `top` laid over it at `box` into `target`.
 
-    `shares` says how much of the PNG counts, from the origin on, 0 to 1. `colours_only` leaves the
-    PNG's own alpha out.
+    `shares`, in the format SHARES, says how much of `top` counts; both begin at the origin.
     """
     graph = Gegl.Node()
     over = _node(graph, "gegl:over")
     _node(graph, "gegl:buffer-source", buffer=below).link(over)
-    if colours_only:
-        colours = Gegl.Buffer.new("R'G'B' u8", 0, 0, box.width, box.height)
-        load_png(path, colours)
-        top = _node(graph, "gegl:buffer-source", buffer=colours)
-    else:
-        top = _node(graph, "gegl:png-load", path=str(path))
     fade = _node(graph, "gegl:opacity")
-    top.link(fade)
+    _node(graph, "gegl:buffer-source", buffer=top).link(fade)
     _node(graph, "gegl:buffer-source", buffer=shares).connect_to("output", fade, "aux")
     move = _node(graph, "gegl:translate", x=float(box.x), y=float(box.y))
     fade.link(move)
@@ -239,8 +239,7 @@ def lay_over(
 
 def linear_gray(path: Path, box: Box) -> Gegl.Buffer:
     """Return a gray PNG of the size of `box` as shares, 0 to 1 by its very numbers."""
-    read = Gegl.Buffer.new("Y' u8", 0, 0, box.width, box.height)
-    load_png(path, read)
+    read = read_png(path)
     shares = Gegl.Buffer.new("Y u8", 0, 0, box.width, box.height)
     for strip in strips(Box(0, 0, box.width, box.height)):
         values = read.get(rectangle(strip), 1.0, "Y' u8", _NONE)
@@ -295,13 +294,11 @@ def clear_outside(
     """
     for strip in strips(box, _JOINED_PIXELS):
         selected = _selected(selection, strip, box, at)
-        most = len(selected) // _PIXELS_PER_COPY
-        outside = list(itertools.islice(_boxes_outside(selected, strip), most + 1))
-        if len(outside) <= most:
+        outside = _few(_boxes(_NOT_SELECTED, selected, strip), selected)
+        if outside is not None:
             for part in map(rectangle, outside):
                 buffer.clear(part)
             continue
-        # Speckles, as left by a selection by colour: so many calls would take seconds.
         new = buffer.get(rectangle(strip), 1.0, pixel_format, _NONE)
         buffer.set(rectangle(strip), pixel_format, joined(new, bytes(len(new)), selected))
 
@@ -343,33 +340,34 @@ def write(drawable: Gimp.Drawable, new: Gegl.Buffer, inside: Inside) -> None:
     buffer = drawable.get_buffer()
     # Of the profile too: bytes written in a drawable's own format are not converted.
     own_format = Babl.get_name(drawable.get_format())
+    keeps_alpha = inside.colours_only and drawable.has_alpha()
+    if inside.selection is None and not keeps_alpha:
+        copy(new, buffer, inside.box)
+        buffer.flush()
+        return
     for strip in strips(inside.box, _JOINED_PIXELS):
         selected = inside.selected(strip)
-        if selected and not selected.strip(b"\0"):
+        if not keeps_alpha:
+            parts = _few(_boxes(_SELECTED, selected, strip), selected)
+            if parts is not None:
+                for part in parts:
+                    copy(new, buffer, part)
+                continue
+        elif selected and not selected.strip(b"\0"):
             continue
         part = rectangle(strip)
-        values = new.get(part, 1.0, own_format, _NONE)
-        if b"\0" in selected or inside.colours_only:
-            # Read at the last moment: what the user paints meanwhile stays outside.
-            now = buffer.get(part, 1.0, own_format, _NONE)
-            values = inside.of(values, now, strip, drawable)
+        # Read at the last moment: what the user paints meanwhile stays outside.
+        now = buffer.get(part, 1.0, own_format, _NONE)
+        values = inside.of(new.get(part, 1.0, own_format, _NONE), now, strip, drawable)
         buffer.set(part, own_format, values)
     buffer.flush()
 
 
-def fill(drawable: Gimp.Drawable, new: Gegl.Buffer, box: Box) -> None:
-    """Fill a drawable of the size of `box` with `new` there, which is in its own format."""
-    buffer = drawable.get_buffer()
-    new.copy(rectangle(box), _NONE, buffer, rectangle(extent(drawable)))
-    buffer.flush()
-
-
 def fill_mask(mask: Gimp.LayerMask, inside: Inside) -> None:
-    """Fill a mask of the size of `inside.box` with what is selected there."""
+    """Fill the mask of a layer with what is selected in `inside.box`."""
     buffer = mask.get_buffer()
     for strip in strips(inside.box):
-        there = strip.moved(-inside.box.x, -inside.box.y)
-        buffer.set(rectangle(there), "Y u8", inside.selected(strip))
+        buffer.set(rectangle(strip), "Y u8", inside.selected(strip))
     buffer.flush()
 
 
@@ -407,26 +405,43 @@ def joined(inside: bytes, outside: bytes, selected: bytes) -> bytes:
     return (old ^ ((old ^ new) & chosen)).to_bytes(len(inside), "little")
 
 
-def holds_anything(buffer: Gegl.Buffer, pixel_format: str, box: Box) -> bool:
-    """Whether any pixel in `box`, read in a format of one byte a pixel, is not 0."""
-    return any(
-        buffer.get(rectangle(strip), 1.0, pixel_format, _NONE).strip(b"\0") for strip in strips(box)
-    )
+def any_in(read: Callable[[Box], bytes], box: Box) -> bool:
+    """Whether anything in `box`, read as one byte a pixel, is not 0."""
+    return any(read(strip).strip(b"\0") for strip in strips(box, _JOINED_PIXELS))
 
 
-def overlap(
-    buffer: Gegl.Buffer, pixel_format: str, box: Box, selection: Gegl.Buffer, at: Box
-) -> bool:
-    """Whether anything in `box` that is not 0 is selected; the arguments are as elsewhere."""
-    for strip in strips(box):
-        values = buffer.get(rectangle(strip), 1.0, pixel_format, _NONE)
-        if joined(values, bytes(len(values)), _selected(selection, strip, box, at)).strip(b"\0"):
-            return True
-    return False
+def any_selected(read: Callable[[Box], bytes], box: Box, selection: Gegl.Buffer, at: Box) -> bool:
+    """As `any_in`, of what is selected in `box`, by a selection that has it at `at`."""
+
+    def chosen(strip: Box) -> bytes:
+        values = read(strip)
+        return joined(values, bytes(len(values)), _selected(selection, strip, box, at))
+
+    return any_in(chosen, box)
 
 
-def _boxes_outside(selected: bytes, strip: Box) -> Iterator[Box]:
-    """Yield boxes that cover exactly what is not selected; rows that look alike share theirs."""
+def alpha(shown: Picture, box: Box) -> bytes:
+    """The alpha of `box`, a byte a pixel, of pixels that have any."""
+    return srgb(shown, box)[3::4]
+
+
+def shares(mask: Gegl.Buffer, box: Box) -> bytes:
+    """What a mask shows of `box`, a byte a pixel."""
+    return bytes(mask.get(rectangle(box), 1.0, "Y u8", _NONE))
+
+
+def _few(boxes: Iterator[Box], selected: bytes) -> list[Box] | None:
+    """Return the boxes of a strip, None if there are too many to work on each.
+
+    Speckles, as left by a selection by colour: so many calls would take seconds.
+    """
+    most = len(selected) // _PIXELS_PER_COPY
+    few = list(itertools.islice(boxes, most + 1))
+    return few if len(few) <= most else None
+
+
+def _boxes(run: re.Pattern[bytes], selected: bytes, strip: Box) -> Iterator[Box]:
+    """Yield boxes that cover exactly such runs of pixels; rows that look alike share theirs."""
     row = 0
     while row < strip.height:
         line = selected[row * strip.width : (row + 1) * strip.width]
@@ -436,8 +451,9 @@ def _boxes_outside(selected: bytes, strip: Box) -> Iterator[Box]:
             and selected[alike * strip.width : (alike + 1) * strip.width] == line
         ):
             alike += 1
-        for run in _RUN_OUTSIDE.finditer(line):
-            yield Box(strip.x + run.start(), strip.y + row, run.end() - run.start(), alike - row)
+        for found in run.finditer(line):
+            left, right = found.span()
+            yield Box(strip.x + left, strip.y + row, right - left, alike - row)
         row = alike
 
 

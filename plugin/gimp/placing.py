@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import astuple, dataclass, replace
 
 from gi.repository import Babl, Gegl, Gimp
 
-from plugin.gimp import landmarks, pixels, results, write_procedure
+from plugin import lock, settings
+from plugin.gimp import landmarks, launch, pixels, results, write_procedure
 from plugin.gimp.capture import Capture, recalled
 from plugin.gimp.layers import (
     all_seen,
@@ -35,8 +36,11 @@ from plugin.region import Box
 
 _REPLACING = 1
 """The variation that replaces a layer: there is only one."""
-_MANY_PIXELS = 3_000_000
-"""From so many on, writing into a layer takes long enough for the user to delete it meanwhile."""
+_QUICK_PIXELS = 10_000_000, 3_000_000
+"""Up to so many, whole layers and chosen pixels are written in some 50 ms: too little time for the
+user to delete the layer meanwhile."""
+_OTHERS_TAKE = 10
+"""Seconds after which a result doesn't wait any more for those of other windows."""
 _TRIES = 4
 """How often a result is made ready for a layer that the user changes at that very moment."""
 
@@ -54,15 +58,17 @@ class _Changed(Exception):
     """The image or the layer is not what a result was made ready for."""
 
 
-def get_ready(image: Gimp.Image) -> None:
+def get_ready(capture: Capture) -> None:
     """Do beforehand, in another thread, what takes long with the first result."""
+    replacing = capture.request.replace and capture.layer.is_valid()
     try:
-        layer = new_layer(image, "", (1, 1))
+        layer = new_layer(capture.image, "", (1, 1), not replacing or capture.layer.has_alpha())
     except EditError:
         return
     own_format = Babl.get_name(layer.get_format())
     layer.delete()
-    threading.Thread(target=pixels.get_ready, args=(own_format,), daemon=True).start()
+    blending = replacing and capture.selection is not None
+    threading.Thread(target=pixels.get_ready, args=(own_format, blending), daemon=True).start()
 
 
 def unplaced(capture: Capture) -> list[int]:
@@ -137,7 +143,7 @@ def _put(wanted: list[_NewLayers | _Replacement]) -> tuple[list[Placed], list[st
             used.callback(result.let_go)
         ready = [result for result in wanted if made_ready(result)]
         if ready:
-            with one_step(ready[0].capture.image):
+            with _in_turn(), one_step(ready[0].capture.image):
                 for result in ready:
                     missing += _put_one(result, made_ready)
     placed = [each for result in wanted for each in result.placed]
@@ -146,6 +152,18 @@ def _put(wanted: list[_NewLayers | _Replacement]) -> tuple[list[Placed], list[st
         with contextlib.suppress(OSError):
             each.job.mark_imported([each.variation])
     return placed, missing
+
+
+@contextlib.contextmanager
+def _in_turn() -> Iterator[None]:
+    """Let other windows put their results first, if they are at it.
+
+    Written at once, two results for one layer would be mixed, and be one step for Undo.
+    """
+    with contextlib.ExitStack() as turn:
+        with contextlib.suppress(OSError, settings.Unusable):
+            turn.enter_context(lock.held(settings.locks_folder() / launch.PLACING, _OTHERS_TAKE))
+        yield
 
 
 def _put_one(
@@ -296,7 +314,9 @@ class _Replacement:
         self.capture = capture
         self.placed: list[Placed] = []
         self._stamp: object = None
-        self._new: Gegl.Buffer | None = None
+        self._copies = contextlib.ExitStack()
+        self._new: Gimp.Layer | None = None
+        """A copy of the layer, which has the result's pixels where they may change."""
         self._box = capture.box
 
     def get_ready(self) -> None:
@@ -306,20 +326,24 @@ class _Replacement:
         self._stamp = _stamp(capture)
         self._box = _where(capture)
         path = capture.job.folder / _fitted(capture)[_REPLACING]
-        with copy_of(layer) as copy:
-            own_format = Babl.get_name(copy.get_format())
-            part = self._box.intersection(pixels.extent(copy))
-            self._new = Gegl.Buffer.new(own_format, *astuple(part))
-            if capture.selection is None:
-                pixels.load_png(path, self._new)
-                return
-            shares = Gegl.Buffer.new("Y float", 0, 0, self._box.width, self._box.height)
-            _write_shares(capture, shares, "Y float")
-            below = Gegl.Buffer.new(
-                "RGB float" if self._colours_only() else own_format, *astuple(part)
-            )
-            pixels.copy(copy.get_buffer(), below, part)
-            pixels.lay_over(below, path, shares, self._box, self._new, self._colours_only())
+        self._new = self._copies.enter_context(copy_of(layer))
+        if capture.selection is None:
+            pixels.load_png(path, self._new.get_buffer())
+            return
+        shares = Gegl.Buffer.new(pixels.SHARES, 0, 0, self._box.width, self._box.height)
+        _write_shares(capture, shares, pixels.SHARES)
+        part = self._box.intersection(pixels.extent(self._new))
+        new, top = self._new.get_buffer(), pixels.read_png(path)
+        below_format = Babl.get_name(self._new.get_format())
+        if self._colours_only():
+            # Neither alpha has a say in what becomes of the colours.
+            below_format = "RGB float"
+            colours = Gegl.Buffer.new("R'G'B' u8", 0, 0, self._box.width, self._box.height)
+            pixels.copy(top, colours, pixels.covered(top))
+            top = colours
+        below = Gegl.Buffer.new(below_format, *astuple(part))
+        pixels.copy(new, below, part)
+        pixels.lay_over(below, top, shares, self._box, new)
 
     def put(self) -> None:
         """Write the pixels. Raises EditError, and _Changed before anything is written."""
@@ -339,48 +363,52 @@ class _Replacement:
         if _stamp(capture) != self._stamp:
             raise _Changed
         at = capture.on_canvas
-        part = pixels.covered(self._new)
+        part = self._box.intersection(pixels.extent(layer))
         there = part.moved(at.x - self._box.x, at.y - self._box.y)
         inside = pixels.Inside(part, capture.selection, there, self._colours_only())
-        self._write(inside)
+        self._write(self._new, inside)
+        _check_there(capture)
         layer.update(part.x, part.y, part.width, part.height)
-        with copy_of(layer) as written:
-            if not pixels.is_written(written, self._new, inside):
-                raise EditError(
-                    _("“{name}” was changed while the result was put into it.").format(
-                        name=layer.get_name()
-                    )
+        if _stamp(capture) != self._stamp and not self._is_written(inside):
+            raise EditError(
+                _("“{name}” was changed while the result was put into it.").format(
+                    name=layer.get_name()
                 )
+            )
         self.placed = [Placed(capture.job, _REPLACING, layer)]
 
-    def _write(self, inside: pixels.Inside) -> None:
+    def _write(self, new: Gimp.Layer, inside: pixels.Inside) -> None:
         """Write the pixels, many of them in another process. Raises EditError."""
-        layer, new, box = self.capture.layer, self._new, inside.box
-        if box.width * box.height < _MANY_PIXELS:
-            pixels.write(layer, new, inside)
+        layer, box = self.capture.layer, inside.box
+        chosen = inside.selection is not None or (inside.colours_only and layer.has_alpha())
+        if box.width * box.height <= _QUICK_PIXELS[chosen]:
+            pixels.write(layer, new.get_buffer(), inside)
             return
-        # Of the same kind as the layer, and just as large as what is written.
-        size = box.width, box.height
-        holder = new_layer(self.capture.image, "", size, layer.has_alpha())
         mask = None
         try:
-            pixels.fill(holder, new, box)
             if inside.selection is not None:
-                mask = made(holder.create_mask(Gimp.AddMaskType.BLACK))
+                mask = made(new.create_mask(Gimp.AddMaskType.BLACK))
                 pixels.fill_mask(mask, inside)
-            place = box.x, box.y
-            done = write_procedure.run(layer, holder, mask, place, inside.colours_only)
+            done = write_procedure.run(layer, new, mask, box, inside.colours_only)
         finally:
-            for each in (mask, holder):
-                if each is not None:
-                    each.delete()
+            if mask is not None:
+                mask.delete()
         if not done and layer.is_valid() and _stamp(self.capture) != self._stamp:
             raise _Changed
         if not done:
             raise EditError(_("The layer was deleted or locked while the result was put into it."))
 
+    def _is_written(self, inside: pixels.Inside) -> bool:
+        """Whether a layer that was changed meanwhile has the result for all that."""
+        assert self._new is not None
+        with copy_of(self.capture.layer) as written:
+            if written.get_format() != self._new.get_format():
+                return False
+            return pixels.is_written(written, self._new.get_buffer(), inside)
+
     def let_go(self) -> None:
         """Forget the pixels."""
+        self._copies.close()
         self._new = None
 
     def _colours_only(self) -> bool:

@@ -47,18 +47,17 @@ def chosen_kept(image: Gimp.Image) -> Iterator[None]:
 def keep_for_undo(layer: Gimp.Layer) -> bool:
     """Have the undo history keep the layer as it is, before pixels are written; False if it can't.
 
-    A layer that grows by a row and shrinks again has the same pixels in a new buffer, and the
+    A layer that is scaled to the size that it has gets the same pixels in a new buffer, and the
     history has the old one. GIMP copies no pixels for that, and asks for no selection, by which
-    its own way of merging pixels would go.
+    its own way of merging pixels would go. (In 3.0 copies of layers can't undo a resize.)
     """
-    width, height = layer.get_width(), layer.get_height()
     with _movable(layer):
-        return bool(layer.resize(width, height + 1, 0, 0) and layer.resize(width, height, 0, 0))
+        return bool(layer.scale(layer.get_width(), layer.get_height(), False))
 
 
 @contextlib.contextmanager
 def _movable(layer: Gimp.Layer) -> Iterator[None]:
-    """Lift the locks of position, which keep a layer from being resized."""
+    """Lift the locks of position, which keep a layer from being scaled."""
     locked = [each for each in ancestors(layer) if each.get_lock_position()]
     for each in locked:
         each.set_lock_position(False)

@@ -11,6 +11,8 @@ from typing import Any
 
 from gi.repository import Gegl, Gimp, GObject
 
+from plugin.region import Box
+
 NAME = "dimilinks-write"
 
 
@@ -27,10 +29,10 @@ def create(plug_in: Gimp.PlugIn, name: str) -> Gimp.Procedure:
     procedure.add_layer_argument("layer", "Layer", "What is written into", False, stored)
     procedure.add_layer_argument("pixels", "Pixels", "What is written", False, stored)
     procedure.add_drawable_argument(
-        "inside", "Inside", "Where it is written; everywhere if not given", True, stored
+        "inside", "Inside", "Which pixels are written; all if not given", True, stored
     )
-    for axis in ("x", "y"):
-        procedure.add_int_argument(axis, axis, "Place in the layer", 0, 1 << 20, 0, stored)
+    for side in ("x", "y", "width", "height"):
+        procedure.add_int_argument(side, side, "Part of the layer", 0, 1 << 20, 0, stored)
     procedure.add_boolean_argument(
         "colours-only", "Colours only", "Whether the layer's alpha stays", False, stored
     )
@@ -42,20 +44,14 @@ def _run(procedure: Gimp.Procedure, config: Gimp.ProcedureConfig, _data: Any) ->
     from plugin.gimp import pixels
 
     Gegl.init(None)
-    new, inside = config.get_property("pixels"), config.get_property("inside")
-    extent = pixels.extent(new)
-    target = pixels.Inside(
-        extent.moved(config.get_property("x"), config.get_property("y")),
-        None if inside is None else inside.get_buffer(),
-        extent,
-        config.get_property("colours-only"),
-    )
-    layer = config.get_property("layer")
-    if pixels.extent(layer).intersection(target.box) != target.box:
-        # It was cut meanwhile.
+    layer, new, inside = (config.get_property(name) for name in ("layer", "pixels", "inside"))
+    if (layer.get_format(), pixels.extent(layer)) != (new.get_format(), pixels.extent(new)):
+        # It was cut or converted meanwhile.
         return procedure.new_return_values(Gimp.PDBStatusType.EXECUTION_ERROR, None)
-    there = pixels.moved(pixels.picture(new), target.box)
-    pixels.write(layer, there.buffer, target)
+    box = Box(*(config.get_property(side) for side in ("x", "y", "width", "height")))
+    selection = None if inside is None else inside.get_buffer()
+    colours_only = config.get_property("colours-only")
+    pixels.write(layer, new.get_buffer(), pixels.Inside(box, selection, box, colours_only))
     return procedure.new_return_values(Gimp.PDBStatusType.SUCCESS, None)
 
 
@@ -63,16 +59,16 @@ def run(
     layer: Gimp.Layer,
     new: Gimp.Layer,
     inside: Gimp.Drawable | None,
-    place: tuple[int, int],
+    box: Box,
     colours_only: bool,
 ) -> bool:
-    """Have another process write `new` into `layer` at `place`; return whether it could.
+    """Have another process write `box` of `new` into `layer`; return whether it could.
 
-    `new` and `inside`, the selection over it, are drawables that no image holds.
+    `new` is a copy of the layer that has other pixels, `inside` a mask of it: what is selected.
     """
     called = Gimp.get_pdb().lookup_procedure(NAME)
     config = called.create_config()
-    values = {"layer": layer, "pixels": new, "inside": inside, "x": place[0], "y": place[1]}
-    for name, value in {**values, "colours-only": colours_only}.items():
+    values = {"layer": layer, "pixels": new, "inside": inside, "colours-only": colours_only}
+    for name, value in {**values, **vars(box)}.items():
         config.set_property(name, value)
     return bool(called.run(config).index(0) == Gimp.PDBStatusType.SUCCESS)

@@ -25,7 +25,7 @@ from plugin import __version__, job, region, settings
 from plugin.job import PREPARED, Files, Job, JobRequest, phase_text
 from plugin.limits import MOST_VARIATIONS, TIERS
 from plugin.words import _, speak
-from plugin.worker import image_file, key_store, picture
+from plugin.worker import image_file, key_store, patience, picture
 from plugin.worker.failure import Failure
 from plugin.worker.run import Progress, Run
 from plugin.worker.service import Service
@@ -387,7 +387,10 @@ def _work(arguments: argparse.Namespace) -> int:
     run.finish(sending=not collect)
     # By the end of our output the plug-in knows that all is there.
     _tell_nobody()
-    run.pack()
+    if os.name == "posix":
+        # The user goes on with other things.
+        os.nice(19)
+    run.pack(patience.IMPORTING)
     return 0
 
 

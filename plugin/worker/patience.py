@@ -46,6 +46,10 @@ WRITING = 60.0
 """For a folder that can't be written to for any other reason, for what has arrived."""
 LOOKS = 3.0
 """Between two tries to write."""
+IMPORTING = 10.0
+"""For results to be imported, before what else there is to do with their files."""
+IMPORTED = 0.1
+"""Between two looks whether they are."""
 FETCHES = (0.5, 1, 2, 4, 8, 0)
 """After each try to fetch a picture."""
 

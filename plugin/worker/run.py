@@ -159,12 +159,18 @@ class Run:
                 self._failed(post, failure)
         return failure
 
-    def pack(self) -> None:
+    def pack(self, seconds: float = 0) -> None:
         """Make the job's pictures small on the disk: while somebody waited they were written large.
 
-        They may be read meanwhile.
+        They may be read meanwhile. This first waits up to `seconds` for the results to be
+        imported, not to slow that down.
         """
         self._packing = True
+        end = time.monotonic() + seconds
+        with contextlib.suppress(OSError, ValueError):
+            while self._job.unimported and time.monotonic() < end:
+                if self._called_off.wait(patience.IMPORTED):
+                    break
         for path in self._job.folder.glob("*.png"):
             # What the service delivered stays as it came; a damaged one stays, too.
             with contextlib.suppress(OSError, picture.Unreadable):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,10 @@ def test_replace(window: Window, image: Image) -> None:
         ("u32", "mask", "replace"),
         ("u32", "gray", "new-layer"),
         ("float", "group", "replace"),
+        # GIMP 3.0 doesn't take back all that is done to copies.
+        ("u8", "copied image", "replace"),
+        ("u8", "copied layer", "replace"),
+        ("u8", "filter", "replace"),
         ("float", "mask", "new-layer"),
     ],
 )
@@ -184,6 +189,61 @@ def test_repeat(window: Window, image: Image, photograph: Path) -> None:
     # Below the first it would not be seen.
     assert image.state()["layers"][1:] == once["layers"]
     image.undo(once)
+
+
+def test_repeat_asks_before_many_edits(window: Window, image: Image) -> None:
+    settings.save(choices={"variations": 3})
+    window.prompt("warmer")
+    window.edit_and_close()
+    before = {each.id for each in job.all_jobs()}
+    layers = len(image.layers())
+    window.gimp.add_layer(image=image.id, box=[100, 50, 200, 200], also=True)
+
+    window.key("ctrl+f")
+    until(lambda: window.shows("6 edits at once", PLUG_IN), "the question")
+    window.agree("Cancel")
+    window.wait_for_plug_in()
+    assert {each.id for each in job.all_jobs()} == before
+
+    # Within two seconds a press would count as the same.
+    time.sleep(2.5)
+    window.key("ctrl+f")
+    window.agree("Edit")
+    until(lambda: len(image.layers()) == layers + 3, "the results of both layers")
+    window.wait_for_plug_in()
+    made = [each for each in job.all_jobs() if each.id not in before]
+    assert [len(each.state.posts) for each in made] == [3, 3]
+
+
+def test_a_held_key_repeats_once(window: Window, image: Image) -> None:
+    window.prompt("warmer")
+    window.edit_and_close()
+    before = {each.id for each in job.all_jobs()}
+
+    window.key("ctrl+f")
+    for _time in range(5):
+        window.desk.key(name="ctrl+f")
+    until(lambda: len(image.layers()) == 3, "a second result")
+    window.wait_for_plug_in()
+    assert len({each.id for each in job.all_jobs()} - before) == 1
+    assert len(image.layers()) == 3
+
+
+def test_a_lost_selection_is_asked_about(window: Window, image: Image) -> None:
+    """A stray click would make it an edit of the whole, which costs more."""
+    window.prompt("warmer")
+    window.key("ctrl+shift+a")
+    until(lambda: not image.selected().any(), "the loss of the selection")
+    window.press_in_dialog("Edit")
+    window.agree("Cancel")
+    assert not job.all_jobs()
+
+    window.press_in_dialog("Edit")
+    window.agree("Edit All of It")
+    window.wait_for_edits()
+    (made,) = job.all_jobs()
+    assert not (made.folder / "mask.png").exists()
+    window.close_dialog()
 
 
 def assert_changed_inside_only(image: Image, seen) -> None:

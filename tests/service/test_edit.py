@@ -694,6 +694,23 @@ def test_what_a_worker_is_at_is_never_removed(
     assert made.folder.exists() == (state != "imported")
 
 
+def test_a_worker_packs_pictures_once_they_are_imported(
+    sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sooner it would be in the way of that."""
+    made = prepared_job(photo, monkeypatch)
+    with worker_on(made) as worker:
+        assert worker.stdout
+        worker.stdout.read()
+        fitted = made.folder / made.state.posts[0].placed
+        size = fitted.stat().st_size
+        time.sleep(1)
+        assert fitted.stat().st_size == size and worker.poll() is None
+        made.mark_imported([1])
+        assert worker.wait(5) == 0
+    assert fitted.stat().st_size < size
+
+
 def test_our_lock_keeps_a_worker_out(
     sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

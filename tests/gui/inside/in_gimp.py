@@ -22,7 +22,8 @@ displays = []
 def open_image(path, precision="u8", feather=0, kind="", beside=False):
     """Show a picture with an ellipse of it selected, as the only image; return its id.
 
-    `kind` is what is special about it: indexed, gray, mask, alpha lock, group, text, floating.
+    `kind` is what is special about it: indexed, gray, mask, filter, alpha lock, group, text,
+    floating, copied image, copied layer.
     `beside` leaves the others open.
     """
     if not beside:
@@ -49,6 +50,15 @@ def open_image(path, precision="u8", feather=0, kind="", beside=False):
         image.insert_layer(group, None, 0)
         image.reorder_item(layer, group, 0)
         image.set_selected_layers([layer])
+    elif kind == "filter":
+        layer.append_filter(Gimp.DrawableFilter.new(layer, "gegl:brightness-contrast", "brighter"))
+    elif kind == "copied image":
+        original = image
+        image = original.duplicate()
+        original.delete()
+    elif kind == "copied layer":
+        image.insert_layer(layer.copy(), None, 0)
+        image.remove_layer(layer)
     elif kind == "text":
         text = Gimp.TextLayer.new(image, "Words", Gimp.context_get_font(), 90, Gimp.Unit.pixel())
         image.insert_layer(text, None, 0)

@@ -87,19 +87,22 @@ class Desk:
     def _start(self) -> None:
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         self.window = Window(self._gimp, folder, {"TESTS_HANDS": str(folder)})
-        names = ("watcher", "user", "editor-1", "editor-2")
+        self._hands: list[Remote] = []
         try:
-            for name in names:
+            for name in ("watcher", "user", "editor-1", "editor-2"):
                 until(lambda name=name: (folder / name).exists(), f"the {name}")
-            self.watcher, self.user, *self.editors = (Remote(folder / name) for name in names)
+                self._hands.append(Remote(folder / name))
+            self.watcher, self.user, *self.editors = self._hands
             self.choose("new-layer")
         except BaseException:
-            self.window.close()
+            self._end()
             raise
 
     def _end(self) -> None:
-        with contextlib.suppress(OSError, RuntimeError):
+        with contextlib.suppress(OSError, RuntimeError, AttributeError):
             self.watcher.close_images(displays=[])
+        for hand in self._hands:
+            hand.dismiss()
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             self.window.close()
         shutil.rmtree(self.window.folder, ignore_errors=True)

@@ -514,8 +514,8 @@ def _is_lost(edit: Edit, shown: float | None) -> bool:
 
 
 def _looks(state: Any) -> str:
-    """All of a state that Ctrl+Z brings back."""
-    layers = [{**layer, "id": 0} for layer in state["layers"]]
+    """All of a state that Ctrl+Z brings back: locks that a script sets it doesn't."""
+    layers = [{**layer, "id": 0, "locks": []} for layer in state["layers"]]
     return json.dumps({**state, "layers": layers, "chosen": [], "undo": True}, sort_keys=True)
 
 

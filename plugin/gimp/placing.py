@@ -369,7 +369,7 @@ class _Replacement:
         self._write(self._new, inside)
         _check_there(capture)
         layer.update(part.x, part.y, part.width, part.height)
-        if _stamp(capture) != self._stamp and not self._is_written(inside):
+        if not self._is_written(inside):
             raise EditError(
                 _("“{name}” was changed while the result was put into it.").format(
                     name=layer.get_name()
@@ -399,7 +399,7 @@ class _Replacement:
             raise EditError(_("The layer was deleted or locked while the result was put into it."))
 
     def _is_written(self, inside: pixels.Inside) -> bool:
-        """Whether a layer that was changed meanwhile has the result for all that."""
+        """Whether the layer has the result by now, whatever the user did meanwhile."""
         assert self._new is not None
         with copy_of(self.capture.layer) as written:
             if written.get_format() != self._new.get_format():

@@ -33,6 +33,7 @@ import os
 import re
 import secrets
 import shutil
+import threading
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -566,25 +567,27 @@ def _hidden_name() -> str:
 
 _held: tuple[Path, int] | None = None
 """The lock that this process holds as long as it lives, and its descriptor."""
+_holding = threading.Lock()
 
 
 def _maker() -> str:
     """Return the name of the lock that tells that this process lives. Raises OSError."""
     global _held
-    folder = settings.locks_folder()
-    if _held is None or _held[0].parent != folder or not _held[0].exists():
-        for left in folder.glob(f"{_MAKER}-*"):
-            # Most of them are of processes that have ended.
-            with contextlib.suppress(OSError):
-                lock.remove(left)
-        descriptor = None
-        while descriptor is None:
-            path = folder / f"{_MAKER}-{secrets.token_hex(6)}"
-            descriptor = lock.take(path)
-        if _held is not None:
-            os.close(_held[1])
-        _held = path, descriptor
-    return _held[0].name
+    with _holding:
+        folder = settings.locks_folder()
+        if _held is None or _held[0].parent != folder or not _held[0].exists():
+            for left in folder.glob(f"{_MAKER}-*"):
+                # Most of them are of processes that have ended.
+                with contextlib.suppress(OSError):
+                    lock.remove(left)
+            descriptor = None
+            while descriptor is None:
+                path = folder / f"{_MAKER}-{secrets.token_hex(6)}"
+                descriptor = lock.take(path)
+            if _held is not None:
+                os.close(_held[1])
+            _held = path, descriptor
+        return _held[0].name
 
 
 def _maker_lives(folder: Path) -> bool:

@@ -9,8 +9,10 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -471,3 +473,20 @@ def test_a_prompt_that_nobody_can_see_is_refused(text: str) -> None:
 @pytest.mark.parametrize("text", ["?", "😀", "e\u0301", "1️⃣", "ไม้", "\ue000", "\U0001fae8"])
 def test_a_prompt_that_can_be_seen_is_taken(text: str) -> None:
     assert job.check_prompt(text) == text
+
+
+def test_jobs_are_prepared_by_several_threads_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process has one lock that tells that it lives, however many threads ask for it."""
+
+    def prepared(number: int) -> str:
+        together.wait(30)
+        with job.prepare() as folder:
+            return (folder / "maker").read_text("utf-8")
+
+    for count in range(60):
+        monkeypatch.setenv("DIMILINKS_HOME", str(tmp_path / f"{count}"))
+        together = threading.Barrier(8)
+        with ThreadPoolExecutor(8) as pool:
+            assert len(set(pool.map(prepared, range(8)))) == 1

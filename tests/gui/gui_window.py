@@ -167,6 +167,7 @@ class Window:
             self._process.wait(PATIENCE)
         finally:
             self._process.kill()
+            self._process.wait()
             self._log.close()
 
     # What is there

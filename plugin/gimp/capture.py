@@ -452,7 +452,8 @@ def _check_shows(
         hidden = not _any_edited(functools.partial(pixels.alpha, shown), wanted, what)
     if request.replace and shaped_by_mask(copy):
         mask = copy.get_mask().get_buffer()
-        hidden |= not _any_edited(functools.partial(pixels.shares, mask), wanted, what)
+        shown_by_mask = functools.partial(pixels.shares, mask)
+        hidden = hidden or not _any_edited(shown_by_mask, wanted, what)
     if hidden and what.selected is not None:
         raise EditError(
             _(

@@ -21,22 +21,19 @@ from plugin.region import Box
 T = TypeVar("T")
 
 _LAYER_TYPES = {
-    Gimp.ImageBaseType.RGB: (Gimp.ImageType.RGB_IMAGE, Gimp.ImageType.RGBA_IMAGE),
-    Gimp.ImageBaseType.GRAY: (Gimp.ImageType.GRAY_IMAGE, Gimp.ImageType.GRAYA_IMAGE),
-    Gimp.ImageBaseType.INDEXED: (Gimp.ImageType.INDEXED_IMAGE, Gimp.ImageType.INDEXEDA_IMAGE),
+    Gimp.ImageBaseType.RGB: Gimp.ImageType.RGBA_IMAGE,
+    Gimp.ImageBaseType.GRAY: Gimp.ImageType.GRAYA_IMAGE,
+    Gimp.ImageBaseType.INDEXED: Gimp.ImageType.INDEXEDA_IMAGE,
 }
-"""Without and with alpha."""
 
 
-def new_layer(
-    image: Gimp.Image, name: str, size: tuple[int, int], alpha: bool = True
-) -> Gimp.Layer:
-    """Return a normal layer for `image` of that (width, height), in no image yet.
+def new_layer(image: Gimp.Image, name: str, size: tuple[int, int]) -> Gimp.Layer:
+    """Return a normal layer with alpha for `image` of that (width, height), in no image yet.
 
     Raises EditError if the image was closed.
     """
     check_open(image)
-    kind = _LAYER_TYPES[image.get_base_type()][alpha]
+    kind = _LAYER_TYPES[image.get_base_type()]
     layer = Gimp.Layer.new(image, name, *size, kind, 100.0, Gimp.LayerMode.NORMAL)
     return made(layer)
 

@@ -129,7 +129,7 @@ def write_png(shown: Picture, box: Box, path: Path) -> None:
 def write_mask_png(selection: Gegl.Buffer, box: Box, path: Path) -> None:
     """Write the selection over `box` as a gray PNG, 255 = selected."""
     # The selection's numbers as they are: through Y' they would be taken for lightness.
-    _write(path, box, lambda strip: selection.get(rectangle(strip), 1.0, "Y u8", _NONE), _GRAY, 1)
+    _write(path, box, lambda strip: shares(selection, strip), _GRAY, 1)
 
 
 def _write(path: Path, box: Box, read: Callable[[Box], bytes], colours: int, level: int) -> None:
@@ -273,7 +273,7 @@ def selected_bounds(selection: Gegl.Buffer, box: Box) -> Box:
     """
     left, top, right, bottom = box.right, box.bottom, box.x, box.y
     for strip in strips(box):
-        values = selection.get(rectangle(strip), 1.0, "Y u8", _NONE)
+        values = shares(selection, strip)
         for row in range(strip.height):
             line = values[row * strip.width : (row + 1) * strip.width]
             kept = line.lstrip(b"\0")
@@ -305,8 +305,7 @@ def clear_outside(
 
 def _selected(selection: Gegl.Buffer, strip: Box, box: Box, at: Box) -> bytes:
     """What is selected in a strip of `box`, a byte a pixel; the selection has `box` at `at`."""
-    there = strip.moved(at.x - box.x, at.y - box.y)
-    return bytes(selection.get(rectangle(there), 1.0, "Y u8", _NONE))
+    return shares(selection, strip.moved(at.x - box.x, at.y - box.y))
 
 
 class Inside(NamedTuple):
@@ -427,7 +426,7 @@ def alpha(shown: Picture, box: Box) -> bytes:
 
 
 def shares(mask: Gegl.Buffer, box: Box) -> bytes:
-    """What a mask shows of `box`, a byte a pixel."""
+    """What a mask or a selection shows of `box`, a byte a pixel."""
     return bytes(mask.get(rectangle(box), 1.0, "Y u8", _NONE))
 
 

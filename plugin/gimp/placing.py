@@ -60,13 +60,17 @@ class _Changed(Exception):
 
 def get_ready(capture: Capture) -> None:
     """Do beforehand, in another thread, what takes long with the first result."""
-    replacing = capture.request.replace and capture.layer.is_valid()
+    replacing = capture.request.replace
     try:
-        layer = new_layer(capture.image, "", (1, 1), not replacing or capture.layer.has_alpha())
+        if replacing:
+            with copy_of(capture.layer) as copy:
+                own_format = Babl.get_name(copy.get_format())
+        else:
+            layer = new_layer(capture.image, "", (1, 1))
+            own_format = Babl.get_name(layer.get_format())
+            layer.delete()
     except EditError:
         return
-    own_format = Babl.get_name(layer.get_format())
-    layer.delete()
     blending = replacing and capture.selection is not None
     threading.Thread(target=pixels.get_ready, args=(own_format, blending), daemon=True).start()
 
@@ -333,14 +337,15 @@ class _Replacement:
         shares = Gegl.Buffer.new(pixels.SHARES, 0, 0, self._box.width, self._box.height)
         _write_shares(capture, shares, pixels.SHARES)
         part = self._box.intersection(pixels.extent(self._new))
-        new, top = self._new.get_buffer(), pixels.read_png(path)
-        below_format = Babl.get_name(self._new.get_format())
+        new = self._new.get_buffer()
         if self._colours_only():
             # Neither alpha has a say in what becomes of the colours.
             below_format = "RGB float"
-            colours = Gegl.Buffer.new("R'G'B' u8", 0, 0, self._box.width, self._box.height)
-            pixels.copy(top, colours, pixels.covered(top))
-            top = colours
+            top = Gegl.Buffer.new("R'G'B' u8", 0, 0, self._box.width, self._box.height)
+            pixels.load_png(path, top)
+        else:
+            below_format = Babl.get_name(self._new.get_format())
+            top = pixels.read_png(path)
         below = Gegl.Buffer.new(below_format, *astuple(part))
         pixels.copy(new, below, part)
         pixels.lay_over(below, top, shares, self._box, new)

@@ -99,8 +99,9 @@ class Desk:
             raise
 
     def _end(self) -> None:
-        with contextlib.suppress(OSError, RuntimeError, AttributeError):
-            self.watcher.close_images(displays=[])
+        with contextlib.suppress(OSError, RuntimeError):
+            for watcher in self._hands[:1]:
+                watcher.close_images(displays=[])
         for hand in self._hands:
             hand.dismiss()
         with contextlib.suppress(OSError, subprocess.SubprocessError):

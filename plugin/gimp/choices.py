@@ -7,14 +7,14 @@ them into the image, where neither prompts nor paths belong.
 from __future__ import annotations
 
 import contextlib
-import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gi.repository import Gimp
 
-from plugin import settings
+from plugin import lock, settings
+from plugin.gimp import launch
 
 _REMEMBERED = (
     *("size", "resolution", "output", "source", "use-selection", "variations"),
@@ -24,6 +24,8 @@ _REMEMBERED = (
 _PROMPTS = 30
 ONE_PRESS = 2.0
 """Seconds within which a second press, as of a double click, begins no second edit."""
+_REPEATING = "repeating"
+"""The lock that *Repeat* has until its picture is exported."""
 
 
 def recall(config: Gimp.ProcedureConfig) -> None:
@@ -66,23 +68,31 @@ def keep_prompt(prompt: str) -> None:
         settings.save(prompt=prompt)
 
 
-def is_second_press() -> bool:
-    """Whether *Repeat* was chosen less than two seconds ago, by a key that is held for example.
+@contextlib.contextmanager
+def one_press() -> Iterator[bool]:
+    """Tell whether *Repeat* was chosen anew, and not by a key that is held for example.
 
-    Every call counts as one more press.
+    Whatever is pressed before this ends, or within ONE_PRESS afterwards, counts as the same press:
+    GIMP hands on late what was pressed while a picture was exported.
     """
-    now = time.time()
-    pressed: list[float] = []
+    with contextlib.ExitStack() as pressing:
+        ours, before = True, None
+        # Without files that can be written nobody can tell.
+        with contextlib.suppress(OSError, settings.Unusable):
+            ours = pressing.enter_context(lock.held(settings.locks_folder() / _REPEATING))
+            before = settings.comforts().get("repeated")
+        recent = isinstance(before, (int, float)) and before + ONE_PRESS > launch.STARTED
+        anew = ours and not recent
+        if ours:
+            _note_press()
+        yield anew
+        if anew:
+            _note_press()
 
-    def noted(saved: dict[str, Any]) -> dict[str, Any]:
-        before = saved.get("repeated")
-        pressed.append(before if isinstance(before, (int, float)) else -math.inf)
-        return {**saved, "repeated": now}
 
-    # Without settings that can be written nobody can tell.
-    with contextlib.suppress(OSError):
-        settings.change(noted)
-    return any(0 <= now - before < ONE_PRESS for before in pressed)
+def _note_press() -> None:
+    with contextlib.suppress(OSError, settings.Unusable):
+        settings.change(lambda saved: {**saved, "repeated": time.time()})
 
 
 def past_prompts() -> list[str]:

@@ -38,11 +38,15 @@ _POSTS_AT_ONCE = 4
 
 
 def edit(
-    image: Gimp.Image, drawables: Sequence[Gimp.Drawable], request: Request
+    image: Gimp.Image,
+    drawables: Sequence[Gimp.Drawable],
+    request: Request,
+    captured: Callable[[], None] = lambda: None,
 ) -> tuple[list[Gimp.Layer], list[str]]:
     """Edit and return the result layers, and what the user should hear about them.
 
-    Raises EditError if nothing came of it; the image is as it was then.
+    `captured` is called once everything that is sent is exported. Raises EditError if nothing
+    came of it; the image is as it was then.
     """
     layers = check(image, drawables, request)
     loop = GLib.MainLoop()
@@ -55,6 +59,7 @@ def edit(
 
     try:
         running = Edit(image, layers, request, changed)
+        captured()
         pulse = GLib.timeout_add(250, _pulse)
         GLib.idle_add(running.start)
         loop.run()

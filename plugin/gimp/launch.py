@@ -10,10 +10,13 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from plugin import lock, settings
 
+STARTED = time.time()
+"""When GIMP started this process, in seconds since 1970."""
 _ROOT = Path(__file__).resolve().parents[2]
 NOTE = _ROOT / "worker-python.txt"
 """Where the installer wrote down the interpreter; a line is `PATH`, or `PLACE`, a tab, `PATH`."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -187,11 +188,13 @@ def _run(
             return procedure.new_return_values(status, None)
         if run_mode == Gimp.RunMode.WITH_LAST_VALS:
             request = _request(config, titled=True, files=choices.reference_files())
-            if choices.is_second_press() or not _means_all(image, drawables, request):
-                return procedure.new_return_values(Gimp.PDBStatusType.CANCEL, None)
+            with contextlib.ExitStack() as pressing:
+                anew = pressing.enter_context(choices.one_press())
+                if not anew or not _means_all(image, drawables, request):
+                    return procedure.new_return_values(Gimp.PDBStatusType.CANCEL, None)
+                layers, sentences = edit(image, drawables, request, pressing.close)
         else:
-            request = _request(config)
-        layers, sentences = edit(image, drawables, request)
+            layers, sentences = edit(image, drawables, _request(config))
         # GIMP dies of layers that are handed to it when their image was closed by then.
         check_open(image)
     except CallingError as error:

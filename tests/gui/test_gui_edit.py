@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
 from gui_window import PLUG_IN, Image, Window, until
 
-from plugin import job, settings
+from plugin import job, lock, settings
 from plugin.worker.sandbox import Sandbox
 
 pytestmark = pytest.mark.gimp
@@ -223,6 +225,35 @@ def test_a_held_key_repeats_once(window: Window, image: Image) -> None:
     window.key("ctrl+f")
     for _time in range(5):
         window.desk.key(name="ctrl+f")
+    until(lambda: len(image.layers()) == 3, "a second result")
+    window.wait_for_plug_in()
+    assert len({each.id for each in job.all_jobs()} - before) == 1
+    assert len(image.layers()) == 3
+
+
+@pytest.mark.parametrize("stopped", ["at its start", "at its export"])
+def test_a_press_that_comes_late_is_no_second_one(
+    window: Window, image: Image, stopped: str
+) -> None:
+    """A large picture's export keeps GIMP busy for seconds, and the key's next press waiting."""
+    window.prompt("warmer")
+    window.edit_and_close()
+    before = {each.id for each in job.all_jobs()}
+    exporting = settings.locks_folder() / "repeating"
+
+    window.key("ctrl+f")
+    until(window.workers, "the worker that it starts first", pause=0.001)
+    (first,) = window.plug_in()
+    if stopped == "at its export":
+        until(lambda: lock.is_held(exporting), "its export", pause=0.001)
+    os.kill(first, signal.SIGSTOP)
+    assert {each.id for each in job.all_jobs()} == before
+    if stopped == "at its export":
+        time.sleep(2.5)
+    window.desk.key(name="ctrl+f")
+    until(lambda: len(window.plug_in()) == 2, "the second press")
+    time.sleep(2.5)
+    os.kill(first, signal.SIGCONT)
     until(lambda: len(image.layers()) == 3, "a second result")
     window.wait_for_plug_in()
     assert len({each.id for each in job.all_jobs()} - before) == 1

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import struct
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import astuple
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import NamedTuple
 
 from gi.repository import Babl, Gegl, Gimp
 
+from plugin import quick_png
 from plugin.region import Box
 
 _NONE = Gegl.AbyssPolicy.NONE
@@ -27,12 +26,7 @@ _PIXELS_PER_COPY = 32
 _SELECTED, _NOT_SELECTED = re.compile(rb"[^\0]+"), re.compile(rb"\0+")
 """Runs of pixels in a row, by what is selected of each."""
 _ALL_OR_NOTHING = bytes([0]) + bytes([255]) * 255
-_WRITTEN_PIXELS = 1_000_000
-"""Of a PNG at once."""
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_GRAY, _RGB, _RGBA = 0, 2, 6
-"""PNG's numbers for them."""
-_FORMATS = {_GRAY: "Y' u8", _RGB: "R'G'B' u8", _RGBA: "R'G'B'A u8"}
+_FORMATS = {quick_png.GRAY: "Y' u8", quick_png.RGB: "R'G'B' u8", quick_png.RGBA: "R'G'B'A u8"}
 """What is in our PNGs."""
 SHARES = "Y float"
 """How much of each pixel counts, 0 to 1."""
@@ -87,24 +81,25 @@ def covered(buffer: Gegl.Buffer) -> Box:
 
 def srgb(shown: Picture, box: Box) -> bytes:
     """The pixels of `box` as sRGB of 8 bits, with alpha if they have any."""
-    pixel_format = _FORMATS[_RGBA if shown.alpha else _RGB]
+    pixel_format = _FORMATS[quick_png.RGBA if shown.alpha else quick_png.RGB]
     part, buffer = rectangle(box), shown.buffer
-    if _other_space(buffer, Gegl.Buffer.new(pixel_format, 0, 0, 1, 1)):
+    if _needs_table(buffer, Gegl.Buffer.new(pixel_format, 0, 0, 1, 1)):
         buffer = Gegl.Buffer.new(_BETWEEN[buffer.get_property("px-size")], *astuple(box))
         shown.buffer.copy(part, _NONE, buffer, part)
     return bytes(buffer.get(part, 1.0, pixel_format, _NONE))
 
 
-def _other_space(one: Gegl.Buffer, other: Gegl.Buffer) -> bool:
-    """Whether both hold pixels of 8 bits, in different colour spaces.
+def _needs_table(one: Gegl.Buffer, other: Gegl.Buffer) -> bool:
+    """Whether Babl would fill a table of all colours to convert pixels of `one` into `other`'s.
 
-    Babl would fill a table of all colours for them, which takes a second or two in each process;
-    with more bits between it needs none.
+    It does between 8 bits and 8 bits, of different colour spaces or to add an alpha channel. That
+    takes up to two seconds and 400 MB in each process; with more bits between it needs none.
     """
-    size = one.get_property("px-size")
+    size, target = one.get_property("px-size"), other.get_property("px-size")
     return bool(
         size in _BETWEEN
-        and other.get_property("px-size") == size
+        and target in _BETWEEN
+        and size <= target
         and one.get_property("format") != other.get_property("format")
     )
 
@@ -112,55 +107,43 @@ def _other_space(one: Gegl.Buffer, other: Gegl.Buffer) -> bool:
 def _convert(source: Gegl.Buffer, target: Gegl.Buffer) -> None:
     """Copy all pixels of a PNG's buffer into `target`, from its origin, in its own format."""
     whole = covered(source)
-    through = _other_space(source, target)
+    through = _needs_table(source, target)
     for strip in strips(whole) if through else [whole]:
         part, read = rectangle(strip), source
         if through:
-            read = Gegl.Buffer.new(_BETWEEN[source.get_property("px-size")], *astuple(strip))
+            read = Gegl.Buffer.new(_BETWEEN[target.get_property("px-size")], *astuple(strip))
             source.copy(part, _NONE, read, part)
         read.copy(part, _NONE, target, part)
 
 
 def write_png(shown: Picture, box: Box, path: Path) -> None:
     """Write the pixels of `box` as an sRGB PNG: large, for the worker makes it smaller."""
-    _write(path, box, lambda strip: srgb(shown, strip), _RGBA if shown.alpha else _RGB, 0)
+    _write(
+        path,
+        box,
+        lambda strip: srgb(shown, strip),
+        quick_png.RGBA if shown.alpha else quick_png.RGB,
+        0,
+    )
 
 
 def write_mask_png(selection: Gegl.Buffer, box: Box, path: Path) -> None:
     """Write the selection over `box` as a gray PNG, 255 = selected."""
     # The selection's numbers as they are: through Y' they would be taken for lightness.
-    _write(path, box, lambda strip: shares(selection, strip), _GRAY, 1)
+    _write(path, box, lambda strip: shares(selection, strip), quick_png.GRAY, 1)
 
 
 def _write(path: Path, box: Box, read: Callable[[Box], bytes], colours: int, level: int) -> None:
-    """Write `box` as a PNG of 8 bits whose rows are not filtered.
-
-    GEGL's own writer packs always, and takes ten times as long for it as this takes without.
-    """
-    header = struct.pack(">IIBBBBB", box.width, box.height, 8, colours, 0, 0, 0)
-    packer = zlib.compressobj(level)
+    size = (box.width, box.height)
     with path.open("wb") as file:
-
-        def chunk(kind: bytes, data: bytes) -> None:
-            check = zlib.crc32(data, zlib.crc32(kind))
-            file.write(struct.pack(">I", len(data)) + kind)
-            file.write(data)
-            file.write(struct.pack(">I", check))
-
-        file.write(_SIGNATURE)
-        chunk(b"IHDR", header)
-        for strip in strips(box, _WRITTEN_PIXELS):
-            values = read(strip)
-            length = len(values) // strip.height
-            rows = (values[start : start + length] for start in range(0, len(values), length))
-            chunk(b"IDAT", packer.compress(b"\0" + b"\0".join(rows)))
-        chunk(b"IDAT", packer.flush())
-        chunk(b"IEND", b"")
+        file.writelines(
+            quick_png.encoded(size, colours, map(read, strips(box, quick_png.STRIP_PIXELS)), level)
+        )
 
 
 def read_png(path: Path) -> Gegl.Buffer:
     """Return a PNG's pixels as they are in it, from the origin on."""
-    width, height, colours = _png_header(path)
+    width, height, colours = quick_png.header(path)
     read = Gegl.Buffer.new(_FORMATS[colours], 0, 0, width, height)
     graph = Gegl.Node()
     load = _node(graph, "gegl:png-load", path=str(path))
@@ -180,19 +163,9 @@ def load_png(path: Path, target: Gegl.Buffer) -> None:
 def png_size(path: Path) -> tuple[int, int]:
     """Return a PNG's (width, height); (0, 0) if there is none that can be read."""
     try:
-        return _png_header(path)[:2]
+        return quick_png.header(path)[:2]
     except (OSError, ValueError):
         return 0, 0
-
-
-def _png_header(path: Path) -> tuple[int, int, int]:
-    """Width, height and colours of a PNG of ours. Raises OSError and ValueError."""
-    with path.open("rb") as file:
-        head = file.read(26)
-    if len(head) < 26 or not head.startswith(_SIGNATURE) or head[25] not in _FORMATS:
-        raise ValueError
-    width, height = struct.unpack(">II", head[16:24])
-    return width, height, head[25]
 
 
 def get_ready(pixel_format: str, blending: bool) -> None:
@@ -202,12 +175,13 @@ def get_ready(pixel_format: str, blending: bool) -> None:
     """
     one = Box(0, 0, 1, 1)
     target = Gegl.Buffer.new(pixel_format, *astuple(one))
-    _convert(Gegl.Buffer.new(_FORMATS[_RGBA], *astuple(one)), target)
     _node(Gegl.Node(), "gegl:png-load")
-    if blending:
-        top = Gegl.Buffer.new(_FORMATS[_RGBA], *astuple(one))
-        shares = Gegl.Buffer.new(SHARES, *astuple(one))
-        lay_over(target.dup(), top, shares, one, target)
+    for colours in (quick_png.RGB, quick_png.RGBA):
+        top = Gegl.Buffer.new(_FORMATS[colours], *astuple(one))
+        _convert(top, target)
+        if blending:
+            shares = Gegl.Buffer.new(SHARES, *astuple(one))
+            lay_over(target.dup(), top, shares, one, target)
 
 
 def copy(source: Gegl.Buffer, target: Gegl.Buffer, box: Box) -> None:

@@ -321,6 +321,8 @@ class _Replacement:
         self._copies = contextlib.ExitStack()
         self._new: Gimp.Layer | None = None
         """A copy of the layer, which has the result's pixels where they may change."""
+        self._pixels: Gegl.Buffer | None = None
+        """Those of the copy: asked for once, they needn't come from GIMP again."""
         self._box = capture.box
 
     def get_ready(self) -> None:
@@ -331,13 +333,13 @@ class _Replacement:
         self._box = _where(capture)
         path = capture.job.folder / _fitted(capture)[_REPLACING]
         self._new = self._copies.enter_context(copy_of(layer))
+        self._pixels = new = self._new.get_buffer()
         if capture.selection is None:
-            pixels.load_png(path, self._new.get_buffer())
+            pixels.load_png(path, new)
             return
         shares = Gegl.Buffer.new(pixels.SHARES, 0, 0, self._box.width, self._box.height)
         _write_shares(capture, shares, pixels.SHARES)
         part = self._box.intersection(pixels.extent(self._new))
-        new = self._new.get_buffer()
         if self._colours_only():
             # Neither alpha has a say in what becomes of the colours.
             below_format = "RGB float"
@@ -387,7 +389,7 @@ class _Replacement:
         layer, box = self.capture.layer, inside.box
         chosen = inside.selection is not None or (inside.colours_only and layer.has_alpha())
         if box.width * box.height <= _QUICK_PIXELS[chosen]:
-            pixels.write(layer, new.get_buffer(), inside)
+            pixels.write(layer, self._pixels, inside)
             return
         mask = None
         try:
@@ -409,12 +411,12 @@ class _Replacement:
         with copy_of(self.capture.layer) as written:
             if written.get_format() != self._new.get_format():
                 return False
-            return pixels.is_written(written, self._new.get_buffer(), inside)
+            return pixels.is_written(written, self._pixels, inside)
 
     def let_go(self) -> None:
         """Forget the pixels."""
         self._copies.close()
-        self._new = None
+        self._new = self._pixels = None
 
     def _colours_only(self) -> bool:
         """Whether the layer keeps its alpha."""

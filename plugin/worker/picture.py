@@ -14,9 +14,10 @@ from typing import cast
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
-from plugin import settings
+from plugin import quick_png, settings
 from plugin.words import _
 from plugin.worker import image_parts
 
@@ -36,10 +37,6 @@ _QUICK = (
     *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG),
 )
 """Half of the time that Pillow takes to choose a filter for each row, for the same size."""
-_UNPACKED = (
-    *(cv2.IMWRITE_PNG_COMPRESSION, 0),
-    *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE),
-)
 _TO_OPENCV = {"RGB": cv2.COLOR_RGB2BGR, "RGBA": cv2.COLOR_RGBA2BGRA}
 
 # Pillow's own limit counts for the user's pictures too, which may be larger; ours are told apart.
@@ -314,6 +311,8 @@ def between_profiles(
 
 def on_white(image: Image.Image) -> Image.Image:
     """RGB over white: how a product or a drawing on nothing is seen, and read well by models."""
+    if image.mode == "RGB":
+        return image
     if image.mode != "RGBA":
         return image.convert("RGB")
     ground = Image.new("RGBA", image.size, "white")
@@ -335,14 +334,17 @@ def write_own(picture: Image.Image, path: Path) -> None:
     settings.write_private(path, png(picture))
 
 
-def write_layer(picture: Image.Image, path: Path) -> None:
-    """Write RGB or RGBA as a PNG that is quick to become a layer; the rest is as with `write_own`.
+def write_layer(pixels: NDArray[np.uint8], path: Path) -> None:
+    """Write RGB or RGBA (height, width, 3 or 4) as a PNG that is quick to become a layer.
 
-    It is not packed, and has an alpha channel: GEGL would have to find out first how to add one.
+    It is not packed. The rest is as with `write_own`.
     """
-    to_opencv = cv2.COLOR_RGB2BGRA if picture.mode == "RGB" else cv2.COLOR_RGBA2BGRA
-    pixels = cv2.cvtColor(np.asarray(picture), to_opencv)
-    settings.write_private(path, cv2.imencode(".png", pixels, _UNPACKED)[1].data)
+    height, width, channels = pixels.shape
+    together = max(1, quick_png.STRIP_PIXELS // width)
+    strips = (pixels[top : top + together].tobytes() for top in range(0, height, together))
+    colours = quick_png.RGBA if channels == 4 else quick_png.RGB
+    encoded = quick_png.encoded((width, height), colours, strips)
+    settings.write_private(path, b"".join(encoded))
 
 
 def pack(path: Path) -> None:

@@ -22,17 +22,18 @@ def fit(
     selection: Image.Image | None,
     repaired: bool = False,
     delivered: tuple[int, int] | None = None,
-) -> tuple[Image.Image, list[str]]:
+) -> tuple[Pixels, list[str]]:
     """Return `answer` (sRGB, RGB or RGBA) at the size of `source`, the content, and notes.
 
-    `selection` is the content's mask (L, 255 = edited). `repaired` undoes what the service did to
-    the picture beyond the edit, where that can be told; otherwise an answer of another ratio than
-    the upload's covers it, centred, and is cut off. `delivered` is the (width, height) in which the
-    answer came, if it is smaller by now. Notes are sentences for the user.
+    Its pixels are RGB or RGBA, (height, width, 3 or 4), as the answer's are. `selection` is the
+    content's mask (L, 255 = edited). `repaired` undoes what the service did to the picture beyond
+    the edit, where that can be told; otherwise an answer of another ratio than the upload's covers
+    it, centred, and is cut off. `delivered` is the (width, height) in which the answer came, if it
+    is smaller by now. Notes are sentences for the user.
     """
     found = judged(answer, upload) if repaired else None
-    image, notes = placed(answer, upload, source, selection, found, delivered)
-    if not _shows(image, selection):
+    pixels, notes = placed(answer, upload, source, selection, found, delivered)
+    if pixels.shape[2] == 4 and not _shows(pixels[..., 3], selection):
         notes.append(
             _(
                 "The service's picture is transparent wherever the edit belongs: nothing of the "
@@ -41,7 +42,7 @@ def fit(
         )
     if repaired and found is None and upload.mask is not None:
         notes.append(_("The result could not be aligned with the picture and is used as it came."))
-    return image, notes
+    return pixels, notes
 
 
 def placed(
@@ -51,7 +52,7 @@ def placed(
     selection: Image.Image | None,
     found: repair.Repair | None,
     delivered: tuple[int, int] | None = None,
-) -> tuple[Image.Image, list[str]]:
+) -> tuple[Pixels, list[str]]:
     """As `fit`, by what was `found` out about the answer already."""
     left, top, right, bottom = upload.inner
     to_sent = scaling(((right - left) / source.width, (bottom - top) / source.height), (left, top))
@@ -64,14 +65,9 @@ def placed(
     if found is None:
         return _scaled(answer, matrix, source.size), notes
     if answer.mode == "RGB":
-        pixels = repair.repaired(
-            np.asarray(answer),
-            found,
-            to_sent,
-            _seen(source),
-            None if selection is None else np.asarray(selection),
-        )
-        return Image.fromarray(pixels), notes
+        selected = None if selection is None else np.asarray(selection)
+        pixels = repair.repaired(np.asarray(answer), found, to_sent, _seen(source), selected)
+        return pixels, notes
     return _see_through(answer, matrix, source.size), notes
 
 
@@ -82,8 +78,7 @@ def judged(answer: Image.Image, upload: Upload) -> repair.Repair | None:
 
 def _seen(image: Image.Image) -> Pixels:
     """RGB over white, (height, width, 3)."""
-    # Of what is RGB already no copy is made.
-    return np.asarray(image if image.mode == "RGB" else picture.on_white(image))
+    return np.asarray(picture.on_white(image))
 
 
 def _edited(upload: Upload) -> Pixels | None:
@@ -123,18 +118,18 @@ def _notes(
     return notes
 
 
-def _scaled(answer: Image.Image, matrix: Matrix, size: tuple[int, int]) -> Image.Image:
+def _scaled(answer: Image.Image, matrix: Matrix, size: tuple[int, int]) -> Pixels:
     """The answer at `size`, by a matrix that only scales and shifts."""
     edges = matrix @ np.array([[-0.5, size[0] - 0.5], [-0.5, size[1] - 0.5], [1, 1]]) + 0.5
     left, right = (min(max(0.0, edge), float(answer.width)) for edge in edges[0])
     top, bottom = (min(max(0.0, edge), float(answer.height)) for edge in edges[1])
     box = (round(left, 6), round(top, 6), round(right, 6), round(bottom, 6))
     if all(edge == int(edge) for edge in box) and (box[2] - box[0], box[3] - box[1]) == size:
-        return answer.crop((int(box[0]), int(box[1]), int(box[2]), int(box[3])))
-    return answer.resize(size, Image.Resampling.LANCZOS, box=box)
+        return np.asarray(answer.crop((int(box[0]), int(box[1]), int(box[2]), int(box[3]))))
+    return np.asarray(answer.resize(size, Image.Resampling.LANCZOS, box=box))
 
 
-def _see_through(answer: Image.Image, matrix: Matrix, size: tuple[int, int]) -> Image.Image:
+def _see_through(answer: Image.Image, matrix: Matrix, size: tuple[int, int]) -> Pixels:
     """The RGBA answer at `size`, with nothing where it doesn't reach."""
     # Premultiplied: the colours of transparent pixels must not run into their neighbours.
     pixels = repair.resample(np.asarray(answer.convert("RGBa")), matrix, size)
@@ -145,7 +140,7 @@ def _see_through(answer: Image.Image, matrix: Matrix, size: tuple[int, int]) -> 
         flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
     )
     pixels[reached == 0] = 0
-    return Image.frombytes("RGBa", size, pixels.tobytes()).convert("RGBA")
+    return np.asarray(Image.frombytes("RGBa", size, pixels.tobytes()).convert("RGBA"))
 
 
 def what_hides(
@@ -166,7 +161,8 @@ def what_hides(
                 "The blend is so wide that it leaves nothing of the selection: set fewer pixels. "
                 "Nothing was sent."
             )
-    if source is not None and not _shows(source, through):
+    alpha = np.asarray(source.getchannel("A")) if source and source.mode == "RGBA" else None
+    if alpha is not None and not _shows(alpha, through):
         return _(
             "Nothing of the result would be seen: the picture is fully transparent where it is "
             "edited, and its transparency is kept. Fill that part with a colour first, or select "
@@ -175,39 +171,37 @@ def what_hides(
     return ""
 
 
-def _shows(image: Image.Image, selection: Image.Image | None) -> bool:
-    """Whether anything of `image` is seen through `selection` (L, of its size)."""
-    if image.mode != "RGBA":
-        return True
-    seen = np.asarray(image.getchannel("A")) > 0
+def _shows(alpha: Pixels, selection: Image.Image | None) -> bool:
+    """Whether anything of a picture is seen, by its `alpha` and through `selection` (L)."""
+    seen = alpha > 0
     if selection is not None:
         seen &= np.asarray(selection) > 0
     return bool(seen.any())
 
 
-def keep_alpha(placed: Image.Image, source: Image.Image) -> Image.Image:
+def keep_alpha(placed: Pixels, source: Image.Image) -> Pixels:
     """Give the edit of a layer whose transparency is to stay the layer's own alpha.
 
     The service saw the layer over white; that white is taken out again where the layer is partly
     transparent, so that no pale fringe stays. Where nothing changed, the layer's own colours stay:
     what shines through faintly can't be told from the white behind it.
     """
-    if placed.mode == source.mode == "RGB":
+    if placed.shape[2] == 3 and source.mode == "RGB":
         return placed
-    ground = picture.on_white(source)
-    if placed.mode == "RGBA":
-        placed = Image.alpha_composite(ground.convert("RGBA"), placed).convert("RGB")
+    ground = _seen(source)
+    if placed.shape[2] == 4:
+        below = Image.fromarray(ground).convert("RGBA")
+        above = Image.fromarray(placed)
+        placed = np.asarray(Image.alpha_composite(below, above).convert("RGB"))
     if source.mode != "RGBA":
         return placed
-    alpha = source.getchannel("A")
-    share = np.asarray(alpha, np.float32)[..., None] / 255
-    seen = np.asarray(placed, np.float32)
+    own = np.asarray(source)
+    share = own[..., 3:].astype(np.float32) / 255
+    seen = placed.astype(np.float32)
     unmixed = (seen - 255 * (1 - share)) / np.maximum(share, 1 / 255)
-    same = np.abs(seen - np.asarray(ground, np.float32)).max(axis=2, keepdims=True) <= 1
-    colours = np.where(same, np.asarray(source)[..., :3], np.clip(np.rint(unmixed), 0, 255))
-    result = Image.fromarray(colours.astype(np.uint8))
-    result.putalpha(alpha)
-    return result
+    same = np.abs(seen - ground.astype(np.float32)).max(axis=2, keepdims=True) <= 1
+    colours = np.where(same, own[..., :3], np.clip(np.rint(unmixed), 0, 255))
+    return np.dstack((colours.astype(np.uint8), own[..., 3]))
 
 
 def blend_factor(mask: Image.Image, pixels: int) -> Image.Image:

@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import filelock
-from PIL import Image
 
 from plugin import settings
 from plugin.job import ACCEPTED, FAILED, PREPARED, RECEIVED, SENT, Job, Post
@@ -30,6 +29,7 @@ from plugin.worker.answers import Answer
 from plugin.worker.failure import Failure, NotAccepted, TaskEnded, TaskUnknown
 from plugin.worker.form import Form
 from plugin.worker.keeping import Keeper
+from plugin.worker.registration import Pixels
 from plugin.worker.service import Service, Stumbled
 from plugin.worker.upload import Upload
 
@@ -648,8 +648,8 @@ class _Edit:
                 )
             return self._forms[route]
 
-    def place(self, data: bytes, route: str) -> tuple[Image.Image, list[str]]:
-        """Fit the answer that came by `route` to the source's pixels.
+    def place(self, data: bytes, route: str) -> tuple[Pixels, list[str]]:
+        """Fit the answer that came by `route` to the source's pixels: RGB or RGBA.
 
         The notes are sentences for the user. Raises picture.Unreadable.
         """

@@ -297,7 +297,7 @@ def compared(case: Case, pictures: Mapping[str, Image.Image]) -> dict[str, float
     found = placement.judged(made.answer, made.built)
 
     def placed(by: repair.Repair | None) -> Array:
-        return np.asarray(placement.placed(made.answer, made.built, made.source, made.mask, by)[0])
+        return placement.placed(made.answer, made.built, made.source, made.mask, by)[0]
 
     ways = {"repair": placed(found), "none": placed(None), "inverse": inverse(made)}
     if found is None:

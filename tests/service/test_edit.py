@@ -826,7 +826,7 @@ def test_pictures_that_were_written_in_haste_are_small_in_the_end(
     (served,) = [each for each in sandbox.served if each.path.startswith("/p/img/")]
     assert (prepared.folder / "result-1.png").read_bytes() == sandbox.result(served.path)[0]
     placed = picture.read_own(prepared.folder / "placed-1.png")
-    assert placed.mode == "RGBA" and placed.size == before.size
+    assert placed.mode == "RGB" and placed.size == before.size
 
 
 def test_when_gimp_is_gone_before_sending_nothing_is_sent(

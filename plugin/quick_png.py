@@ -11,26 +11,29 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-GRAY, RGB, RGBA = 0, 2, 6
-"""PNG's numbers for them; a channel has 8 bits."""
 STRIP_PIXELS = 1_000_000
 """A good size of the strips that are encoded one after the other."""
-_CHANNELS = {GRAY: 1, RGB: 3, RGBA: 4}
+_COLOURS = {1: 0, 3: 2, 4: 6}
+"""PNG's numbers for gray, RGB and RGBA, by their channels."""
+_CHANNELS = {number: channels for channels, number in _COLOURS.items()}
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def encoded(
-    size: tuple[int, int], colours: int, strips: Iterable[bytes], level: int = 0
+    size: tuple[int, int], channels: int, strips: Iterable[bytes], level: int = 0
 ) -> Iterator[bytes]:
-    """Yield the parts of a PNG of `size` (width, height), in sRGB.
+    """Yield the parts of a PNG of `size` (width, height), in sRGB with 8 bits a channel.
 
-    `strips` are whole rows of pixels, from the top; `level` is zlib's, 0 to pack nothing.
+    `channels` is 1 for gray, 3 for RGB, 4 for RGBA. `strips` are whole rows of pixels, from the
+    top; `level` is zlib's, 0 to pack nothing.
     """
     width, height = size
     packer = zlib.compressobj(level)
     yield _SIGNATURE
-    yield from _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colours, 0, 0, 0))
-    length = width * _CHANNELS[colours]
+    yield from _chunk(
+        b"IHDR", struct.pack(">IIBBBBB", width, height, 8, _COLOURS[channels], 0, 0, 0)
+    )
+    length = width * channels
     for strip in strips:
         rows = (strip[start : start + length] for start in range(0, len(strip), length))
         # A byte before each row says that it is not filtered.
@@ -46,10 +49,10 @@ def _chunk(kind: bytes, data: bytes) -> Iterator[bytes]:
 
 
 def header(path: Path) -> tuple[int, int, int]:
-    """Return width, height and colours of a PNG of 8 bits. Raises OSError and ValueError."""
+    """Return width, height and channels of a PNG of 8 bits. Raises OSError and ValueError."""
     with path.open("rb") as file:
         head = file.read(26)
     if len(head) < 26 or not head.startswith(_SIGNATURE) or head[25] not in _CHANNELS:
         raise ValueError
     width, height = struct.unpack(">II", head[16:24])
-    return width, height, head[25]
+    return width, height, _CHANNELS[head[25]]

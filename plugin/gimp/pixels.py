@@ -26,8 +26,8 @@ _PIXELS_PER_COPY = 32
 _SELECTED, _NOT_SELECTED = re.compile(rb"[^\0]+"), re.compile(rb"\0+")
 """Runs of pixels in a row, by what is selected of each."""
 _ALL_OR_NOTHING = bytes([0]) + bytes([255]) * 255
-_FORMATS = {quick_png.GRAY: "Y' u8", quick_png.RGB: "R'G'B' u8", quick_png.RGBA: "R'G'B'A u8"}
-"""What is in our PNGs."""
+_FORMATS = {1: "Y' u8", 3: "R'G'B' u8", 4: "R'G'B'A u8"}
+"""What is in our PNGs, by their channels."""
 SHARES = "Y float"
 """How much of each pixel counts, 0 to 1."""
 _BETWEEN = {3: "R'G'B' u16", 4: "R'G'B'A u16"}
@@ -42,6 +42,11 @@ class Picture(NamedTuple):
 
     buffer: Gegl.Buffer
     alpha: bool
+
+    @property
+    def channels(self) -> int:
+        """How many they have as sRGB."""
+        return 4 if self.alpha else 3
 
 
 def picture(drawable: Gimp.Drawable) -> Picture:
@@ -81,70 +86,61 @@ def covered(buffer: Gegl.Buffer) -> Box:
 
 def srgb(shown: Picture, box: Box) -> bytes:
     """The pixels of `box` as sRGB of 8 bits, with alpha if they have any."""
-    pixel_format = _FORMATS[quick_png.RGBA if shown.alpha else quick_png.RGB]
+    pixel_format = _FORMATS[shown.channels]
     part, buffer = rectangle(box), shown.buffer
-    if _needs_table(buffer, Gegl.Buffer.new(pixel_format, 0, 0, 1, 1)):
-        buffer = Gegl.Buffer.new(_BETWEEN[buffer.get_property("px-size")], *astuple(box))
+    between = _between(buffer, Gegl.Buffer.new(pixel_format, 0, 0, 1, 1))
+    if between:
+        buffer = Gegl.Buffer.new(between, *astuple(box))
         shown.buffer.copy(part, _NONE, buffer, part)
     return bytes(buffer.get(part, 1.0, pixel_format, _NONE))
 
 
-def _needs_table(one: Gegl.Buffer, other: Gegl.Buffer) -> bool:
-    """Whether Babl would fill a table of all colours to convert pixels of `one` into `other`'s.
+def _between(source: Gegl.Buffer, target: Gegl.Buffer) -> str:
+    """Return the format through which pixels get faster from `source` to `target`, "" if none.
 
-    It does between 8 bits and 8 bits, of different colour spaces or to add an alpha channel. That
-    takes up to two seconds and 400 MB in each process; with more bits between it needs none.
+    To convert 8 bits to 8 bits, of another colour space or with an alpha channel added, Babl fills
+    a table of all colours. That takes up to two seconds and 400 MB in each process; with more bits
+    between it needs none.
     """
-    size, target = one.get_property("px-size"), other.get_property("px-size")
-    return bool(
-        size in _BETWEEN
-        and target in _BETWEEN
-        and size <= target
-        and one.get_property("format") != other.get_property("format")
-    )
+    size, wanted = source.get_property("px-size"), target.get_property("px-size")
+    few_bits = size in _BETWEEN and wanted in _BETWEEN and size <= wanted
+    alike = source.get_property("format") == target.get_property("format")
+    return _BETWEEN[wanted] if few_bits and not alike else ""
 
 
 def _convert(source: Gegl.Buffer, target: Gegl.Buffer) -> None:
     """Copy all pixels of a PNG's buffer into `target`, from its origin, in its own format."""
     whole = covered(source)
-    through = _needs_table(source, target)
-    for strip in strips(whole) if through else [whole]:
+    between = _between(source, target)
+    for strip in strips(whole) if between else [whole]:
         part, read = rectangle(strip), source
-        if through:
-            read = Gegl.Buffer.new(_BETWEEN[target.get_property("px-size")], *astuple(strip))
+        if between:
+            read = Gegl.Buffer.new(between, *astuple(strip))
             source.copy(part, _NONE, read, part)
         read.copy(part, _NONE, target, part)
 
 
 def write_png(shown: Picture, box: Box, path: Path) -> None:
     """Write the pixels of `box` as an sRGB PNG: large, for the worker makes it smaller."""
-    _write(
-        path,
-        box,
-        lambda strip: srgb(shown, strip),
-        quick_png.RGBA if shown.alpha else quick_png.RGB,
-        0,
-    )
+    _write(path, box, lambda strip: srgb(shown, strip), shown.channels, 0)
 
 
 def write_mask_png(selection: Gegl.Buffer, box: Box, path: Path) -> None:
     """Write the selection over `box` as a gray PNG, 255 = selected."""
     # The selection's numbers as they are: through Y' they would be taken for lightness.
-    _write(path, box, lambda strip: shares(selection, strip), quick_png.GRAY, 1)
+    _write(path, box, lambda strip: shares(selection, strip), 1, 1)
 
 
-def _write(path: Path, box: Box, read: Callable[[Box], bytes], colours: int, level: int) -> None:
-    size = (box.width, box.height)
+def _write(path: Path, box: Box, read: Callable[[Box], bytes], channels: int, level: int) -> None:
+    values = map(read, strips(box, quick_png.STRIP_PIXELS))
     with path.open("wb") as file:
-        file.writelines(
-            quick_png.encoded(size, colours, map(read, strips(box, quick_png.STRIP_PIXELS)), level)
-        )
+        file.writelines(quick_png.encoded((box.width, box.height), channels, values, level))
 
 
 def read_png(path: Path) -> Gegl.Buffer:
     """Return a PNG's pixels as they are in it, from the origin on."""
-    width, height, colours = quick_png.header(path)
-    read = Gegl.Buffer.new(_FORMATS[colours], 0, 0, width, height)
+    width, height, channels = quick_png.header(path)
+    read = Gegl.Buffer.new(_FORMATS[channels], 0, 0, width, height)
     graph = Gegl.Node()
     load = _node(graph, "gegl:png-load", path=str(path))
     write = _node(graph, "gegl:write-buffer", buffer=read)
@@ -176,12 +172,13 @@ def get_ready(pixel_format: str, blending: bool) -> None:
     one = Box(0, 0, 1, 1)
     target = Gegl.Buffer.new(pixel_format, *astuple(one))
     _node(Gegl.Node(), "gegl:png-load")
-    for colours in (quick_png.RGB, quick_png.RGBA):
-        top = Gegl.Buffer.new(_FORMATS[colours], *astuple(one))
-        _convert(top, target)
-        if blending:
-            shares = Gegl.Buffer.new(SHARES, *astuple(one))
-            lay_over(target.dup(), top, shares, one, target)
+    opaque, see_through = (Gegl.Buffer.new(_FORMATS[each], *astuple(one)) for each in (3, 4))
+    _convert(opaque, target)
+    _convert(see_through, target)
+    if blending:
+        # What is laid over is hardly ever transparent itself, for which GEGL needs 350 MB more.
+        shares = Gegl.Buffer.new(SHARES, *astuple(one))
+        lay_over(target.dup(), opaque, shares, one, target)
 
 
 def copy(source: Gegl.Buffer, target: Gegl.Buffer, box: Box) -> None:

@@ -342,9 +342,7 @@ def write_layer(pixels: NDArray[np.uint8], path: Path) -> None:
     height, width, channels = pixels.shape
     together = max(1, quick_png.STRIP_PIXELS // width)
     strips = (pixels[top : top + together].tobytes() for top in range(0, height, together))
-    colours = quick_png.RGBA if channels == 4 else quick_png.RGB
-    encoded = quick_png.encoded((width, height), colours, strips)
-    settings.write_private(path, b"".join(encoded))
+    settings.write_private(path, b"".join(quick_png.encoded((width, height), channels, strips)))
 
 
 def pack(path: Path) -> None:

@@ -188,18 +188,17 @@ def keep_alpha(placed: Pixels, source: Image.Image) -> Pixels:
     """
     if placed.shape[2] == 3 and source.mode == "RGB":
         return placed
-    ground = _seen(source)
+    ground = picture.on_white(source)
     if placed.shape[2] == 4:
-        below = Image.fromarray(ground).convert("RGBA")
-        above = Image.fromarray(placed)
-        placed = np.asarray(Image.alpha_composite(below, above).convert("RGB"))
+        laid = Image.alpha_composite(ground.convert("RGBA"), Image.fromarray(placed))
+        placed = np.asarray(laid.convert("RGB"))
     if source.mode != "RGBA":
         return placed
     own = np.asarray(source)
     share = own[..., 3:].astype(np.float32) / 255
     seen = placed.astype(np.float32)
     unmixed = (seen - 255 * (1 - share)) / np.maximum(share, 1 / 255)
-    same = np.abs(seen - ground.astype(np.float32)).max(axis=2, keepdims=True) <= 1
+    same = np.abs(seen - np.asarray(ground, np.float32)).max(axis=2, keepdims=True) <= 1
     colours = np.where(same, own[..., :3], np.clip(np.rint(unmixed), 0, 255))
     return np.dstack((colours.astype(np.uint8), own[..., 3]))
 

@@ -332,9 +332,7 @@ class Job:
             saved = json.loads(settings.read_private(self.folder / "request.json"))
             return JobRequest.from_json(saved)
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise ValueError(
-                _("The job {job} is damaged: request.json is malformed.").format(job=self.id)
-            ) from error
+            raise ValueError(_damaged(self, "request.json")) from error
 
     @property
     def state(self) -> State:
@@ -346,9 +344,7 @@ class Job:
         except FileNotFoundError:
             return State([Post() for _ in range(self.request.variations)])
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-            raise ValueError(
-                _("The job {job} is damaged: state.json is malformed.").format(job=self.id)
-            ) from error
+            raise ValueError(_damaged(self, "state.json")) from error
 
     def save_state(self, state: State) -> None:
         """Put `state` on the disk before the step that it announces is taken. Raises OSError."""
@@ -444,6 +440,13 @@ class Job:
     def maker_lives(self) -> bool:
         """Whether the process that made it is still there, and may show it in a window."""
         return _maker_lives(self.folder)
+
+
+def _damaged(job: Job, name: str) -> str:
+    return _(
+        "The job {job} is damaged ({file} is malformed). Results that arrived are in {folder}: "
+        "remove it once you need nothing of it."
+    ).format(job=job.id, file=name, folder=job.folder)
 
 
 def _checked_post(saved: Any) -> Post:

@@ -11,6 +11,7 @@ import base64
 import binascii
 import codecs
 import contextlib
+import email
 import html
 import json
 import math
@@ -81,6 +82,12 @@ _PASSING = re.compile(
     re.DOTALL,
 )
 """Codes that say nothing of the task itself."""
+_PASSING_WORDS = re.compile(
+    r"rate.?limit|too many|busy|overload|time(d )?.?out|unavailable|try again|later"
+    r"|频繁|繁忙|稍后|超时",
+    re.IGNORECASE,
+)
+"""The same for people, beside an error that has no code."""
 
 _HOLDERS = ("data", "task", "result", "output", "response")
 """Where services wrap once more what others say at the top."""
@@ -158,12 +165,37 @@ def read(body: bytes, content_type: str = "") -> Answer:
     """Read what can be read: pictures, and the task's name, by which the edit is found again."""
     if picture.kind(body):
         return Answer("", (_INLINE + base64.b64encode(body).decode("ascii"),), body)
+    found = [read(part) for part in _form_parts(body)]
+    if found:
+        task = next((answer.task for answer in found if answer.task), "")
+        links = [link for answer in found for link in answer.links]
+        return Answer(task, tuple(sorted(links, key=_is_inline, reverse=True)), body)
     told = parsed(body, content_type)
-    if told is None:
-        whole = text(body, content_type).strip()
-        is_link = len(whole.split()) == 1 and re.match(r"https?://|data:", whole, re.IGNORECASE)
-        return Answer("", (whole,) if is_link else (), body)
-    return read_parsed(told, body)
+    if told is not None:
+        return read_parsed(told, body)
+    told = broken_off(body, content_type)
+    if told is not None:
+        return Answer(_task_name(told, weak=False), tuple(_links(told)), body)
+    whole = text(body, content_type).strip()
+    is_link = len(whole.split()) == 1 and re.match(r"https?://|data:", whole, re.IGNORECASE)
+    return Answer("", (whole,) if is_link else (), body)
+
+
+def named_task(body: bytes, content_type: str = "") -> str:
+    """The task that an answer names as such, whatever else it says; "" if it names none."""
+    told = parsed(body, content_type)
+    return _task_name(broken_off(body, content_type) if told is None else told, weak=False)
+
+
+def _form_parts(body: bytes) -> list[bytes]:
+    """The parts of a multipart body, which its first line gives away; none of any other."""
+    first = re.match(rb'\s*--([^\s"]{1,70})\r?\n', body)
+    if not first:
+        return []
+    head = b'Content-Type: multipart/mixed; boundary="%s"\r\n\r\n' % first[1]
+    whole = email.message_from_bytes(head + body)
+    parts = [part.get_payload(decode=True) for part in whole.walk() if not part.is_multipart()]
+    return [part for part in parts if isinstance(part, bytes)]
 
 
 def read_parsed(told: Any, body: bytes) -> Answer:
@@ -336,12 +368,33 @@ def state(told: Any) -> str:
     "" if it doesn't say. Where an answer is wrapped, what is said inside counts: outside it is
     the question that succeeded.
     """
+    return _state_in(told)[0]
+
+
+def _state_in(told: Any) -> tuple[str, dict[str, Any]]:
+    """Return the state, and the object that has it."""
     for holder in reversed(_holders(told)):
         for name, value in holder.items():
             if "".join(_parts(name)) in _STATES and isinstance(value, str) and value:
                 plain = re.sub(r"\W+", "_", value.strip().lower())
-                return re.sub(r"^(task_?|job_?|status_?|state_?)+(?=.)", "", plain)
-    return ""
+                return re.sub(r"^(task_?|job_?|status_?|state_?)+(?=.)", "", plain), holder
+    return "", {}
+
+
+def has_stumbled(told: Any, task: str) -> bool:
+    """Whether it was the question for a task that failed, and another may find things better.
+
+    A failure is the task's own where it stands in an object that names the task, or in an inner
+    one. Around that services put how the question went, in the same words.
+    """
+    how, holder = _state_in(told)
+    is_own = holder is not told or task in (str(value) for value in holder.values())
+    if how in _WAITING | _DONE | _OVER or (how in _FAILED and is_own):
+        return False
+    found = trouble(told)
+    if found and found.passing:
+        return not found.missing
+    return how in _FAILED and bool(_PASSING_WORDS.search(words(told)))
 
 
 def is_done(told: Any, answer: Answer) -> bool:
@@ -480,6 +533,38 @@ def parsed(body: bytes, content_type: str = "") -> Any:
     return [event for event in reversed(events) if event is not None] or None
 
 
+def broken_off(body: bytes, content_type: str = "") -> Any:
+    """What JSON without its end says in the values that are whole; None if it is none."""
+    whole = text(body, content_type).strip()
+    if whole[:1] not in ("{", "["):
+        return None
+    closing: list[str] = []
+    kept, is_name = "", True
+    for token in _TOKEN.finditer(whole):
+        first = token[0][0]
+        if first in "{[":
+            closing.append("}" if first == "{" else "]")
+            is_name = first == "{"
+        elif first == ",":
+            is_name = closing[-1:] == ["}"]
+        elif first == ":":
+            is_name = False
+            continue
+        elif first in "}]" and closing:
+            closing.pop()
+        elif first != '"' or is_name:
+            # A number may go on, and a name alone is nothing.
+            continue
+        end = token.start() if first == "," else token.end()
+        kept, left = whole[:end], closing.copy()
+        if not closing or len(closing) > _DEEPEST:
+            break
+    return _json(kept + "".join(reversed(left))) if kept else None
+
+
+_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s"{}\[\],:]+', re.DOTALL)
+
+
 def _json(data: bytes | str) -> Any:
     try:
         return json.loads(data)
@@ -513,12 +598,19 @@ def text(body: bytes, content_type: str = "") -> str:
 def _decoded(body: bytes, encoding: str) -> str | None:
     """The text, without what was cut off at its end; None if it isn't in that encoding."""
     try:
-        # Those of Python's own that are for bytes have no business here.
-        if not codecs.lookup(encoding)._is_text_encoding:
+        # Python knows others, some for bytes, and some that take hours for a page.
+        if not _CHARSET.fullmatch(codecs.lookup(encoding).name):
             return None
         return codecs.getincrementaldecoder(encoding)().decode(body)
     except (LookupError, TypeError, ValueError):
         return None
+
+
+_CHARSET = re.compile(
+    r"utf-(8|16|32)(-sig|-[bl]e)?|gb.*|hz|big5.*|euc_\w+|(shift|iso2022)_\w+|cp\d+|iso8859-\d+"
+    r"|koi8-\w|mac-\w+|johab|tis-620|ascii|latin.*|kz1048|ptcp154"
+)
+"""Python's names of the encodings that texts are written in."""
 
 
 # --- prices -------------------------------------------------------------------------------------

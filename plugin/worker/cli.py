@@ -12,10 +12,12 @@ import getpass
 import io
 import json
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -34,6 +36,10 @@ _MODEL = "gpt-image-2"
 _ORIGINAL = "original"
 """A copy of the picture's file in its job, as it was when it was read, until all results of the job
 are written."""
+_INTERRUPTED = 130
+"""The exit code after Ctrl+C, by custom."""
+_GLANCE = 0.2
+"""Seconds between two looks whether Ctrl+C was pressed."""
 _MOST_KEY = 1000
 """Characters of a key; what is longer was pasted by mistake."""
 
@@ -49,7 +55,11 @@ def main(words: Sequence[str] | None = None) -> int:
     except (Failure, ValueError) as error:
         _tell_user(str(error))
     except OSError as error:
-        _tell_user(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+        why = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        _tell_user(_("This can't be done ({why}). Once that is mended, try again.").format(why=why))
+    except KeyboardInterrupt:
+        _tell_user(_("Stopped. “python -m plugin jobs” lists the edits; “resume” goes on."))
+        return _INTERRUPTED
     return 1
 
 
@@ -265,12 +275,19 @@ def _finish(unfinished: Job, out: Path | None = None, refusal: str = "") -> int:
             _tell_user(f"{phase_text(progress.phase)} …")
 
     run = Run(unfinished, show)
-    run.finish(sending=not refusal)
+    is_stopped = _worked_on(run, unfinished, not refusal)
     state = unfinished.state
     request = unfinished.request
+    problems = [refusal] if refusal else []
     placed = {number: post.placed for number, post in enumerate(state.posts, 1) if post.placed}
+    if is_stopped and any(post.state == PREPARED for post in state.posts):
+        problems.append(
+            _("What was not sent costs nothing; “python -m plugin resume {job}” sends it.").format(
+                job=unfinished.id
+            )
+        )
     fresh = {number: placed[number] for number in placed if number not in unfinished.imported}
-    paths, problems = [], [refusal] if refusal else []
+    paths = []
     if request.file and request.region and fresh:
         folder = out or Path(request.file.out)
         try:
@@ -304,7 +321,45 @@ def _finish(unfinished: Job, out: Path | None = None, refusal: str = "") -> int:
     for sentence in [*state.notes, *state.messages, *problems]:
         _tell_user(sentence)
     run.pack()
+    if is_stopped:
+        return _INTERRUPTED
     return 0 if len(placed) == len(state.posts) and not problems else 1
+
+
+def _worked_on(run: Run, unfinished: Job, sending: bool) -> bool:
+    """Let a job be worked on, and return whether the user stopped that by Ctrl+C.
+
+    The first Ctrl+C calls off what was not sent, and what was is waited for: it is paid for. The
+    next one ends at once. Until then the job stays locked, so that nothing of it is sent twice.
+    """
+    pressed = threading.Event()
+
+    def press(*_: object) -> None:
+        if pressed.is_set():
+            os._exit(_INTERRUPTED)
+        pressed.set()
+
+    former = signal.signal(signal.SIGINT, press)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            working = pool.submit(run.finish, sending)
+            # On Windows nothing is handled while this thread waits without an end.
+            while not wait([working], _GLANCE).done:
+                if pressed.is_set():
+                    break
+            if pressed.is_set() and not run.call_off():
+                _tell_user(
+                    _(
+                        "Nothing more is sent; what was sent is waited for. Ctrl+C once more ends "
+                        "at once: then “python -m plugin resume {job}” fetches it, if it can be."
+                    ).format(job=unfinished.id)
+                )
+            while not wait([working], _GLANCE).done:
+                pass
+            working.result()
+    finally:
+        signal.signal(signal.SIGINT, former)
+    return pressed.is_set()
 
 
 def _results(

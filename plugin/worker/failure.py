@@ -9,12 +9,13 @@ class Failure(Exception, Kind):
     """An edit, or one of its variations, that ends without a result.
 
     `kind` is one of the words of Kind, for programs; the message is for people: what happened, and
-    what to do.
+    what to do. `heard` is what arrived of an answer that may have been paid for.
     """
 
-    def __init__(self, kind: str, message: str) -> None:
+    def __init__(self, kind: str, message: str, heard: bytes = b"") -> None:
         super().__init__(message)
         self.kind = kind
+        self.heard = heard
 
 
 class NotAccepted(Failure):

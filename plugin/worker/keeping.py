@@ -22,7 +22,7 @@ from pathlib import Path
 from plugin import settings
 from plugin.job import Job
 from plugin.words import _
-from plugin.worker import patience
+from plugin.worker import patience, picture
 from plugin.worker.failure import Failure
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -85,6 +85,14 @@ class Keeper:
         found = self.elsewhere(pattern) or next(self._job.folder.glob(pattern), None)
         return found.name if found else ""
 
+    def is_picture(self, name: str) -> bool:
+        """Whether that result is a picture by its first bytes, be it readable or not."""
+        try:
+            with (self.elsewhere(name) or self._job.folder / name).open("rb") as file:
+                return bool(picture.kind(file.read(64)))
+        except OSError:
+            return False
+
     def later(self, number: int, error: OSError) -> Failure:
         """Tell what must be done to get at a result that is there, and where it is."""
         sentence = (
@@ -125,7 +133,8 @@ class Keeper:
                 folder = _own_folder(parent) / self._job.id
                 # Others may write beside it: only a folder of the user's own counts.
                 if folder.is_dir() and settings.private_folder(folder.parent):
-                    return next(iter(sorted(folder.glob(pattern))), None)
+                    for found in sorted(folder.glob(pattern)):
+                        return found
         return None
 
 

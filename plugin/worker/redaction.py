@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import contextlib
 import json
 import re
@@ -15,9 +16,12 @@ _LEAST_KEY = 8
 """Characters of a key that is looked for in names and codes; a shorter one is there by chance."""
 
 # Each has a bound where it starts anew at every character: answers may be made to be slow to read.
-_SIGNATURE = re.compile(r"sig[\w-]{0,40}(=|%3d)[^\s\"'<>]*", re.IGNORECASE)
-_QUERY = re.compile(r"[?#](?=[^\s\"'<>]{0,300}=)[^\s\"'<>]*")
+_SIGNATURE = re.compile(r"sig[\w-]{0,40}(=|%3d|\\u003d)[^\s\"'<>]*", re.IGNORECASE)
+_QUERY = re.compile(r"[?#](?=[^\s\"'<>]{0,300}(?:=|\\u003d))[^\s\"'<>]*")
+_LINK = re.compile(r"https?://[!-~]{1,8192}", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"//[^\s\"'<>/@]{1,300}@")
+_NAMED = re.compile(r'"([^"\\]{1,100})"\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)')
+"""A name and its text, in JSON that has lost its end."""
 _SECRET = {"sig", "signature", "token", "secret", "authorization", "password", "credential", "key"}
 
 
@@ -46,12 +50,15 @@ class Secrets:
 
         Pictures that it holds are left as they are: they are what was paid for.
         """
+        if b"\0" in body and not body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            # Whatever else looks like a secret there is so by chance, and may be a picture's.
+            links = _LINK.sub(lambda link: self._hidden(link[0]), body.decode("latin-1"))
+            return ".bin", self._spelled.sub("…", links).encode("latin-1", "replace")
         told = answers.parsed(body, content_type)
         if told is not None:
             return ".json", json.dumps(self._clean(told, 0), ensure_ascii=True).encode("ascii")
-        if b"\0" in body[:4000]:
-            return ".bin", self._hidden(body.decode("latin-1")).encode("latin-1", "ignore")
-        return ".bin", self._hidden(answers.text(body, content_type)).encode("utf-8", "replace")
+        text = _NAMED.sub(_without_value, answers.text(body, content_type))
+        return ".bin", self._hidden(text).encode("utf-8", "replace")
 
     def _hidden(self, words: str) -> str:
         """Without the key, which gateways quote, and what signs links."""
@@ -82,6 +89,12 @@ class Secrets:
             with contextlib.suppress(ValueError, RecursionError):
                 return json.dumps(self._clean(json.loads(told), depth + 1))
         return told if answers.is_picture(told) else self._hidden(told)
+
+
+def _without_value(named: re.Match[str]) -> str:
+    """What `_NAMED` found, without its text if that is secret by its name."""
+    is_secret = answers.name_words(named[1]) & _SECRET
+    return named[0][: named.start(2) - named.start()] + "…" if is_secret else named[0]
 
 
 def _spellings(key: str) -> re.Pattern[str]:

@@ -97,6 +97,10 @@ class Run:
         )
         self._lock = threading.Lock()
         self._called_off = threading.Event()
+        self._shared: _Edit | None = None
+        self._reading = threading.Lock()
+        self._is_behind = False
+        """Whether the disk has an older state than this process."""
         self._packing = False
         self._leaving: set[int] = set()
         """The variations whose POST has begun, and whose last piece has not left."""
@@ -131,7 +135,9 @@ class Run:
         except filelock.Timeout as error:
             raise Failure(
                 Failure.SETUP,
-                _("The job {job} is being worked on already.").format(job=self._job.id),
+                _("The job {job} is being worked on already: wait until that is over.").format(
+                    job=self._job.id
+                ),
             ) from error
         except OSError as error:
             if error.errno not in _LOCKLESS:
@@ -199,43 +205,46 @@ class Run:
         open_ = [(number, post) for number, post in numbered if post.state in wanted]
         if not arrived and not open_:
             return
-        try:
-            self._report(Progress("preparing"))
-            edit = _Edit(self._job)
-            for route in {post.route for _number, post in arrived}:
-                edit.upload(route)
-        except Failure as failure:
-            for _number, post in arrived + open_:
-                self._failed(post, failure)
-            return
-        except Exception as error:
-            _log(error)
-            for _number, post in arrived:
-                self._failed(post, self._not_fitted(error))
-            for number, post in open_:
-                self._failed(post, self._unforeseen(number, post, error))
-            return
+        self._report(Progress("preparing"))
         # These need no service, and no key.
         for number, post in arrived:
-            self._guarded(number, post, self._place, edit)
+            self._guarded(number, post, self._place)
             if post.may_be_asked_for_again:
                 # It could not be used; the service may have a better one.
                 _ask_again(post)
                 open_.append((number, post))
+        if unsent := [post for _number, post in open_ if post.state == PREPARED]:
+            # Before a key is asked for: with one it could not be sent, either.
+            try:
+                self._edit()
+            except Failure as failure:
+                for post in unsent:
+                    self._failed(post, failure)
+                open_ = [(number, post) for number, post in open_ if post.state != FAILED]
         if not open_:
             return
         try:
             with _line() as line, ThreadPoolExecutor(len(open_)) as pool:
-                if any(post.state == PREPARED for _number, post in open_):
-                    edit.form(line.route)
                 running = [
-                    pool.submit(self._variation, number, post, edit, line) for number, post in open_
+                    pool.submit(self._variation, number, post, line) for number, post in open_
                 ]
-            for variation in running:
-                variation.result()
         except Failure as failure:
+            # There is no way to the service: nothing has begun.
             for _number, post in open_:
                 self._failed(post, failure)
+            return
+        for variation in running:
+            variation.result()
+
+    def _edit(self) -> _Edit:
+        """What the variations share, which is read where it is needed first. Raises Failure.
+
+        Nothing of it is needed to ask for what the service has made.
+        """
+        with self._reading:
+            if self._shared is None:
+                self._shared = _Edit(self._job)
+            return self._shared
 
     def _kept_answer(self, post: Post) -> Answer:
         """What was kept of an answer, as it is understood by now."""
@@ -254,10 +263,10 @@ class Run:
                     return data
         return b""
 
-    def _variation(self, number: int, post: Post, edit: _Edit, line: _Line) -> None:
-        self._guarded(number, post, self._receive, edit, line)
+    def _variation(self, number: int, post: Post, line: _Line) -> None:
+        self._guarded(number, post, self._receive, line)
         if post.to_be_placed and not post.kind:
-            self._guarded(number, post, self._place, edit)
+            self._guarded(number, post, self._place)
 
     def _guarded(
         self, number: int, post: Post, step: Callable[..., None], *arguments: object
@@ -300,10 +309,16 @@ class Run:
             kind = Failure.OUTCOME_UNKNOWN
         return Failure(kind, sentence.format(why=why, folder=self._job.folder, job=self._job.id))
 
-    def _receive(self, number: int, post: Post, edit: _Edit, line: _Line) -> None:
+    def _receive(self, number: int, post: Post, line: _Line) -> None:
         is_new = post.state == PREPARED
         if is_new:
-            answer = self._send(number, post, edit.form(line.route), line)
+            try:
+                answer = self._send(number, post, self._edit().form(line.route), line)
+            except Failure as failure:
+                if not failure.heard:
+                    raise
+                kept = line.service.kept(failure.heard)
+                raise self._with_answer(number, post, failure, kept) from failure
             # The result itself is worth more than the note that it is coming.
             with contextlib.suppress(OSError):
                 self._change(post, state=ACCEPTED, task=answer.task, service=line.address)
@@ -324,29 +339,36 @@ class Run:
         except Failure as failure:
             if failure.kind == Failure.REFUSED or not answer.body:
                 raise
-            raise self._with_answer(number, post, failure, line.service.kept(answer)) from failure
+            raise self._with_answer(
+                number, post, failure, line.service.kept(answer.body)
+            ) from failure
         self._store(number, post, data)
 
     def _store(self, number: int, post: Post, data: bytes) -> None:
-        """Keep what arrived as it came, in place of all that came before."""
+        """Keep what arrived as it came, in place of what came before, unless that was more."""
         kind = picture.kind(data)
-        suffix = _SUFFIXES.get(kind, f".{kind.lower()}") if kind else ".bin"
-        name = f"result-{number}{suffix}"
-        try:
-            self._keeper.write_result(number, name, data)
-        except OSError as error:
-            raise self._not_home(number, post, name, error) from error
-        for former in self._job.folder.glob(f"result-{number}.*"):
-            # It could not be used, and the task was asked once more.
-            if former.name != name:
-                with contextlib.suppress(OSError):
-                    former.unlink()
+        former = self._keeper.result(number)
+        if former and not kind and self._keeper.is_picture(former):
+            # The task was asked once more, and brought a page: a later version may read the former.
+            name = former
+        else:
+            name = f"result-{number}{_SUFFIXES.get(kind, f'.{kind.lower()}') if kind else '.bin'}"
+            try:
+                self._keeper.write_result(number, name, data)
+            except OSError as error:
+                raise self._not_home(number, post, name, error) from error
+            self._remove_others(f"result-{number}.*", name)
         received = {"state": RECEIVED, "result": name, "kind": "", "message": ""}
         if kind:
             received["answer"] = ""
         self._keeper.write(number, "downloading", lambda: self._change(post, **received))
         if not post.answer:
-            for former in self._job.folder.glob(f"answer-{number}.*"):
+            self._remove_others(f"answer-{number}.*", "")
+
+    def _remove_others(self, pattern: str, name: str) -> None:
+        """Remove the job's files of that pattern except the one of that name."""
+        for former in self._job.folder.glob(pattern):
+            if former.name != name:
                 with contextlib.suppress(OSError):
                     former.unlink()
 
@@ -432,6 +454,8 @@ class Run:
         while True:
             # Also before the first question: hardly any task is known, or done, at once.
             time.sleep(wait)
+            # Without the task's name on the disk its result is lost if this process ends.
+            self._catch_up()
             trouble = ""
             try:
                 told = service.task(task)
@@ -493,23 +517,32 @@ class Run:
     def _not_kept(self, error: OSError) -> Failure:
         return Failure(
             Failure.SETUP,
-            _("The job can't be kept in {folder} ({why}): nothing was sent.").format(
-                folder=self._job.folder, why=_kind(error)
-            ),
+            _(
+                "The job can't be kept in {folder} ({why}): nothing was sent. Make the folder "
+                "writable, then try again."
+            ).format(folder=self._job.folder, why=_kind(error)),
         )
 
-    def _place(self, number: int, post: Post, edit: _Edit) -> None:
+    def _place(self, number: int, post: Post) -> None:
         self._report(Progress("placing", number))
         self._keeper.bring_home(number, post.result)
         result = self._job.folder / post.result
         try:
-            placed, notes = edit.place(result.read_bytes(), post.route)
+            placed, notes = self._edit().place(result.read_bytes(), post.route)
+        except Failure as failure:
+            raise Failure(
+                failure.kind,
+                _("{sentence} The result is there, as it came: {path}.").format(
+                    sentence=failure, path=result
+                ),
+            ) from failure
         except picture.Unreadable as error:
             raise Failure(
                 Failure.ANSWER,
                 _(
-                    "The service's picture can't be used: {why}. As it came, it is kept in {path}."
-                ).format(why=error, path=result),
+                    "The service's picture can't be used: {why}. As it came, it is kept in {path}; "
+                    "“python -m plugin resume {job}” looks at it again, at no cost."
+                ).format(why=error, path=result, job=self._job.id),
             ) from error
         except Exception as error:
             # Whatever it is, it is no verdict on the picture.
@@ -575,7 +608,16 @@ class Run:
         with self._lock:
             for name, value in changes.items():
                 setattr(post, name, value)
+            self._is_behind = True
             self._job.save_state(self._state)
+            self._is_behind = False
+
+    def _catch_up(self) -> None:
+        """Put the state on the disk if that failed before, and may work by now."""
+        with self._lock, contextlib.suppress(OSError):
+            if self._is_behind:
+                self._job.save_state(self._state)
+                self._is_behind = False
 
 
 class _Edit:
@@ -587,7 +629,10 @@ class _Edit:
     def __init__(self, job: Job) -> None:
         self._lock = threading.Lock()
         damaged = Failure(
-            Failure.SETUP, _("The job {job} is damaged and can't be sent.").format(job=job.id)
+            Failure.SETUP,
+            _("The job {job} is damaged and can't be sent: start the edit anew.").format(
+                job=job.id
+            ),
         )
         try:
             self._request = job.request

@@ -33,6 +33,8 @@ from plugin.worker.form import Form
 from plugin.worker.redaction import Secrets
 from plugin.worker.transport import Adapter, Body, Session, TooLong
 
+_CONNECTS = 4
+"""Times the patience with one connection: a host's addresses, a proxy and TLS take turns."""
 _QUESTION_SECONDS = 20.0
 """For what costs nothing, and is asked while somebody waits for it."""
 _QUESTION_BYTES = 4_000_000
@@ -56,7 +58,6 @@ _FRESH_LINKS = 2
 """How often a task is asked for a new link to its picture."""
 _MOST_LINKS = 3
 """Of one answer, that are followed to elsewhere."""
-_TASK_NAMED = re.compile(rb'"task_?[iI][dD]"\s*:\s*"((?!\.+")[!#-\[\]-~]{1,200})"')
 _HOST = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]")
 _FAKE = ipaddress.ip_network("198.18.0.0/15")
 """Where local proxies place every public name; common with users behind a firewall."""
@@ -147,10 +148,12 @@ class Service:
 
             def leaves(last: bool) -> None:
                 on_piece(last)
-                if last:
-                    session.limit(self._read_seconds)
+                # Only now somebody listens; an upload may take as long as it goes on.
+                session.limit(self._read_seconds if last else 0)
 
             upload = Body(form.body, on_sent, leaves)
+            response, lost = None, None
+            session.limit(_CONNECTS * self._connect_seconds)
             try:
                 response = session.post(
                     f"{self._base_url}{form.path}",
@@ -164,18 +167,22 @@ class Service:
                 with response:
                     session.read(response, _ANSWER_BYTES, self._read_seconds, body)
             except (TooLong, requests.RequestException, *_UNWRAPPED) as error:
-                named = _TASK_NAMED.search(body)
-                if named and (task := self._secrets.named(named[1].decode("ascii"))):
-                    # The answer broke off, but by this name its picture can be asked for.
-                    return Answer(task)
-                raise self._lost(_in_time(session, error), upload) from error
-        status = response.status_code
-        if not 200 <= status < 300:
-            if upload.is_whole and status not in _NOT_MADE:
-                raise _unknown(_answered(status, self._said(response, bytes(body))))
+                lost = self._lost(_in_time(session, error), upload)
+                if response is None or isinstance(error, TooLong) or not upload.is_whole:
+                    raise lost from error
+        status, kind = response.status_code, _content_type(response)
+        if 200 <= status < 300:
+            answer = answers.read(bytes(body), kind)
+            answer = replace(answer, task=self._secrets.named(answer.task))
+            if lost and not (answer.task or answer.complete):
+                raise Failure(lost.kind, str(lost), bytes(body))
+            return answer
+        if not upload.is_whole or (status in _NOT_MADE and not lost):
             raise self._refusal(response, bytes(body))
-        answer = answers.read(bytes(body), _content_type(response))
-        return replace(answer, task=self._secrets.named(answer.task))
+        if named := self._secrets.named(answers.named_task(bytes(body), kind)):
+            # Something on the way lost patience; by this name the picture can be asked for.
+            return Answer(named)
+        raise lost or _unknown(_answered(status, self._said(response, bytes(body))))
 
     def task(self, name: str) -> Task:
         """Ask once how far a task is.
@@ -225,6 +232,8 @@ class Service:
         if answers.is_done(told, answer):
             return Task(100, answer)
         said = self._tamed(answers.words(told))
+        if answers.has_stumbled(told, name):
+            raise Stumbled(_answered(200, said))
         if answers.has_failed(told):
             raise TaskEnded(
                 Failure.REFUSED, _quoting(_("The service could not make the edit."), said)
@@ -243,8 +252,6 @@ class Service:
         trouble = None if answers.is_waiting(told) else answers.trouble(told)
         if trouble and trouble.missing:
             return None
-        if trouble and trouble.passing:
-            raise Stumbled(_answered(200, said))
         if trouble:
             raise Failure(
                 Failure.PENDING,
@@ -263,13 +270,16 @@ class Service:
     def picture(self, answer: Answer) -> bytes:
         """Return the bytes of the answer's picture. Raises Failure of the kind ANSWER.
 
+        What is no picture comes without its secrets, for it is kept.
+
         Behind a link, it is asked for again where the network or the service stumbles, and the task
         for a fresh link where that one is not good any more: that costs nothing. The key is not
         sent along: a link carries its own signature.
         """
         for fresh in range(_FRESH_LINKS + 1):
             try:
-                return self._picture(answer)
+                data = self._picture(answer)
+                return data if picture.kind(data) else self._secrets.kept(data)[1]
             except _Stale as stale:
                 failure = _not_fetched(str(stale))
             if not answer.task or fresh == _FRESH_LINKS:
@@ -279,10 +289,11 @@ class Service:
                 answer = self.task(answer.task).answer or answer
         raise failure
 
-    def _picture(self, answer: Answer) -> bytes:
+    def _picture(self, answer: Answer, is_inner: bool = False) -> bytes:
         """Return the first thing in an answer that is a picture by its bytes, else the first.
 
-        Raises Failure, and _Stale where a fresh link may do.
+        A link may lead to one more answer, an inner one, with a link in it. Raises Failure, and
+        _Stale where a fresh link may do.
         """
         other = b""
         trouble: Failure | _Stale | None = None
@@ -295,10 +306,14 @@ class Service:
                     if followed > _MOST_LINKS:
                         break
                     # What is said first is what is meant; the rest is worth a single try.
-                    data = self._followed(link, patience.FETCHES if followed == 1 else (0,))
+                    is_first = followed == 1 and not is_inner
+                    data = self._followed(link, patience.FETCHES if is_first else (0,))
             except (Failure, _Stale) as error:
                 trouble = trouble or error
                 continue
+            if not picture.kind(data) and not is_inner:
+                with contextlib.suppress(Failure, _Stale):
+                    data = self._picture(answers.read(data), is_inner=True)
             if picture.kind(data):
                 return data
             other = other or data
@@ -341,13 +356,17 @@ class Service:
         return failure or Failure(
             Failure.ANSWER,
             _quoting(
-                _("The service answered without a picture; the edit may have been billed."), said
+                _(
+                    "The service answered without a picture. The edit may have been billed: look "
+                    "at your account, then decide."
+                ),
+                said,
             ),
         )
 
-    def kept(self, answer: Answer) -> tuple[str, bytes]:
+    def kept(self, body: bytes) -> tuple[str, bytes]:
         """What of an answer may be written to the disk, and the suffix for it: no secret."""
-        return self._secrets.kept(answer.body)
+        return self._secrets.kept(body)
 
     def check(self) -> None:
         """Ask for the models: that needs the key and costs nothing.
@@ -513,7 +532,10 @@ class Service:
         elif status == 402 or _USED_UP.search(" ".join(answers.error_names(told))):
             text = _("The balance at the service is used up. Top it up, then try again.")
         elif status == 403 and code == "model_not_allowed":
-            text = _("This API key may not use the model.")
+            text = _(
+                "This API key may not use the model. Allow it at the service, or enter another "
+                "key, then try again."
+            )
         elif status == 413:
             text = _("The upload was too large for the service: choose a smaller resolution.")
             said = ""
@@ -546,7 +568,10 @@ class Service:
         elif status in (404, 405) and not (code and urlsplit(self._base_url).path):
             text = self._wrong_address(status)
         else:
-            text = _("The service refused the edit ({status}).").format(status=status)
+            text = _(
+                "The service refused the edit ({status}), and nothing was made: change what it "
+                "names, then try again."
+            ).format(status=status)
         return Failure(Failure.REFUSED, _quoting(text, said))
 
     def _wrong_address(self, status: int) -> str:
@@ -644,12 +669,12 @@ def _bad_link(place: str) -> Failure:
         Failure.ANSWER,
         _(
             "The service's link to the picture leads to a place where no picture of it can be "
-            "({place}); it was not followed."
+            "({place}); it was not followed. Tell the service: it can give the picture again."
         ).format(place=place)
         if place
         else _(
             "The service's link to the picture leads to a place where no picture of it can be; "
-            "it was not followed."
+            "it was not followed. Tell the service: it can give the picture again."
         ),
     )
 

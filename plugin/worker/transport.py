@@ -8,10 +8,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.client
+import itertools
 import math
+import re
 import socket
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -34,6 +37,16 @@ _KEEPALIVE = (
 """Name, level and value of each option; a platform lacks some of the names."""
 
 
+_CHUNK = re.compile(rb"[0-9A-Fa-f]+[ \t]*([;\r\n]|$)")
+"""What a chunk begins with: its length."""
+_GZIP = b"\x1f\x8b"
+"""What a packed body begins with."""
+_LAYERS = 3
+"""How often a body may be packed: proxies do it once more."""
+_UNPACKED = 2**20
+"""Most bytes that are unpacked at a time."""
+
+
 class TooLong(Exception):
     """More bytes than any answer has."""
 
@@ -50,6 +63,8 @@ class Session(requests.Session):
         self._sockets: list[socket.socket] = []
         self._timer: threading.Timer | None = None
         self.is_over = False
+        # The only way of packing that is understood here.
+        self.headers["Accept-Encoding"] = "gzip"
         self.mount("https://", Adapter(self))
         self.mount("http://", Adapter(self))
 
@@ -126,6 +141,11 @@ class _Response(http.client.HTTPResponse):
             # Without headers it reads the next status line.
             self.headers = self.msg = None  # type: ignore[assignment]
             super().begin()
+        found = self.fp.peek(16) if self.chunked and self.fp else b""
+        if found and not _CHUNK.match(found):
+            # A proxy took the chunks away and left the header: it ends where the connection does.
+            del self.headers["Transfer-Encoding"]
+            self.chunked, self.will_close = False, True
 
 
 class _Connection(HTTPConnection):
@@ -214,18 +234,47 @@ def _shut(connected: socket.socket) -> None:
 
 
 def _pieces(response: requests.Response) -> Iterator[bytes]:
-    """Give the body as it arrives. Raises requests.RequestException.
+    """Give the body as it arrives, unpacked. Raises requests.RequestException.
 
-    `iter_content` waits until a piece is full: it loses what there was when the connection breaks.
+    `iter_content` waits until a piece is full, and drops what it can't unpack: both lose what there
+    was when something breaks.
     """
     try:
-        while piece := response.raw.read1(65536, decode_content=True):
-            yield piece
+        pieces = iter(lambda: response.raw.read1(65536, decode_content=False), b"")
+        for _layer in range(_LAYERS):
+            pieces = _unpacked(pieces)
+        yield from pieces
+    except zlib.error as error:
+        raise requests.exceptions.ContentDecodingError(error) from error
     except urllib3.exceptions.ReadTimeoutError as error:
         raise requests.ReadTimeout(error) from error
     except urllib3.exceptions.SSLError as error:
         raise requests.exceptions.SSLError(error) from error
-    except urllib3.exceptions.DecodeError as error:
-        raise requests.exceptions.ContentDecodingError(error) from error
     except urllib3.exceptions.HTTPError as error:
         raise requests.exceptions.ChunkedEncodingError(error) from error
+
+
+def _unpacked(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Unpack a body if it is packed, whatever its header says of that. Raises zlib.error."""
+    first = b""
+    for piece in pieces:
+        first += piece
+        if len(first) >= len(_GZIP):
+            break
+    if not first.startswith(_GZIP):
+        yield first
+        yield from pieces
+        return
+    unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    for piece in itertools.chain([first], pieces):
+        while piece:
+            if unpacker.eof:
+                if not piece.startswith(_GZIP):
+                    # What follows is to be ignored.
+                    return
+                unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
+            yield unpacker.decompress(piece, _UNPACKED)
+            piece = unpacker.unconsumed_tail or unpacker.unused_data
+    yield unpacker.flush()
+    if not unpacker.eof:
+        raise zlib.error

@@ -210,7 +210,8 @@ def read_source(folder: Path) -> tuple[Image.Image, Image.Image | None]:
             mask = picture.read_own(folder / "mask.png").convert("L")
     except picture.Unreadable as error:
         raise Failure(
-            Failure.SETUP, _("The job can't be sent: {why}.").format(why=error)
+            Failure.SETUP,
+            _("The job can't be sent ({why}): start the edit anew.").format(why=error),
         ) from error
     return source if source.mode in ("RGB", "RGBA") else source.convert("RGBA"), mask
 
@@ -224,6 +225,8 @@ def read_references(folder: Path, names: Sequence[str]) -> list[Image.Image]:
         except picture.Unreadable as error:
             raise Failure(
                 Failure.SETUP,
-                _("Reference {number} can't be read: {why}.").format(number=number, why=error),
+                _("Reference {number} can't be read: {why}. Start the edit anew.").format(
+                    number=number, why=error
+                ),
             ) from error
     return references

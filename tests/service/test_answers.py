@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import gzip
 import io
 import json
 import os
@@ -676,3 +677,199 @@ def test_a_very_large_answer_takes_little_memory(
         assert process.wait() == 0
     assert all(post.placed for post in made.state.posts)
     assert int(said[-1]) < 700 * 1024
+
+
+# --- answers that are damaged on their way ------------------------------------------------------
+
+WHOLE = json.dumps({"created": 1, "data": [{"b64_json": B64}]}).encode()
+LINKED = json.dumps({"data": [{"url": LINK}], "usage": {"total": 1}}).encode()
+
+
+def _head(*headers: str) -> bytes:
+    return "\r\n".join(["HTTP/1.1 200 OK", "Connection: close", *headers]).encode() + b"\r\n\r\n"
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+PACKED = gzip.compress(WHOLE)
+CHUNKED = _head("Transfer-Encoding: chunked")
+DAMAGED: dict[str, bytes] = {
+    "chunks that are none": CHUNKED + WHOLE,
+    "chunks that are none, packed": _head("Transfer-Encoding: chunked", "Content-Encoding: gzip")
+    + WHOLE,
+    "no last chunk": CHUNKED + _chunk(WHOLE),
+    "a last chunk of nonsense": CHUNKED + _chunk(WHOLE) + b"nonsense\r\n",
+    "packed by its header alone": _head("Content-Encoding: gzip", f"Content-Length: {len(WHOLE)}")
+    + WHOLE,
+    "packed, says br": _head("Content-Encoding: br") + PACKED,
+    "packed, and nothing says so": _head(f"Content-Length: {len(PACKED)}") + PACKED,
+    "packed in two pieces": _head("Content-Encoding: gzip")
+    + gzip.compress(WHOLE[:90])
+    + gzip.compress(WHOLE[90:])
+    + b"\0\0",
+    "packed and without its end": _head("Content-Encoding: gzip") + PACKED[:-8],
+    "too short for its length": _head(f"Content-Length: {len(WHOLE) + 5}") + WHOLE,
+    "without its last bracket": _head() + WHOLE[:-1],
+    "without what comes after the link": _head() + LINKED[:-12],
+    "without what comes after the link, of known length": _head("Content-Length: 9999")
+    + LINKED[:-12],
+    "parts of a form": _head("Content-Type: multipart/mixed; boundary=xyz")
+    + b'--xyz\r\nContent-Type: application/json\r\n\r\n{"created": 1}\r\n'
+    + b"--xyz\r\nContent-Type: image/png\r\n\r\n" + DATA + b"\r\n--xyz--\r\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_picture_is_taken_from_an_answer_whatever_is_around_it(
+    name: str, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(DAMAGED[name], monkeypatch) as server:
+        done = command("edit", photo, "--prompt", "x")
+        assert done.returncode == 0, done.stderr
+        assert server.posts == 1
+    (only,) = job.all_jobs()
+    assert (only.folder / "result-1.png").read_bytes() == DATA
+
+
+CUT = b'{"task_id": "img_1", "data": [{"b64_json": "' + B64[:40].encode()
+TASKS: dict[str, bytes] = {
+    "cut in the picture": _head() + CUT,
+    "cut in the picture, of known length": _head("Content-Length: 9999") + CUT,
+    "cut after the name": _head() + b'{"task_id": "img_1"',
+    "a proxy that lost patience": http(504, b'{"error": {"code": "timeout"}, "task_id": "img_1"}'),
+    "a proxy that broke off": _head("Content-Length: 999").replace(b"200 OK", b"502 X")
+    + b'{"task_id": "img_1", "err',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_that_a_damaged_answer_names_is_asked_for(
+    name: str, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = json.dumps({"status": "succeeded", "result": {"data": [{"b64_json": B64}]}}).encode()
+
+    def answer(got: Got) -> Reply:
+        return http(200, told) if got.path.endswith("/tasks/img_1") else TASKS[name]
+
+    with served(answer, monkeypatch) as server:
+        done = command("edit", photo, "--prompt", "x")
+        assert done.returncode == 0, done.stderr
+        assert server.posts == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"id": "x-1", "input": {"image": {"url": "/p/echo.png"', b'{"data": [{"ur', b'{"code": 40',
+     b'{"error": {"code": "invalid_request"'],
+)  # fmt: skip
+@pytest.mark.parametrize("length", ["Content-Length: 9999", "X: y"])
+def test_half_an_answer_is_kept_and_is_not_called_free(
+    body: bytes, length: str, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(_head(length) + body, monkeypatch) as server:
+        done = command("edit", photo, "--prompt", "x")
+        assert done.returncode == 1 and "may have been" in done.stderr and "answer-1" in done.stderr
+        assert not only_post().may_be_sent_again
+        resumed()
+        assert [got.method for got in server.got] == ["POST"]
+
+
+def test_a_result_in_an_unknown_format_gives_way_to_no_page(
+    photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = io.BytesIO()
+    Image.open(io.BytesIO(DATA)).save(out, "AVIF")
+    pages = [http(200, out.getvalue()), http(200, b"<html>log in first</html>")]
+
+    def answer(got: Got) -> Reply:
+        if got.path.startswith("/p/"):
+            return pages.pop(0)
+        return http(200, json.dumps({"task_id": "img_1", "data": [{"url": LINK}]}).encode())
+
+    with RawServer(answer) as server:
+        monkeypatch.setenv("DIMILINKS_BASE_URL", server.base_url)
+        assert "AVIF" in command("edit", photo, "--prompt", "x").stderr
+        assert "AVIF" in resumed().stderr and not pages
+        assert server.posts == 1
+    (only,) = job.all_jobs()
+    (kept,) = only.folder.glob("result-1.*")
+    assert kept.read_bytes() == out.getvalue()
+
+
+@pytest.mark.parametrize("has_picture", [True, False])
+def test_an_answer_behind_a_link_is_followed_and_kept_without_its_signature(
+    has_picture: bool, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(got: Got) -> Reply:
+        if got.path.startswith("/p/"):
+            return http(200, small_picture()) if has_picture else http(404)
+        behind = {"download": {"url": LINK}, "signature": "abcdefgh"}
+        told = behind if got.path == "/v1/more" else {"data": [{"url": "/v1/more"}]}
+        return http(200, json.dumps(told).encode())
+
+    with RawServer(answer) as server:
+        monkeypatch.setenv("DIMILINKS_BASE_URL", server.base_url)
+        done = command("edit", photo, "--prompt", "x")
+    assert done.returncode == (0 if has_picture else 1), done.stderr
+    (only,) = job.all_jobs()
+    (kept,) = only.folder.glob("result-1.*")
+    assert (kept.read_bytes() == DATA) == has_picture
+    assert b"abcdefgh" not in kept.read_bytes()
+
+
+@pytest.mark.parametrize("lead", [b"", b"x"])
+def test_half_an_answer_is_kept_without_its_secrets(lead: bytes) -> None:
+    told = b'{"signature": "abcdefgh", "url": "https://x.example/p?exp\\u003d1\\u0026sig\\u003dabcdefgh'
+    kept = Secrets(KEY).kept(lead + told + b'", "more": {"key": "abcdefgh')[1]
+    assert kept.startswith(lead + b'{"signature": "') and b"abcdefgh" not in kept
+
+
+def test_a_kept_body_that_is_no_text_stays_as_it_came() -> None:
+    noise = np.random.default_rng(5).integers(0, 256, 3_000_000, np.uint8).tobytes()
+    around = b"\0" + noise + b"https://x.example/p?sig=abcdefgh\0" + KEY.encode() + noise
+    suffix, kept = Secrets(KEY).kept(around)
+    assert suffix == ".bin" and b"abcdefgh" not in kept and KEY.encode() not in kept
+    assert kept.startswith(b"\0" + noise) and kept.endswith(noise)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"status": "error", "error": {"code": "rate_limit_rpm", "message": "slow"}},
+     {"status": "failed", "code": 429, "msg": "slow"}, {"status": "error", "message": "Is busy"},
+     {"status": "fail", "msg": "系统繁忙，请稍后再试"}],
+)  # fmt: skip
+def test_a_question_that_fails_is_no_verdict_on_the_task(
+    told: Any, photo: Path, by_task: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replies = [told, told, {"status": "succeeded", "data": [{"url": LINK}]}]
+
+    def answer(got: Got) -> Reply:
+        return http(
+            200, json.dumps(replies.pop(0) if "/tasks/" in got.path else {"task_id": "t"}).encode()
+        )
+
+    with served(answer, monkeypatch) as server:
+        done = command("edit", photo, "--prompt", "x")
+        assert done.returncode == 0, done.stderr
+        assert server.posts == 1
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"id": "img_1", "status": "failed", "error": {"code": "upstream_timeout", "message": "slow"}},
+     {"code": 0, "data": {"status": "failed", "error": {"code": "server_error"}}}],
+)  # fmt: skip
+def test_a_task_that_failed_for_want_of_time_has_failed(
+    told: Any, photo: Path, by_task: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with asked(told, monkeypatch):
+        assert command("edit", photo, "--prompt", "x").returncode == 1
+        assert (only_post().state, only_post().kind) == (FAILED, Failure.REFUSED)
+
+
+@pytest.mark.parametrize("charset", ["punycode", "utf-7", "unicode_escape"])
+def test_a_charset_that_no_page_has_is_not_believed(charset: str) -> None:
+    body = b"+AGE- \\x41-" + b"a" * 200_000
+    assert answers.text(body, f"text/html; charset={charset}") == body.decode()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +22,10 @@ from PIL import Image
 
 from plugin import job
 from plugin.worker import picture
+from plugin.worker.failure import Failure
 from plugin.worker.sandbox import Sandbox
 from tests.service.raw_server import Got, RawServer, Reply, http
-from tests.service.workers import CHECKOUT, command, prepared_job
+from tests.service.workers import CHECKOUT, command, prepared_job, until
 
 
 def _answer(image: Image.Image) -> dict[str, Any]:
@@ -666,3 +671,84 @@ def test_an_empty_mask_of_any_kind_is_refused(
     made.save(tmp_path / "none.png")
     done = command("edit", photo, "--prompt", "x", "--mask", tmp_path / "none.png")
     assert done.returncode == 1 and "is empty" in done.stderr and sandbox.posts == 0
+
+
+# --- Ctrl+C -------------------------------------------------------------------------------------
+
+
+def _command_line(*words: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", _INTERRUPTIBLE, *map(str, words)],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+# A shell has what it runs in the background ignore it, and so would everything started from there.
+_INTERRUPTIBLE = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("plugin", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_what_was_sent_is_waited_for_and_nothing_more_is_sent_after_ctrl_c(
+    presses: int, photo: Path, coffee: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service is busy for the first two variations, and has the third."""
+    numbers = itertools.count()
+    go_on = threading.Event()
+
+    def answer(got: Got) -> bytes:
+        if next(numbers) < 2:
+            return http(429, b"{}", "Retry-After: 1")
+        go_on.wait(20)
+        return http(200, json.dumps(_answer(coffee)).encode())
+
+    monkeypatch.setenv("DIMILINKS_API_KEY", "k")
+    with RawServer(answer) as server:
+        monkeypatch.setenv("DIMILINKS_BASE_URL", server.base_url)
+        process = _command_line("edit", photo, "--prompt", "x", "--variations", 3)
+        until(lambda: server.posts == 3)
+        process.send_signal(signal.SIGINT)
+        (only,) = job.all_jobs()
+        time.sleep(1)
+        assert process.poll() is None
+        # Nobody else can send what is left meanwhile.
+        assert "worked on already" in command("resume", only.id).stderr
+        time.sleep(1.5)
+        if presses == 2:
+            process.send_signal(signal.SIGINT)
+        else:
+            go_on.set()
+        out, err = process.communicate(timeout=20)
+        assert process.returncode == 130 and server.posts == 3
+        assert "Nothing more is sent" in err and "Traceback" not in err
+        assert len(out.split()) == (1 if presses == 1 else 0) or presses == 1
+        states = sorted(post.state for post in only.state.posts)
+        assert states == ["prepared", "prepared", "received" if presses == 1 else "sent"]
+        go_on.set()
+        command("resume", only.id)
+        assert server.posts == 5
+    kinds = sorted(post.kind for post in only.state.posts)
+    assert kinds == ["", "", "" if presses == 1 else Failure.OUTCOME_UNKNOWN]
+
+
+def test_ctrl_c_before_anything_is_sent_costs_nothing(
+    photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIMILINKS_API_KEY", "k")
+    with RawServer(lambda got: http(429, b"{}", "Retry-After: 20")) as server:
+        monkeypatch.setenv("DIMILINKS_BASE_URL", server.base_url)
+        process = _command_line("edit", photo, "--prompt", "x")
+        until(lambda: server.posts == 1)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _out, err = process.communicate(timeout=10)
+    assert process.returncode == 130 and server.posts == 1
+    (only,) = job.all_jobs()
+    assert only.id in err and "costs nothing" in err and "Traceback" not in err
+    assert only.state.posts[0].state == "prepared"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import errno
+import itertools
 import json
 import os
 import signal
@@ -34,6 +36,8 @@ from plugin.worker import (
 )
 from plugin.worker.failure import Failure
 from plugin.worker.sandbox import Sandbox
+from plugin.worker.service import Service
+from tests.service.raw_server import Got, RawServer, Reply, http
 from tests.service.workers import (
     CHECKOUT,
     NOTHING_THERE,
@@ -405,6 +409,79 @@ def test_a_paid_result_is_not_sent_for_again_when_the_job_is_damaged(
     source.rename(half_done.folder / "source.png")
     assert _run("resume", half_done.id).returncode == 0
     assert sandbox.posts == 1
+
+
+@pytest.mark.parametrize("name", ["source.png", "reference-1.png"])
+def test_a_finished_task_is_fetched_though_the_jobs_pictures_are_damaged(
+    name: str, sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIMILINKS_ROUTE", settings.ASYNC)
+    sandbox.task_answers.append((401, {}, b""))
+    _run("edit", photo, "--prompt", "echo", "--reference", photo)
+    (only,) = job.all_jobs()
+    whole = (only.folder / name).read_bytes()
+    (only.folder / name).write_bytes(b"damaged")
+    done = _run("resume", only.id)
+    (post,) = only.state.posts
+    assert post.to_be_placed and (only.folder / post.result).exists()
+    assert done.returncode == 1 and str(only.folder / post.result) in done.stderr
+    (only.folder / name).write_bytes(whole)
+    assert _run("resume", only.id).returncode == 0 and sandbox.posts == 1
+
+
+def test_a_failure_that_can_not_be_noted_says_nothing_of_the_other_variations(
+    photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is turned away while the disk is full; what became of the others is unknown."""
+    turned_away = threading.Event()
+    numbers = itertools.count()
+
+    def answer(got: Got) -> Reply | None:
+        if next(numbers) == 2:
+            return http(403, b'{"error": {"code": "model_not_allowed"}}')
+        turned_away.wait(10)
+        return None
+
+    def save(self: job.Job, state: job.State) -> None:
+        if any(post.state == job.FAILED for post in state.posts) and not turned_away.is_set():
+            turned_away.set()
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        saved(self, state)
+
+    saved = job.Job.save_state
+    monkeypatch.setattr(job.Job, "save_state", save)
+    monkeypatch.setenv("DIMILINKS_API_KEY", "k")
+    with RawServer(answer) as server:
+        monkeypatch.setenv("DIMILINKS_BASE_URL", server.base_url)
+        assert _run("edit", photo, "--prompt", "x", "--variations", "3").returncode == 1
+        (only,) = job.all_jobs()
+        kinds = sorted(post.kind for post in only.state.posts)
+        assert kinds == [Failure.OUTCOME_UNKNOWN, Failure.OUTCOME_UNKNOWN, Failure.REFUSED]
+        _run("resume", only.id)
+        assert server.posts == 4
+
+
+def test_a_task_that_could_not_be_noted_is_noted_while_it_is_waited_for(
+    sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [OSError(errno.ENOSPC, "No space left on device")]
+    noted: list[str] = []
+
+    def save(self: job.Job, state: job.State) -> None:
+        if state.posts[0].state == job.ACCEPTED and failures:
+            raise failures.pop()
+        saved(self, state)
+
+    def asked(self: Service, name: str) -> Any:
+        noted.append(job.all_jobs()[0].state.posts[0].task)
+        return task(self, name)
+
+    saved, task = job.Job.save_state, Service.task
+    monkeypatch.setattr(job.Job, "save_state", save)
+    monkeypatch.setattr(Service, "task", asked)
+    monkeypatch.setenv("DIMILINKS_ROUTE", settings.ASYNC)
+    assert _run("edit", photo, "--prompt", "echo").returncode == 0
+    assert not failures and noted and all(noted)
 
 
 def test_variations_without_a_task_id_do_not_overwrite_each_other(

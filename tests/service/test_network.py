@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from plugin import job, settings
-from plugin.worker import patience, service
+from plugin.worker import keeping, patience, service
 from plugin.worker.failure import Failure, NotAccepted
 from plugin.worker.form import Form
 from plugin.worker.sandbox import Sandbox
@@ -509,6 +509,46 @@ def test_a_result_whose_job_is_gone_is_kept_elsewhere_and_found_again(
     (only,) = job.all_jobs()
     for post in only.state.posts:
         assert (only.folder / post.result).read_bytes() == photo.read_bytes()
+
+
+def test_every_place_is_looked_at_for_a_result(
+    tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first has a folder of this job's, too, which is empty or has another result."""
+    places = [tmp_path / "first", tmp_path / "second"]
+    monkeypatch.setattr(keeping, "_parents", lambda: iter(places))
+    for place, name in zip(places, ("result-2.png", "result-1.png")):
+        folder = place / f"dimilinks-gimp-{os.geteuid()}" / "j"
+        folder.mkdir(parents=True)
+        folder.parent.chmod(0o700)
+        (folder / name).write_bytes(photo.read_bytes())
+    (tmp_path / "j").mkdir()
+    keeper = keeping.Keeper(job.Job(tmp_path / "j"), lambda *_: None)
+    assert keeper.result(1) == "result-1.png" and keeper.result(2) == "result-2.png"
+    keeper.bring_home(1, "result-1.png")
+    assert (tmp_path / "j" / "result-1.png").read_bytes() == photo.read_bytes()
+
+
+def _until_tried(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 Connection established\r\n")
+    with contextlib.suppress(OSError):
+        for _ in range(200):
+            connection.sendall(b"X-Wait: a moment\r\n")
+            time.sleep(0.1)
+
+
+def test_a_proxy_that_never_opens_its_tunnel_is_given_up(
+    context: ssl.SSLContext, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its bytes comes in time."""
+    monkeypatch.setattr(settings, "connect_seconds", lambda: 0.5)
+    with RawServer(lambda got: _until_tried) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.setenv("DIMILINKS_BASE_URL", "https://dimilinks.test/v1")
+        began = time.monotonic()
+        done = command("edit", photo, "--prompt", "x")
+    assert done.returncode == 1 and "Nothing was sent" in done.stderr
+    assert time.monotonic() - began < 10
 
 
 def test_a_result_that_can_be_kept_nowhere_is_not_called_kept(

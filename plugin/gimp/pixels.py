@@ -291,9 +291,11 @@ class Inside(NamedTuple):
     at: Box
     colours_only: bool
 
-    def of(self, new: bytes, now: bytes, strip: Box, drawable: Gimp.Drawable) -> bytes:
-        """Return a strip's pixels: `new` ones where they may change, else as they are `now`."""
-        selected = self.selected(strip)
+    def of(self, new: bytes, now: bytes, selected: bytes, drawable: Gimp.Drawable) -> bytes:
+        """Return a strip's pixels: `new` ones where they may change, else as they are `now`.
+
+        `selected` is what `selected` gives for it.
+        """
         if self.colours_only and drawable.has_alpha():
             new = _with_alpha_of(new, now, drawable)
         return joined(new, now, selected) if b"\0" in selected else new
@@ -305,32 +307,77 @@ class Inside(NamedTuple):
         return _selected(self.selection, strip, self.box, self.at)
 
 
-def write(drawable: Gimp.Drawable, new: Gegl.Buffer, inside: Inside) -> None:
-    """Write what may change of `new`, which is in the drawable's own format, into the drawable."""
+def write(
+    drawable: Gimp.Drawable, new: Gegl.Buffer, inside: Inside, is_same: Callable[[], bool]
+) -> bool:
+    """Write what may change of `new`, which is in the drawable's own format, into the drawable.
+
+    `is_same` tells before each row of tiles whether the drawable still is what `new` was made for;
+    if it is not, the rest is left alone, and False returned. GIMP gets whole tiles: what the user
+    paints into a tile between the moments in which it is read and written, beside what is selected,
+    would be lost. So a tile of which only a part is written goes back at once.
+    """
     buffer = drawable.get_buffer()
     # Of the profile too: bytes written in a drawable's own format are not converted.
     own_format = Babl.get_name(drawable.get_format())
     keeps_alpha = inside.colours_only and drawable.has_alpha()
-    if inside.selection is None and not keeps_alpha:
-        copy(new, buffer, inside.box)
+    for row in _tile_rows(inside.box):
+        if not is_same():
+            return False
+        for part, is_partial in _written_parts(drawable, row, inside):
+            selected = inside.selected(part)
+            if not keeps_alpha and b"\0" not in selected:
+                copy(new, buffer, part)
+            else:
+                for strip in strips(part, _JOINED_PIXELS):
+                    place = rectangle(strip)
+                    chosen = inside.selected(strip)
+                    wanted = new.get(place, 1.0, own_format, _NONE)
+                    now = buffer.get(place, 1.0, own_format, _NONE)
+                    buffer.set(place, own_format, inside.of(wanted, now, chosen, drawable))
+            if is_partial:
+                buffer.flush()
         buffer.flush()
-        return
-    for strip in strips(inside.box, _JOINED_PIXELS):
-        selected = inside.selected(strip)
-        if not keeps_alpha:
-            parts = _few(_boxes(_SELECTED, selected, strip), selected)
-            if parts is not None:
-                for part in parts:
-                    copy(new, buffer, part)
-                continue
-        elif selected and not selected.strip(b"\0"):
+    return True
+
+
+def is_alike(drawable: Gimp.Drawable, other: Gimp.Drawable) -> bool:
+    """Whether two drawables have the same format and size."""
+    return drawable.get_format() == other.get_format() and extent(drawable) == extent(other)
+
+
+def _tile_rows(box: Box) -> Iterator[Box]:
+    """Cut `box` of a drawable into what its rows of tiles have of it."""
+    side = Gimp.tile_height()
+    for top in range(box.y // side * side, box.bottom, side):
+        yield Box(box.x, top, box.width, side).intersection(box)
+
+
+def _written_parts(drawable: Gimp.Drawable, row: Box, inside: Inside) -> Iterator[tuple[Box, bool]]:
+    """Yield what is written of a row of tiles, and whether that is only a part of its tile.
+
+    Tiles that are written whole come together.
+    """
+    side, width = Gimp.tile_width(), drawable.get_width()
+    is_high = row.y % Gimp.tile_height() == 0 and (
+        row.bottom % Gimp.tile_height() == 0 or row.bottom == drawable.get_height()
+    )
+    together = Box(row.x, row.y, 0, row.height)
+    for left in range(row.x // side * side, row.right, side):
+        tile = Box(left, row.y, side, row.height).intersection(row)
+        is_wide = tile.x == left and (tile.width == side or tile.right == width)
+        selected = inside.selected(tile)
+        if is_high and is_wide and b"\0" not in selected:
+            begin = together.x if together.width else tile.x
+            together = Box(begin, row.y, tile.right - begin, row.height)
             continue
-        part = rectangle(strip)
-        # Read at the last moment: what the user paints meanwhile stays outside.
-        now = buffer.get(part, 1.0, own_format, _NONE)
-        values = inside.of(new.get(part, 1.0, own_format, _NONE), now, strip, drawable)
-        buffer.set(part, own_format, values)
-    buffer.flush()
+        if together.width:
+            yield together, False
+            together = Box(tile.x, row.y, 0, row.height)
+        if not selected or selected.strip(b"\0"):
+            yield tile, True
+    if together.width:
+        yield together, False
 
 
 def fill_mask(mask: Gimp.LayerMask, inside: Inside) -> None:
@@ -349,7 +396,9 @@ def is_written(drawable: Gimp.Drawable, new: Gegl.Buffer, inside: Inside) -> boo
         part = rectangle(strip)
         now, wanted = (each.get(part, 1.0, own_format, _NONE) for each in (buffer, new))
         # Mostly all is the same: what they differ in is looked at only where they do.
-        if wanted != now and inside.of(wanted, now, strip, drawable) != now:
+        if wanted == now:
+            continue
+        if inside.of(wanted, now, inside.selected(strip), drawable) != now:
             return False
     return True
 

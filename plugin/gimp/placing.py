@@ -36,7 +36,7 @@ from plugin.region import Box
 
 _REPLACING = 1
 """The variation that replaces a layer: there is only one."""
-_QUICK_PIXELS = 10_000_000, 3_000_000
+_QUICK_BYTES = 30_000_000, 9_000_000
 """Up to so many, whole layers and chosen pixels are written in some 50 ms: too little time for the
 user to delete the layer meanwhile."""
 _OTHERS_TAKE = 10
@@ -377,33 +377,35 @@ class _Replacement:
         _check_there(capture)
         layer.update(part.x, part.y, part.width, part.height)
         if not self._is_written(inside):
-            raise EditError(
-                _("“{name}” was changed while the result was put into it.").format(
-                    name=layer.get_name()
-                )
-            )
+            raise _changed_meanwhile(layer.get_name())
         self.placed = [Placed(capture.job, _REPLACING, layer)]
 
     def _write(self, new: Gimp.Layer, inside: pixels.Inside) -> None:
-        """Write the pixels, many of them in another process. Raises EditError."""
+        """Write the pixels, many of them in another process.
+
+        Raises EditError, and _Changed before anything is written.
+        """
         layer, box = self.capture.layer, inside.box
+        name = layer.get_name()
         chosen = inside.selection is not None or (inside.colours_only and layer.has_alpha())
-        if box.width * box.height <= _QUICK_PIXELS[chosen]:
-            pixels.write(layer, self._pixels, inside)
+        if box.width * box.height * layer.get_bpp() <= _QUICK_BYTES[chosen]:
+            if not pixels.write(layer, self._pixels, inside, lambda: pixels.is_alike(layer, new)):
+                raise _changed_meanwhile(name)
             return
         mask = None
         try:
             if inside.selection is not None:
                 mask = made(new.create_mask(Gimp.AddMaskType.BLACK))
                 pixels.fill_mask(mask, inside)
-            done = write_procedure.run(layer, new, mask, box, inside.colours_only)
+            written = write_procedure.run(layer, new, mask, box, inside.colours_only)
         finally:
             if mask is not None:
                 mask.delete()
-        if not done and layer.is_valid() and _stamp(self.capture) != self._stamp:
+        if written == write_procedure.Written.NOTHING:
             raise _Changed
-        if not done:
-            raise EditError(_("The layer was deleted or locked while the result was put into it."))
+        if written == write_procedure.Written.PART:
+            _check_there(self.capture)
+            raise _changed_meanwhile(name)
 
     def _is_written(self, inside: pixels.Inside) -> bool:
         """Whether the layer has the result by now, whatever the user did meanwhile."""
@@ -421,6 +423,15 @@ class _Replacement:
     def _colours_only(self) -> bool:
         """Whether the layer keeps its alpha."""
         return self.capture.keeps_alpha or bool(self.capture.layer.get_lock_alpha())
+
+
+def _changed_meanwhile(name: str) -> EditError:
+    return EditError(
+        _(
+            "“{name}” was changed while the result was put into it. Undo takes back what was put "
+            "there."
+        ).format(name=name)
+    )
 
 
 def _stamp(capture: Capture) -> object:

@@ -133,6 +133,13 @@ def test_what_the_user_does_between_two_calls_harms_nothing(inside: Inside) -> N
             assert "placed-1.png" in sentence, (name, sentence)
 
 
+def test_what_is_painted_beside_the_selection_stays_while_a_result_is_written(
+    inside: Inside,
+) -> None:
+    for kind, (there, made, written) in inside("painted_meanwhile").items():
+        assert there == made > 20 and written, kind
+
+
 def test_nothing_is_paid_for_that_nobody_would_see(
     inside: Inside, tmp_path: Path, coffee: Image.Image
 ) -> None:

@@ -123,7 +123,7 @@ def request(output="new-layer"):
     )
 
 
-QUICK = placing._QUICK_PIXELS
+QUICK = placing._QUICK_BYTES
 worked = []
 """The first job that a worker has finished; the others have the same pictures."""
 
@@ -204,7 +204,7 @@ def captured_meanwhile(module, name, action):
 def placed_meanwhile(output, module, name, action):
     image, layer = photo()
     before, selected = inside.raw(layer), inside.selected(image)
-    placing._QUICK_PIXELS = (0, 0) if output == "large" else QUICK
+    placing._QUICK_BYTES = (0, 0) if output == "large" else QUICK
     output = "replace" if output == "large" else output
     (made,) = capture.capture(image, [layer], request(output))
     work(made)

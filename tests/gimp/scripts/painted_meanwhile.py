@@ -1,0 +1,66 @@
+"""The user paints beside the selection while a result is written into the layer.
+
+`inside.found` gets, by the kind of the layer, how many of the strokes are there afterwards, of how
+many, and whether the result is there.
+"""
+
+import os
+import sys
+
+import inside
+from gi.repository import Gegl, Gimp
+
+sys.path.insert(0, os.environ["GIMP3_DIRECTORY"] + "/plug-ins/dimilinks_gimp")
+from plugin.gimp import pixels
+from plugin.region import Box
+
+WIDTH, HEIGHT = 1000, 900
+DOT = 6
+
+
+def painted(kind):
+    image, layer = inside.photo()
+    image.scale(WIDTH, HEIGHT)
+    if kind == "alpha":
+        layer.add_alpha()
+    box = Box(70, 50, 800, 700)
+    image.select_ellipse(Gimp.ChannelOps.REPLACE, box.x, box.y, box.width, box.height)
+    if kind == "float":
+        image.convert_precision(Gimp.Precision.FLOAT_NON_LINEAR)
+    selection = image.get_selection().copy()
+    shares = selection.get_buffer()
+    new = layer.copy()
+    buffer = new.get_buffer()
+    buffer.set(pixels.rectangle(pixels.extent(new)), "R'G'B' u8", b"\xfa\5\5" * (WIDTH * HEIGHT))
+    buffer.flush()
+    strokes = []
+    original = pixels._selected
+
+    def looked_at(*arguments):
+        """Looking at what is selected comes between the tiles; so does the user."""
+        x, y = (97 * len(strokes)) % (WIDTH - DOT), (61 * len(strokes)) % (HEIGHT - DOT)
+        if not any(pixels.shares(shares, Box(x, y, DOT, DOT))):
+            image.select_rectangle(Gimp.ChannelOps.REPLACE, x, y, DOT, DOT)
+            layer.edit_fill(Gimp.FillType.WHITE)
+        strokes.append((x, y))
+        return original(*arguments)
+
+    pixels._selected = looked_at
+    try:
+        whole = pixels.write(layer, buffer, pixels.Inside(box, shares, box, False), lambda: True)
+    finally:
+        pixels._selected = original
+    made, there = 0, 0
+    now = layer.get_buffer()
+    for x, y in dict.fromkeys(strokes):
+        part = Box(x, y, DOT, DOT)
+        if not any(pixels.shares(shares, part)):
+            made += 1
+            values = now.get(pixels.rectangle(part), 1.0, "R'G'B' u8", Gegl.AbyssPolicy.NONE)
+            there += bytes(values) == b"\xff" * (3 * DOT * DOT)
+    written = pixels.is_written(layer, buffer, pixels.Inside(box, shares, box, False))
+    image.delete()
+    return [there, made, whole and written]
+
+
+inside.found({kind: painted(kind) for kind in ("plain", "alpha", "float")})

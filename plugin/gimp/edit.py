@@ -26,7 +26,6 @@ from plugin.job import (
     PHASES,
     PREPARED,
     RECEIVED,
-    SENT,
     Job,
     Post,
     State,
@@ -131,7 +130,12 @@ class Edit:
         self._running: dict[str, WorkerProcess] = {}
 
     def start(self) -> bool:
-        """Let the workers begin, a few at a time; what is finished or not to be sent is left."""
+        """Let the workers begin, a few at a time; what is finished or not to be sent is left.
+
+        Nothing happens while they are at it.
+        """
+        if self._running or self._waiting:
+            return False
         self.ended = self.detached = False
         self.sentences = []
         self.waiting_since = 0.0
@@ -143,7 +147,7 @@ class Edit:
     def cancel(self) -> None:
         """Send nothing more, and wait no longer for what was sent: that is paid for and kept."""
         self.detached = True
-        self._waiting.clear()
+        self._forget_waiting()
         for worker in self._running.values():
             worker.let_go()
         self._changed()
@@ -163,6 +167,13 @@ class Edit:
             one.job.discard()
         self._changed()
 
+    def _forget_waiting(self) -> None:
+        """Leave no job behind of what no worker has begun, unless some of it was sent before."""
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            if _is_unsent(one.job):
+                one.job.discard()
+
     @property
     def jobs(self) -> list[Job]:
         return [one.job for one in self.captures]
@@ -177,9 +188,9 @@ class Edit:
         return posts
 
     @property
-    def sent(self) -> bool:
-        """Whether anything was sent, so that a result may still come or has come."""
-        return any(post.state in (SENT, ACCEPTED, RECEIVED) for post in self.posts)
+    def is_leaving(self) -> bool:
+        """Whether a worker that has sent nothing is about to end; its job goes with it."""
+        return any(_is_unsent(one.job) for one in self.captures if one.job.id in self._running)
 
     def phase(self) -> str:
         """The phase of the variation that is furthest behind."""
@@ -235,7 +246,9 @@ class Edit:
 
     def _ender(self, job: Job) -> Callable[[], None]:
         def ended() -> None:
-            del self._running[job.id]
+            self._running.pop(job.id, None)
+            if self.detached and _is_unsent(job):
+                job.discard()
             for key in [key for key in self.reports if key[0] == job.id]:
                 del self.reports[key]
             self._begin()
@@ -255,8 +268,6 @@ class Edit:
                 continue
             if self.detached:
                 # What the service had stays, also where it failed: it may have been billed.
-                if all(post.state == PREPARED for post in state.posts):
-                    one.job.discard()
                 continue
             self._say(_sentences(one.job, state))
             if placing.unplaced(one):
@@ -288,6 +299,14 @@ def _captured(image: Gimp.Image, layers: Sequence[Gimp.Layer], request: Request)
                 why=error.strerror or error, path=error.filename or settings.home()
             )
         ) from error
+
+
+def _is_unsent(job: Job) -> bool:
+    """Whether nothing of a job has ever been sent, as far as it can be read."""
+    try:
+        return all(post.state == PREPARED for post in job.state.posts)
+    except (OSError, ValueError):
+        return False
 
 
 def _pulse() -> bool:

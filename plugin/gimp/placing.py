@@ -39,6 +39,11 @@ _REPLACING = 1
 _QUICK_BYTES = 30_000_000, 9_000_000
 """Up to so many, whole layers and chosen pixels are written in some 50 ms: too little time for the
 user to delete the layer meanwhile."""
+_CLIPPING = {
+    Gimp.LayerCompositeMode.CLIP_TO_LAYER: Gimp.LayerCompositeMode.UNION,
+    Gimp.LayerCompositeMode.INTERSECTION: Gimp.LayerCompositeMode.CLIP_TO_BACKDROP,
+}
+"""The composite modes by which a layer cuts off what is below it, and what is left without that."""
 _OTHERS_TAKE = 10
 """Seconds after which a result doesn't wait any more for those of other windows."""
 _TRIES = 4
@@ -305,8 +310,10 @@ def _play_the_part_of(source: Gimp.Layer, layer: Gimp.Layer) -> None:
     if source.get_mode() == Gimp.LayerMode.PASS_THROUGH:
         return
     layer.set_mode(source.get_mode())
-    # A clipped layer's result is clipped as well.
-    layer.set_composite_mode(source.get_composite_mode())
+    # A clipped layer's result is clipped as well, but it must not clip what lies beneath it: where
+    # its mask hides it, that would be gone.
+    composite = source.get_composite_mode()
+    layer.set_composite_mode(_CLIPPING.get(composite, composite))
     layer.set_composite_space(source.get_composite_space())
     layer.set_blend_space(source.get_blend_space())
 

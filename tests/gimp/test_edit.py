@@ -153,8 +153,9 @@ def test_nothing_is_paid_for_that_nobody_would_see(
         assert "shows" in message or "opacity" in message, (name, message)
     assert set(found["seen"].values()) == {SUCCESS}, found["seen"]
     assert found["hidden group"] == [SUCCESS, SUCCESS]
-    difference, modes = found["clipped"]
-    assert difference <= 1 and modes == [True, True, True]
+    assert len(found["clipped"]) == 5
+    for name, (difference, modes) in found["clipped"].items():
+        assert difference <= 1 and modes == [True, True], (name, difference)
     assert found["rotated"] == [coffee.height, coffee.width]
     assert found["undo"] == [True, True, False, ["Background"]]
     assert found["filter"] == [0, True, True, ["blur"], True]

@@ -12,7 +12,7 @@ import pytest
 from gui_service import SlowService, use_service
 from gui_window import PLUG_IN, Image, Window, until
 
-from plugin import job, settings
+from plugin import job, lock, settings
 from plugin.worker.sandbox import Sandbox
 
 pytestmark = pytest.mark.gimp
@@ -136,6 +136,77 @@ def test_what_a_dead_window_did_not_send_can_be_sent(window: Window, image: Imag
         window.close_dialog()
         assert service.posts == 2
     assert image.state()["selected"] == before["selected"]
+
+
+def test_a_paid_result_is_offered_however_many_edits_came_since(
+    window: Window, image: Image
+) -> None:
+    window.prompt("sepia")
+    window.edit_and_close()
+    (made,) = job.all_jobs()
+    for number in range(25):
+        shutil.copytree(made.folder, made.folder.with_name(f"20990101-0000{number:02}-aaaaaa"))
+    paid = job.Job(made.folder.with_name("20000101-000000-aaaaaa"))
+    shutil.copytree(made.folder, paid.folder)
+    _renamed(paid, "the paid one")
+    (paid.folder / "imported-1").unlink()
+    _renamed(made, "the oldest one")
+    window.open_dialog()
+    until(lambda: window.shows("the paid one", PLUG_IN), "the result that is in no image")
+    window.press_in_dialog("Earlier edits", "toggle button")
+
+    def reached() -> bool:
+        # It is far below what can be seen.
+        window.desk.key(name="shift+Tab")
+        return window.focus(PLUG_IN)[1] == "Still Earlier Edits"
+
+    until(reached, "the button for the rest")
+    window.desk.key(name="space")
+
+    def seen() -> str:
+        window.desk.key(name="shift+Tab")
+        return window.shows("the oldest one", PLUG_IN)
+
+    until(seen, "all of them")
+    window.close_dialog()
+
+
+def _renamed(made: job.Job, prompt: str) -> None:
+    path = made.folder / "request.json"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "prompt": prompt}), "utf-8")
+
+
+def test_what_another_window_has_not_sent_is_not_sent_by_this_one(
+    window: Window, image: Image, slow: SlowService
+) -> None:
+    """One of its variations has arrived; the other one waits there to be sent."""
+    use_service(window, slow.base_url)
+    slow.answer.set()
+    settings.save(choices={"variations": 2})
+    window.prompt("sepia")
+    window.edit_and_close()
+    assert slow.posts == 2
+    (made,) = job.all_jobs()
+    state = made.state
+    state.posts[0].placed, state.posts[1] = "", job.Post()
+    made.save_state(state)
+    for name in ("imported-1", "imported-2", "placed-1.png", "placed-2.png", "result-2.png"):
+        (made.folder / name).unlink()
+    (made.folder / "result-1.png").write_bytes(b"damaged")
+    name = f"maker-{'a' * 12}"
+    (made.folder / "maker").write_text(name)
+    with lock.held(settings.locks_folder() / name):
+        window.open_dialog()
+        until(lambda: window.shows("sepia", PLUG_IN), "its row")
+        window.press_in_dialog("Try Again")
+        until(lambda: window.shows("can't be used", PLUG_IN), "what came of it")
+        until(lambda: not window.workers(), "the end of the worker")
+        assert slow.posts == 2 and made.state.posts[1].state == job.PREPARED
+        # What was paid for goes only if the user means it.
+        window.press_in_dialog("Discard")
+        window.agree("Cancel")
+        assert made.folder.exists()
+    window.close_dialog()
 
 
 def test_damaged_jobs_stand_in_nobodys_way(window: Window, image: Image) -> None:

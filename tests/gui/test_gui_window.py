@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -467,6 +468,58 @@ def test_a_press_that_comes_twice_is_one_edit(
     window.wait_for_edits()
     window.close_dialog()
     assert slow.posts == len(job.all_jobs()) == 1
+
+
+def test_a_key_that_is_held_is_one_edit(window: Window, image: Image, slow: SlowService) -> None:
+    use_service(window, slow.base_url)
+    window.prompt("sepia")
+    for _press in range(6):
+        window.desk.key(name="ctrl+Return")
+        time.sleep(1)
+    slow.answer.set()
+    until(lambda: len(image.layers()) == 2, "the result")
+    window.wait_for_edits()
+    window.close_dialog()
+    assert slow.posts == len(job.all_jobs()) == 1
+
+
+def test_an_image_closed_under_a_question_ends_no_other_edit(
+    window: Window, image: Image, slow: SlowService
+) -> None:
+    use_service(window, slow.base_url)
+    begin(window, slow, "sepia")
+    plug_in = window.plug_in()
+    window.key("ctrl+shift+a")
+    until(lambda: not image.selected().any(), "the loss of the selection")
+    window.press_in_dialog("Edit")
+    until(lambda: "Edit All of It" in window.buttons(), "the question")
+    window.gimp.close_images()
+    window.agree("Edit All of It")
+    until(lambda: window.shows("closed", PLUG_IN), "why there is no edit")
+    assert window.plug_in() == plug_in
+    slow.answer.set()
+    until(lambda: window.shows("its image was closed", PLUG_IN), "what became of the first")
+    window.press_in_dialog("Close")
+    window.wait_for_plug_in()
+    assert slow.posts == 1
+
+
+def test_what_waits_in_a_window_that_is_closed_leaves_no_job(
+    window: Window, image: Image, slow: SlowService
+) -> None:
+    window.gimp.add_layer(image=image.id, box=[0, 0, 600, 400], also=True)
+    use_service(window, slow.base_url)
+    settings.save(choices={"variations": 3})
+    window.prompt("sepia")
+    window.press_in_dialog("Edit")
+    window.agree("Edit")
+    until(lambda: slow.posts == 3, "three edits at the service")
+    assert len(job.all_jobs()) == 2
+    window.close_dialog()
+    assert [each.state.name for each in job.all_jobs()] == [job.SENT]
+    slow.answer.set()
+    until(lambda: not window.workers(), "the end of the worker")
+    assert slow.posts == 3
 
 
 def test_wrong_key(window: Window, image: Image) -> None:

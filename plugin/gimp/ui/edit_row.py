@@ -145,7 +145,9 @@ class EditRow(Gtk.Box):
             self._show_progress()
         keys = self._results_key()
         there = [self._is_there(key) for key in keys]
-        drawn = kind, keys, there, self._is_there(self._chosen_key()), self._retry_hint()
+        # A longer sentence takes more room; the one of an edit that runs counts seconds.
+        told = "" if kind == "running" else self._status.get_text()
+        drawn = kind, told, keys, there, self._is_there(self._chosen_key()), self._retry_hint()
         if drawn == self._drawn:
             return False
         self._drawn = drawn
@@ -445,10 +447,10 @@ class EditRow(Gtk.Box):
             self.edit.start()
         else:
             unsent = any(_to_be_sent(post) for _job, _number, post in self._posts)
-            self.collect(lambda: None, sending=unsent)
+            self.collect(lambda: None, sending=unsent and not self._is_anothers())
 
     def _discard(self) -> None:
-        if self._results_key() or self._kind() == "left":
+        if self._kind() == "left" or any(_is_paid_for(post) for _job, _number, post in self._posts):
             question = _("Discard “{prompt}”?").format(prompt=capture.shortened(self.prompt))
             if self._replaced():
                 explanation = _(
@@ -535,6 +537,11 @@ def _to_be_sent(post: Post) -> bool:
 def _to_collect(post: Post) -> bool:
     """Whether a worker can still do something for what was sent."""
     return post.state in (SENT, ACCEPTED) or post.recoverable
+
+
+def _is_paid_for(post: Post) -> bool:
+    """Whether something of it is there, or can still be had, that was paid for."""
+    return bool(post.result or post.placed or post.answer) or _to_collect(post)
 
 
 def unfinished(job: Job) -> bool:

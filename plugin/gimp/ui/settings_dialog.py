@@ -416,7 +416,8 @@ class _Settings:
             _(
                 "Their prompts, the pictures that were sent and those that came back are deleted. "
                 "Your images stay as they are. What is under way is kept, and so is every result "
-                "that was paid for and is not in an image yet."
+                "that was paid for and has not been in an image yet. Save your images first: a "
+                "result that you have undone, or that was never saved, can't be fetched again."
             ),
         )
         asking.add_button(_("_Cancel"), Gtk.ResponseType.CANCEL)

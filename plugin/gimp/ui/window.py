@@ -20,7 +20,7 @@ from plugin import job, settings
 from plugin.gimp import choices, results, worker_process
 from plugin.gimp.capture import PLACE, Request, selection_bounds, shortened
 from plugin.gimp.edit import Edit, check
-from plugin.gimp.messages import EditError, NotReplaceable, WorkerBroken, _
+from plugin.gimp.messages import EditError, NotReplaceable, WorkerBroken, _, unforeseen
 from plugin.gimp.ui import settings_dialog
 from plugin.gimp.ui.edit_row import EditRow, has_something, unfinished
 from plugin.gimp.ui.messages import FreshMenuButton, agreed, agreed_to_all
@@ -72,8 +72,8 @@ class Window:
         self._config_request = request
         self._rows: list[EditRow] = []
         self._progress = False
-        self._started = -math.inf
-        """When the last edit began, on the monotonic clock."""
+        self._pressed = -math.inf
+        """When *Edit* was pressed the last time, on the monotonic clock."""
         self._last: object = None
         """What it was asked for, and where."""
         self._had_selection = False
@@ -114,7 +114,12 @@ class Window:
         ticks = GLib.timeout_add(_TICK, self._tick)
         try:
             while self.dialog.run():
-                self._start()
+                try:
+                    self._start()
+                except Exception as error:
+                    # The image may be closed at any moment, also under a question: what is under
+                    # way in this window goes on.
+                    self._tell(unforeseen(error))
                 self._text.grab_focus()
         finally:
             GLib.source_remove(ticks)
@@ -131,7 +136,7 @@ class Window:
         for edit in edits:
             edit.cancel()
         end = time.monotonic() + _LAST_WORD
-        while time.monotonic() < end and any(not (edit.ended or edit.sent) for edit in edits):
+        while time.monotonic() < end and any(edit.is_leaving for edit in edits):
             GLib.MainContext.default().iteration(False)
             time.sleep(0.01)
 
@@ -335,7 +340,9 @@ class Window:
         """Begin an edit, or tell in the window why not."""
         request = self._request()
         asked = self._asked(request)
-        if asked == self._last and time.monotonic() - self._started < choices.ONE_PRESS:
+        if asked == self._last and time.monotonic() - self._pressed < choices.ONE_PRESS:
+            # A key that is held goes on pressing.
+            self._pressed = time.monotonic()
             return
         self._clear_notice()
         if not self._means_the_whole(request):
@@ -361,7 +368,7 @@ class Window:
                 self._tell(str(error))
             return
         # From here on: a double click's second press has waited until now.
-        self._started, self._last = time.monotonic(), asked
+        self._pressed, self._last = time.monotonic(), asked
         self._had_selection = False
         self._remember(request.prompt)
         row = EditRow(self, edit.jobs, edit)
@@ -595,7 +602,7 @@ class Window:
 
     def _offer_unfinished(self) -> None:
         """Put on top what was paid for in an earlier window and hasn't reached an image."""
-        for each in _jobs()[:_EARLIER]:
+        for each in _jobs():
             if unfinished(each):
                 self._rows.append(EditRow(self, [each]))
                 self._edits.pack_start(self._rows[-1], False, False, 0)
@@ -617,12 +624,26 @@ class Window:
         known = {each for row in self._live() for each in row.ids}
         box = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=12, margin_top=6)
         jobs = [each for each in _jobs() if each.id not in known and has_something(each)]
-        for each in jobs[:_EARLIER]:
-            box.pack_start(EditRow(self, [each]), False, False, 0)
         if not jobs:
             box.pack_start(Gtk.Label(label=_("None yet"), xalign=0), False, False, 0)
         box.show_all()
         expander.add(box)
+        self._list_more(box, jobs)
+
+    def _list_more(self, box: Gtk.Box, jobs: list[job.Job]) -> None:
+        """List the first of these, and a button for the rest if there is one."""
+        for each in jobs[:_EARLIER]:
+            box.pack_start(EditRow(self, [each]), False, False, 0)
+        if rest := jobs[_EARLIER:]:
+            more = Gtk.Button(label=_("Still Earlier Edits"), halign=Gtk.Align.START)
+
+            def pressed(_button: Gtk.Button) -> None:
+                more.destroy()
+                self._list_more(box, rest)
+
+            more.connect("clicked", pressed)
+            more.show()
+            box.pack_start(more, False, False, 0)
         GLib.timeout_add(100, self._grow)
 
 

@@ -116,8 +116,11 @@ def view(image):
     return data
 
 
-def clipped():
-    """A layer that is clipped to what lies beneath it; its unchanged result changes no view."""
+def clipped(composite):
+    """A layer that clips what lies beneath it or is clipped; its unchanged result changes no view.
+
+    Also where it is transparent itself, beside what is edited.
+    """
     image, layer = photo()
     image.select_ellipse(Gimp.ChannelOps.REPLACE, 80, 40, 120, 100)
     Gimp.Selection.invert(image)
@@ -127,7 +130,10 @@ def clipped():
     _other, source = inside.photo("chelsea.png")
     above = Gimp.Layer.new_from_drawable(source, image)
     image.insert_layer(above, None, 0)
-    above.set_composite_mode(Gimp.LayerCompositeMode.CLIP_TO_BACKDROP)
+    above.add_alpha()
+    image.select_rectangle(Gimp.ChannelOps.REPLACE, 200, 130, 60, 60)
+    above.edit_clear()
+    above.set_composite_mode(getattr(Gimp.LayerCompositeMode, composite))
     above.set_composite_space(Gimp.LayerColorSpace.RGB_PERCEPTUAL)
     above.set_blend_space(Gimp.LayerColorSpace.RGB_PERCEPTUAL)
     image.select_rectangle(Gimp.ChannelOps.REPLACE, 60, 30, 100, 90)
@@ -137,7 +143,7 @@ def clipped():
     after = view(image)
     modes = [
         int(getattr(made, f"get_{name}")()) == int(getattr(above, f"get_{name}")())
-        for name in ("composite_mode", "composite_space", "blend_space")
+        for name in ("composite_space", "blend_space")
     ]
     return [max(abs(a - b) for a, b in zip(before, after)), modes]
 
@@ -203,7 +209,10 @@ inside.found(
         "hidden": hidden(),
         "seen": seen_all_the_same(),
         "hidden group": [in_a_hidden_group(output) for output in ("new-layer", "replace")],
-        "clipped": clipped(),
+        "clipped": {
+            name: clipped(name)
+            for name in ("AUTO", "UNION", "CLIP_TO_BACKDROP", "CLIP_TO_LAYER", "INTERSECTION")
+        },
         "rotated": rotated_reference(),
         "undo": undo_of_a_dead_process(),
         "filter": undone_filter(),

@@ -146,20 +146,29 @@ def glance(image):
     image = Gimp.Image.get_by_id(image)
     seen = []
     for layer in image.get_layers():
-        width, height = layer.get_width(), layer.get_height()
-        digest = hashlib.blake2b()
-        for line in range(0, height, max(1, height // 60)):
-            row = Gegl.Rectangle.new(0, line, width, 1)
-            buffer = layer.get_buffer()
-            if buffer is None:
-                return None
-            digest.update(buffer.get(row, 1.0, None, Gegl.AbyssPolicy.NONE))
+        digest = _lines(layer)
+        if digest is None:
+            return None
         places = list(layer.get_offsets())[1:]
         locks = [getattr(layer, f"get_lock_{name}")() for name in LOCKS]
-        seen.append([layer.get_name(), *places, *locks, digest.hexdigest()])
+        seen.append([layer.get_name(), *places, *locks, digest])
     channels = [channel.get_name() for channel in image.get_channels()]
-    bounds = list(Gimp.Selection.bounds(image))[1:]
-    return [seen, bounds, channels, image.get_precision().value_nick]
+    # In deep images the bounds of a feathered selection are those of all.
+    selection = _lines(image.get_selection())
+    return [seen, selection, channels, image.get_precision().value_nick]
+
+
+def _lines(drawable):
+    """A digest of a line of pixels here and there; None while they change."""
+    width, height = drawable.get_width(), drawable.get_height()
+    digest = hashlib.blake2b()
+    for line in range(0, height, max(1, height // 60)):
+        row = Gegl.Rectangle.new(0, line, width, 1)
+        buffer = drawable.get_buffer()
+        if buffer is None:
+            return None
+        digest.update(buffer.get(row, 1.0, None, Gegl.AbyssPolicy.NONE))
+    return digest.hexdigest()
 
 
 def images():

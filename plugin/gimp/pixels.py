@@ -23,8 +23,8 @@ _JOINED_PIXELS = 250_000
 """Few enough to stay in the processor's cache, as bytes."""
 _PIXELS_PER_COPY = 32
 """From so few pixels a copy on, joining bytes is faster: measured from u8 to float."""
-_SELECTED, _NOT_SELECTED = re.compile(rb"[^\0]+"), re.compile(rb"\0+")
-"""Runs of pixels in a row, by what is selected of each."""
+_NOT_SELECTED = re.compile(rb"\0+")
+"""A run of pixels in a row, by what is selected of each."""
 _ALL_OR_NOTHING = bytes([0]) + bytes([255]) * 255
 _FORMATS = {1: "Y' u8", 3: "R'G'B' u8", 4: "R'G'B'A u8"}
 """What is in our PNGs, by their channels."""
@@ -265,7 +265,7 @@ def clear_outside(
     """
     for strip in strips(box, _JOINED_PIXELS):
         selected = _selected(selection, strip, box, at)
-        outside = _few(_boxes(_NOT_SELECTED, selected, strip), selected)
+        outside = _few(_boxes_outside(selected, strip), selected)
         if outside is not None:
             for part in map(rectangle, outside):
                 buffer.clear(part)
@@ -460,8 +460,8 @@ def _few(boxes: Iterator[Box], selected: bytes) -> list[Box] | None:
     return few if len(few) <= most else None
 
 
-def _boxes(run: re.Pattern[bytes], selected: bytes, strip: Box) -> Iterator[Box]:
-    """Yield boxes that cover exactly such runs of pixels; rows that look alike share theirs."""
+def _boxes_outside(selected: bytes, strip: Box) -> Iterator[Box]:
+    """Yield boxes that cover what is not selected; rows that look alike share theirs."""
     row = 0
     while row < strip.height:
         line = selected[row * strip.width : (row + 1) * strip.width]
@@ -471,7 +471,7 @@ def _boxes(run: re.Pattern[bytes], selected: bytes, strip: Box) -> Iterator[Box]
             and selected[alike * strip.width : (alike + 1) * strip.width] == line
         ):
             alike += 1
-        for found in run.finditer(line):
+        for found in _NOT_SELECTED.finditer(line):
             left, right = found.span()
             yield Box(strip.x + left, strip.y + row, right - left, alike - row)
         row = alike

@@ -11,7 +11,6 @@ import base64
 import binascii
 import codecs
 import contextlib
-import email
 import html
 import json
 import math
@@ -31,6 +30,8 @@ _MOST_VALUES = 20_000
 """Of one answer; what is deeper, or comes later, is not looked at."""
 _MOST_LINKS = 8
 _LONGEST_LINK = 8192
+_MOST_PARTS = 16
+"""Of an answer that is a form."""
 _TASK = re.compile(r"(?!\.+$)[!-~]{1,200}")
 
 _INLINE = "data:;base64,"
@@ -98,6 +99,8 @@ _DONE = {"succeeded", "success", "succeed", "successful", "completed", "complete
 _FAILED = {"failed", "failure", "fail", "error", "errored", "rejected", "blocked", "moderated"} | {
     *("cancelled", "canceled", "aborted")
 }
+_FAILED_TO_TELL = {"error", "fail", "failure"}
+"""What services also answer to any question that they can't answer."""
 _OVER = {"expired", "timeout", "timed_out", "deleted"}
 """Ended, without a word on whether anything was made."""
 _WAITING = {"queued", "pending", "in_progress", "processing", "running", "started", "starting"} | {
@@ -163,13 +166,18 @@ class Trouble:
 
 def read(body: bytes, content_type: str = "") -> Answer:
     """Read what can be read: pictures, and the task's name, by which the edit is found again."""
-    if picture.kind(body):
-        return Answer("", (_INLINE + base64.b64encode(body).decode("ascii"),), body)
-    found = [read(part) for part in _form_parts(body)]
+    found = [_read_one(part) for part in _form_parts(body)]
     if found:
         task = next((answer.task for answer in found if answer.task), "")
         links = [link for answer in found for link in answer.links]
         return Answer(task, tuple(sorted(links, key=_is_inline, reverse=True)), body)
+    return _read_one(body, content_type)
+
+
+def _read_one(body: bytes, content_type: str = "") -> Answer:
+    """As `read`, of a body that has no parts."""
+    if picture.kind(body):
+        return Answer("", (_INLINE + base64.b64encode(body).decode("ascii"),), body)
     told = parsed(body, content_type)
     if told is not None:
         return read_parsed(told, body)
@@ -192,10 +200,20 @@ def _form_parts(body: bytes) -> list[bytes]:
     first = re.match(rb'\s*--([^\s"]{1,70})\r?\n', body)
     if not first:
         return []
-    head = b'Content-Type: multipart/mixed; boundary="%s"\r\n\r\n' % first[1]
-    whole = email.message_from_bytes(head + body)
-    parts = [part.get_payload(decode=True) for part in whole.walk() if not part.is_multipart()]
-    return [part for part in parts if isinstance(part, bytes)]
+    parts = []
+    for part in body.split(b"--" + first[1], _MOST_PARTS)[1:]:
+        head, blank, content = part.partition(b"\r\n\r\n")
+        if not blank:
+            head, blank, content = part.partition(b"\n\n")
+        if not blank:
+            continue
+        content = content[:-1] if content.endswith(b"\n") else content
+        content = content[:-1] if content.endswith(b"\r") else content
+        if b"base64" in head.lower():
+            with contextlib.suppress(ValueError):
+                content = _from_base64(content)
+        parts.append(content)
+    return parts
 
 
 def read_parsed(told: Any, body: bytes) -> Answer:
@@ -387,14 +405,20 @@ def has_stumbled(told: Any, task: str) -> bool:
     A failure is the task's own where it stands in an object that names the task, or in an inner
     one. Around that services put how the question went, in the same words.
     """
-    how, holder = _state_in(told)
-    is_own = holder is not told or task in (str(value) for value in holder.values())
-    if how in _WAITING | _DONE | _OVER or (how in _FAILED and is_own):
+    how = state(told)
+    if how in _WAITING | _DONE | _OVER or (how in _FAILED and _is_own(told, task)):
         return False
     found = trouble(told)
     if found and found.passing:
         return not found.missing
     return how in _FAILED and bool(_PASSING_WORDS.search(words(told)))
+
+
+def _is_own(told: Any, task: str) -> bool:
+    """Whether the state is surely that of the task, and not of the question for it."""
+    _how, holder = _state_in(told)
+    named = task in (str(value) for value in holder.values())
+    return holder is not told or named or any("fail" in _parts(name) for name in holder)
 
 
 def is_done(told: Any, answer: Answer) -> bool:
@@ -405,9 +429,15 @@ def is_done(told: Any, answer: Answer) -> bool:
     return how in _DONE or (answer.complete and trouble(told) is None)
 
 
-def has_failed(told: Any) -> bool:
+def has_failed(told: Any, task: str) -> bool:
     """Whether a task ended, and nothing was made."""
-    return state(told) in _FAILED
+    how = state(told)
+    return how in _FAILED and (how not in _FAILED_TO_TELL or _is_own(told, task))
+
+
+def is_no_answer(told: Any) -> bool:
+    """Whether it only says that the question failed."""
+    return state(told) in _FAILED_TO_TELL
 
 
 def is_over(told: Any) -> bool:
@@ -539,9 +569,13 @@ def broken_off(body: bytes, content_type: str = "") -> Any:
     if whole[:1] not in ("{", "["):
         return None
     closing: list[str] = []
-    kept, is_name = "", True
-    for token in _TOKEN.finditer(whole):
-        first = token[0][0]
+    good, left, place, is_name = 0, "", 0, False
+    while token := _TOKEN.search(whole, place):
+        first, begin, place = token[0][0], token.start(), token.end()
+        if first == '"':
+            place = _string_end(whole, begin)
+            if not place:
+                break
         if first in "{[":
             closing.append("}" if first == "{" else "]")
             is_name = first == "{"
@@ -555,14 +589,26 @@ def broken_off(body: bytes, content_type: str = "") -> Any:
         elif first != '"' or is_name:
             # A number may go on, and a name alone is nothing.
             continue
-        end = token.start() if first == "," else token.end()
-        kept, left = whole[:end], closing.copy()
+        good, left = begin if first == "," else place, "".join(reversed(closing))
         if not closing or len(closing) > _DEEPEST:
             break
-    return _json(kept + "".join(reversed(left))) if kept else None
+    return _json(whole[:good] + left) if good else None
 
 
-_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s"{}\[\],:]+', re.DOTALL)
+_TOKEN = re.compile(r'["{}\[\],:]|[^\s"{}\[\],:]+')
+
+
+def _string_end(whole: str, begin: int) -> int:
+    """Return where the string ends whose quote is at `begin`; 0 if it has no end."""
+    end = begin
+    while end := whole.find('"', end + 1) + 1:
+        end -= 1
+        escapes = end - 1
+        while whole[escapes] == "\\":
+            escapes -= 1
+        if (end - escapes) % 2:
+            return end + 1
+    return 0
 
 
 def _json(data: bytes | str) -> Any:
@@ -578,8 +624,16 @@ def text(body: bytes, content_type: str = "") -> str:
     written = re.search(rb"charset=[\"']?([\w-]+)", body[:2000], re.IGNORECASE)
     names = [declared[1]] if declared else []
     names += [written[1].decode("ascii")] if written else []
-    for mark, name in ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
-        names = [name, *names] if body.startswith(mark) else names
+    # A byte order mark tells, or zeros between the letters.
+    wide = json.detect_encoding(body[:4])
+    if wide != "utf-8" and (_decoded(body, wide) or "").lstrip("\ufeff \r\n\t")[:1] in (
+        "{",
+        "[",
+        "<",
+    ):
+        names = [wide, *names]
+    for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        names = ["utf-16", *names] if body.startswith(mark) else names
     for name in (*names, "utf-8-sig"):
         # Names that browsers know stand for these.
         name = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932"}.get(name.lower(), name)

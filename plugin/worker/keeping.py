@@ -82,7 +82,10 @@ class Keeper:
     def result(self, number: int) -> str:
         """Return the name of a variation's result, in the job or elsewhere; "" for none."""
         pattern = f"result-{number}.*"
-        found = self.elsewhere(pattern) or next(self._job.folder.glob(pattern), None)
+        found = self.elsewhere(pattern)
+        # A folder that is gone from the network can't be searched, either.
+        with contextlib.suppress(OSError):
+            found = found or next(self._job.folder.glob(pattern), None)
         return found.name if found else ""
 
     def is_picture(self, name: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import codecs
 import contextlib
 import json
 import re
@@ -18,7 +17,7 @@ _LEAST_KEY = 8
 # Each has a bound where it starts anew at every character: answers may be made to be slow to read.
 _SIGNATURE = re.compile(r"sig[\w-]{0,40}(=|%3d|\\u003d)[^\s\"'<>]*", re.IGNORECASE)
 _QUERY = re.compile(r"[?#](?=[^\s\"'<>]{0,300}(?:=|\\u003d))[^\s\"'<>]*")
-_LINK = re.compile(r"https?://[!-~]{1,8192}", re.IGNORECASE)
+_LINK = re.compile(r"https?://[!-~]+", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"//[^\s\"'<>/@]{1,300}@")
 _NAMED = re.compile(r'"([^"\\]{1,100})"\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)')
 """A name and its text, in JSON that has lost its end."""
@@ -50,15 +49,18 @@ class Secrets:
 
         Pictures that it holds are left as they are: they are what was paid for.
         """
-        if b"\0" in body and not body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            # Whatever else looks like a secret there is so by chance, and may be a picture's.
-            links = _LINK.sub(lambda link: self._hidden(link[0]), body.decode("latin-1"))
-            return ".bin", self._spelled.sub("…", links).encode("latin-1", "replace")
         told = answers.parsed(body, content_type)
         if told is not None:
             return ".json", json.dumps(self._clean(told, 0), ensure_ascii=True).encode("ascii")
-        text = _NAMED.sub(_without_value, answers.text(body, content_type))
-        return ".bin", self._hidden(text).encode("utf-8", "replace")
+        text = answers.text(body, content_type).strip("\0")
+        if "\0" not in text:
+            text = _NAMED.sub(_without_value, text)
+            return ".bin", self._hidden(text).encode("utf-8", "replace")
+        # What else looks like a secret there is so by chance, and may be a picture's.
+        text = _NAMED.sub(_without_value, body.decode("latin-1"))
+        for secret in (_LINK, _SIGNATURE, self._spelled):
+            text = secret.sub(lambda found: self._hidden(found[0]), text)
+        return ".bin", text.encode("latin-1", "replace")
 
     def _hidden(self, words: str) -> str:
         """Without the key, which gateways quote, and what signs links."""

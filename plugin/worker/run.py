@@ -196,6 +196,9 @@ class Run:
                 self._guarded(number, post, self._store, found)
             elif post.may_be_asked_for_again:
                 _ask_again(post)
+            elif post.may_be_read_again and (task := self._kept_answer(post).task):
+                _ask_again(post)
+                post.task = task
             elif post.may_be_read_again and self._kept_answer(post).complete:
                 post.state, post.kind, post.message = ACCEPTED, "", ""
             elif post.state == SENT or (post.state == ACCEPTED and not (post.task or post.answer)):
@@ -213,14 +216,18 @@ class Run:
                 # It could not be used; the service may have a better one.
                 _ask_again(post)
                 open_.append((number, post))
-        if unsent := [post for _number, post in open_ if post.state == PREPARED]:
+        if unsent := [(number, post) for number, post in open_ if post.state == PREPARED]:
             # Before a key is asked for: with one it could not be sent, either.
             try:
                 self._edit()
             except Failure as failure:
-                for post in unsent:
+                for _number, post in unsent:
                     self._failed(post, failure)
-                open_ = [(number, post) for number, post in open_ if post.state != FAILED]
+            except Exception as error:
+                _log(error)
+                for number, post in unsent:
+                    self._failed(post, self._unforeseen(number, post, error))
+            open_ = [(number, post) for number, post in open_ if post.state != FAILED]
         if not open_:
             return
         try:
@@ -252,7 +259,8 @@ class Run:
         if post.answer:
             with contextlib.suppress(OSError):
                 body = (self._job.folder / post.answer).read_bytes()
-        return dataclasses.replace(answers.read(body), task=post.task)
+        answer = answers.read(body)
+        return dataclasses.replace(answer, task=post.task or answer.task)
 
     def _picture_in_answer(self, post: Post) -> bytes:
         """The picture that a kept answer holds itself, for which nobody need be asked."""
@@ -367,9 +375,9 @@ class Run:
 
     def _remove_others(self, pattern: str, name: str) -> None:
         """Remove the job's files of that pattern except the one of that name."""
-        for former in self._job.folder.glob(pattern):
-            if former.name != name:
-                with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            for former in self._job.folder.glob(pattern):
+                if former.name != name:
                     former.unlink()
 
     def _with_answer(

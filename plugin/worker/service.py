@@ -53,6 +53,8 @@ _FETCH_SECONDS = 60.0
 """For each piece of a picture."""
 _ANSWER_BYTES = 4 * picture.FOREIGN_BYTES // 3 + 1_000_000
 """An answer may carry its picture inside, a third larger in base64."""
+_HEAD_BYTES = 1_000_000
+"""Of an answer that has no end, so much is read and kept."""
 _REDIRECTS = 3
 _FRESH_LINKS = 2
 """How often a task is asked for a new link to its picture."""
@@ -168,11 +170,19 @@ class Service:
                     session.read(response, _ANSWER_BYTES, self._read_seconds, body)
             except (TooLong, requests.RequestException, *_UNWRAPPED) as error:
                 lost = self._lost(_in_time(session, error), upload)
-                if response is None or isinstance(error, TooLong) or not upload.is_whole:
+                if response is None or not upload.is_whole:
                     raise lost from error
+                if isinstance(error, TooLong):
+                    # What names a task comes first.
+                    del body[_HEAD_BYTES:]
         status, kind = response.status_code, _content_type(response)
         if 200 <= status < 300:
-            answer = answers.read(bytes(body), kind)
+            try:
+                answer = answers.read(bytes(body), kind)
+            except Exception as error:
+                # Whatever is wrong with it, it may have been paid for.
+                told = str(lost or _unknown(_("its answer broke the rules of HTTP")))
+                raise Failure(Failure.OUTCOME_UNKNOWN, told, bytes(body)) from error
             answer = replace(answer, task=self._secrets.named(answer.task))
             if lost and not (answer.task or answer.complete):
                 raise Failure(lost.kind, str(lost), bytes(body))
@@ -234,7 +244,7 @@ class Service:
         said = self._tamed(answers.words(told))
         if answers.has_stumbled(told, name):
             raise Stumbled(_answered(200, said))
-        if answers.has_failed(told):
+        if answers.has_failed(told, name):
             raise TaskEnded(
                 Failure.REFUSED, _quoting(_("The service could not make the edit."), said)
             )
@@ -252,7 +262,7 @@ class Service:
         trouble = None if answers.is_waiting(told) else answers.trouble(told)
         if trouble and trouble.missing:
             return None
-        if trouble:
+        if trouble or answers.is_no_answer(told):
             raise Failure(
                 Failure.PENDING,
                 _quoting(

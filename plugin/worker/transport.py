@@ -43,6 +43,8 @@ _GZIP = b"\x1f\x8b"
 """What a packed body begins with."""
 _LAYERS = 3
 """How often a body may be packed: proxies do it once more."""
+_MEMBERS = 2000
+"""Packed pieces that follow each other; each may be empty."""
 _UNPACKED = 2**20
 """Most bytes that are unpacked at a time."""
 
@@ -241,8 +243,9 @@ def _pieces(response: requests.Response) -> Iterator[bytes]:
     """
     try:
         pieces = iter(lambda: response.raw.read1(65536, decode_content=False), b"")
-        for _layer in range(_LAYERS):
-            pieces = _unpacked(pieces)
+        is_deflated = "deflate" in response.headers.get("Content-Encoding", "").lower()
+        for layer in range(_LAYERS):
+            pieces = _unpacked(pieces, is_deflated and not layer)
         yield from pieces
     except zlib.error as error:
         raise requests.exceptions.ContentDecodingError(error) from error
@@ -254,27 +257,51 @@ def _pieces(response: requests.Response) -> Iterator[bytes]:
         raise requests.exceptions.ChunkedEncodingError(error) from error
 
 
-def _unpacked(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Unpack a body if it is packed, whatever its header says of that. Raises zlib.error."""
+def _unpacked(pieces: Iterator[bytes], is_deflated: bool) -> Iterator[bytes]:
+    """Unpack a body if it is packed, whatever its header says of that. Raises zlib.error.
+
+    `is_deflated`: its header names a way of packing that can't be told from a text by two bytes.
+    """
     first = b""
     for piece in pieces:
         first += piece
         if len(first) >= len(_GZIP):
             break
-    if not first.startswith(_GZIP):
+    bits = 16 + zlib.MAX_WBITS
+    if (
+        is_deflated
+        and len(first) > 1
+        and first[0] & 15 == 8
+        and (first[0] << 8 | first[1]) % 31 == 0
+    ):
+        bits = zlib.MAX_WBITS
+    elif not first.startswith(_GZIP):
         yield first
         yield from pieces
         return
-    unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    unpacker, members = zlib.decompressobj(bits), 1
     for piece in itertools.chain([first], pieces):
         while piece:
             if unpacker.eof:
-                if not piece.startswith(_GZIP):
+                members += 1
+                if not piece.startswith(_GZIP) or members > _MEMBERS:
                     # What follows is to be ignored.
                     return
-                unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
-            yield unpacker.decompress(piece, _UNPACKED)
+                unpacker = zlib.decompressobj(bits)
+            before = unpacker.copy()
+            try:
+                yield unpacker.decompress(piece, _UNPACKED)
+            except zlib.error:
+                yield from _salvaged(before, piece)
+                raise
             piece = unpacker.unconsumed_tail or unpacker.unused_data
     yield unpacker.flush()
     if not unpacker.eof:
         raise zlib.error
+
+
+def _salvaged(unpacker: zlib._Decompress, piece: bytes) -> Iterator[bytes]:
+    """Unpack what can be had of a piece before it is damaged."""
+    with contextlib.suppress(zlib.error):
+        for place in range(len(piece)):
+            yield unpacker.decompress(piece[place : place + 1])

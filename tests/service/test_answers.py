@@ -11,6 +11,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -710,6 +712,10 @@ DAMAGED: dict[str, bytes] = {
     + gzip.compress(WHOLE[90:])
     + b"\0\0",
     "packed and without its end": _head("Content-Encoding: gzip") + PACKED[:-8],
+    "deflated, though nobody asked for that": _head("Content-Encoding: deflate")
+    + zlib.compress(WHOLE),
+    "packed with a wrong checksum": _head("Content-Encoding: gzip")
+    + PACKED[:-8] + b"\0" * 8,
     "too short for its length": _head(f"Content-Length: {len(WHOLE) + 5}") + WHOLE,
     "without its last bracket": _head() + WHOLE[:-1],
     "without what comes after the link": _head() + LINKED[:-12],
@@ -737,6 +743,12 @@ CUT = b'{"task_id": "img_1", "data": [{"b64_json": "' + B64[:40].encode()
 TASKS: dict[str, bytes] = {
     "cut in the picture": _head() + CUT,
     "cut in the picture, of known length": _head("Content-Length: 9999") + CUT,
+    "cut in a sentence": _head() + b'{"task_id": "img_1", "message": "Accepted, your {edit} [is',
+    "cut in a data URL": _head() + b'{"task_id": "img_1", "url": "data:image/png;base64,iVBOR',
+    "cut in escapes": _head() + b'{"task_id": "img_1", "message": "' + b'\\"' * 100_000,
+    "a form": _head() + b'--n\n\n{"task_id": "img_1"}\n--n--\n',
+    "a form with an odd boundary": _head()
+    + b'--a\xe9b\r\n\r\n{"task_id": "img_1"}\r\n--a\xe9b--\r\n',
     "cut after the name": _head() + b'{"task_id": "img_1"',
     "a proxy that lost patience": http(504, b'{"error": {"code": "timeout"}, "task_id": "img_1"}'),
     "a proxy that broke off": _head("Content-Length: 999").replace(b"200 OK", b"502 X")
@@ -867,6 +879,46 @@ def test_a_task_that_failed_for_want_of_time_has_failed(
     with asked(told, monkeypatch):
         assert command("edit", photo, "--prompt", "x").returncode == 1
         assert (only_post().state, only_post().kind) == (FAILED, Failure.REFUSED)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"--n\n\n" * 20_000, b"--a\xe9b\r\n\r\n" * 3, b'["' + b'\\"' * 300_000, b'["a",' * 200_000,
+     b'["' + b'\\' * 300_000, b'{"a":' * 100_000, gzip.compress(b"") * 50_000],
+    ids=range(7),
+)  # fmt: skip
+def test_a_body_that_is_made_to_be_slow_is_read_quickly(
+    body: bytes, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = time.monotonic()
+    with served(_head() + body, monkeypatch):
+        done = command("edit", photo, "--prompt", "x")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert time.monotonic() - began < 8
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16", "utf-32-le"])
+@pytest.mark.parametrize("end", ["", "\0"])
+def test_wide_letters_keep_no_secret(encoding: str, end: str) -> None:
+    told = {"note": f"for {KEY}", "token": "abcdefgh", "url": "/p/1?signature=abcdefgh"}
+    body = (json.dumps(told) + end).encode(encoding)
+    kept = Secrets(KEY).kept(body)[1].replace(b"\0", b"")
+    assert b"note" in kept and b"abcdefgh" not in kept and KEY.encode() not in kept
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"status": "error", "message": "Internal error"}, {"status": "error", "message": "系统异常"},
+     {"success": False, "status": "error", "message": "Database connection failed"},
+     {"status": "error", "code": "unauthorized", "message": "Invalid API key"}],
+)  # fmt: skip
+def test_an_error_that_names_no_task_is_not_called_free(
+    told: Any, photo: Path, by_task: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with asked(told, monkeypatch):
+        done = command("edit", photo, "--prompt", "x")
+        assert done.returncode == 1 and told["message"] in done.stderr
+        assert (only_post().state, only_post().kind) == (ACCEPTED, Failure.PENDING)
 
 
 @pytest.mark.parametrize("charset", ["punycode", "utf-7", "unicode_escape"])

@@ -461,6 +461,30 @@ def test_a_failure_that_can_not_be_noted_says_nothing_of_the_other_variations(
         assert server.posts == 4
 
 
+def test_a_full_disk_at_the_start_keeps_no_task_from_being_fetched(
+    sandbox: Sandbox, photo: Path, mask: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two variations one was accepted, and the other one never sent."""
+    monkeypatch.setenv("DIMILINKS_ROUTE", settings.ASYNC)
+    sandbox.task_answers.append((401, {}, b""))
+    _run("edit", photo, "--prompt", "echo", "--mask", mask)
+    (only,) = job.all_jobs()
+    state = only.state
+    state.posts.append(job.Post())
+    only.save_state(state)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(run, "_Edit", full)
+        done = _run("resume", only.id)
+    assert done.returncode == 1 and "No space left" in done.stderr
+    first, second = only.state.posts
+    assert first.result and second.may_be_sent_again
+    assert _run("resume", only.id).returncode == 0 and sandbox.posts == 2
+
+
 def test_a_task_that_could_not_be_noted_is_noted_while_it_is_waited_for(
     sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

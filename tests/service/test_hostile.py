@@ -161,6 +161,16 @@ def test_an_answer_without_end_is_read_to_its_limit(
     assert time.monotonic() - began < 8
 
 
+def test_a_task_that_an_endless_answer_names_is_not_lost(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_ANSWER_BYTES", 3_000_000)
+    head = b"HTTP/1.1 200 OK\r\n\r\n" + b'{"task_id": "img_1", "data": [{"b64_json": "'
+    with RawServer(lambda got: endless(head)) as server:
+        answer = Service(server.base_url, key).send(FORM)
+    assert answer.task == "img_1" and not answer.complete
+
+
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_a_compressed_bomb_stays_small(
     times: int, key: str, monkeypatch: pytest.MonkeyPatch

@@ -511,6 +511,41 @@ def test_a_result_whose_job_is_gone_is_kept_elsewhere_and_found_again(
         assert (only.folder / post.result).read_bytes() == photo.read_bytes()
 
 
+def test_a_folder_that_can_not_be_searched_costs_no_result(
+    photo: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network drive that is gone: even to look into it fails."""
+    encoded = base64.b64encode(photo.read_bytes()).decode()
+    gone = threading.Event()
+
+    def answer(got: Got) -> bytes:
+        gone.set()
+        return http(200, json.dumps({"data": [{"b64_json": encoded}]}).encode())
+
+    def searched(self: Path, pattern: str) -> Any:
+        if gone.is_set() and "jobs" in self.parts:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return glob(self, pattern)
+
+    def written(path: Path, content: Any) -> None:
+        if gone.is_set() and "jobs" in path.parts:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        write(path, content)
+
+    glob, write = Path.glob, settings.write_private
+    monkeypatch.setenv("DIMILINKS_API_KEY", "k")
+    with RawServer(answer) as server, monkeypatch.context() as broken:
+        monkeypatch.setenv("DIMILINKS_BASE_URL", server.base_url)
+        broken.setattr(Path, "glob", searched)
+        broken.setattr(settings, "write_private", written)
+        done = command("edit", photo, "--prompt", "x")
+    (kept,) = elsewhere.rglob("result-1.png")
+    assert done.returncode == 1 and str(kept) in done.stderr
+    (only,) = job.all_jobs()
+    assert command("resume", only.id).returncode == 0
+    assert (only.folder / "result-1.png").read_bytes() == photo.read_bytes()
+
+
 def test_every_place_is_looked_at_for_a_result(
     tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

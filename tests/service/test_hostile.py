@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import gc
 import gzip
 import io
 import json
 import re
+import socket
 import subprocess
 import time
 import tracemalloc
@@ -20,7 +23,7 @@ from PIL import Image
 from plugin import job, settings
 from plugin.region import Box, plan
 from plugin.worker import form, patience, picture, service, upload
-from plugin.worker.failure import Failure
+from plugin.worker.failure import Failure, NotAccepted
 from plugin.worker.form import Form
 from plugin.worker.service import Service
 from tests.service.raw_server import Got, RawServer, Reply, dripping, endless, http
@@ -189,6 +192,31 @@ def test_a_compressed_bomb_stays_small(
             assert tracemalloc.get_traced_memory()[1] < 40_000_000
         finally:
             tracemalloc.stop()
+
+
+def _until_tried(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 Connection established\r\n")
+    with contextlib.suppress(OSError):
+        for _ in range(200):
+            connection.sendall(b"X-Wait: a moment\r\n")
+            time.sleep(0.1)
+
+
+def test_a_proxy_that_never_opens_its_tunnel_is_given_up(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its bytes comes in time."""
+    monkeypatch.setattr(settings, "connect_seconds", lambda: 0.5)
+    with RawServer(lambda got: _until_tried) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        began = time.monotonic()
+        with pytest.raises(NotAccepted, match="Nothing was sent"):
+            Service("https://dimilinks.test/v1", key).send(FORM)
+    assert time.monotonic() - began < 10
+    # Here and not in a later test, for which a socket that is left open is an error.
+    gc.collect()
 
 
 # --- what the service says ----------------------------------------------------------------------

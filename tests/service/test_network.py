@@ -564,28 +564,6 @@ def test_every_place_is_looked_at_for_a_result(
     assert (tmp_path / "j" / "result-1.png").read_bytes() == photo.read_bytes()
 
 
-def _until_tried(connection: socket.socket) -> None:
-    connection.sendall(b"HTTP/1.1 200 Connection established\r\n")
-    with contextlib.suppress(OSError):
-        for _ in range(200):
-            connection.sendall(b"X-Wait: a moment\r\n")
-            time.sleep(0.1)
-
-
-def test_a_proxy_that_never_opens_its_tunnel_is_given_up(
-    context: ssl.SSLContext, photo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each of its bytes comes in time."""
-    monkeypatch.setattr(settings, "connect_seconds", lambda: 0.5)
-    with RawServer(lambda got: _until_tried) as proxy:
-        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
-        monkeypatch.setenv("DIMILINKS_BASE_URL", "https://dimilinks.test/v1")
-        began = time.monotonic()
-        done = command("edit", photo, "--prompt", "x")
-    assert done.returncode == 1 and "Nothing was sent" in done.stderr
-    assert time.monotonic() - began < 10
-
-
 def test_a_result_that_can_be_kept_nowhere_is_not_called_kept(
     photo: Path, home: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

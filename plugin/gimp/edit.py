@@ -8,7 +8,6 @@ A script waits for it in `edit`; a window goes on and is told of every change.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,7 +26,6 @@ from plugin.job import (
     PREPARED,
     RECEIVED,
     Job,
-    Post,
     State,
     check_prompt,
     phase_text,
@@ -171,21 +169,11 @@ class Edit:
         """Leave no job behind of what no worker has begun, unless some of it was sent before."""
         waiting, self._waiting = self._waiting, []
         for one in waiting:
-            if _is_unsent(one.job):
-                one.job.discard()
+            _discard_unsent(one.job)
 
     @property
     def jobs(self) -> list[Job]:
         return [one.job for one in self.captures]
-
-    @property
-    def posts(self) -> list[Post]:
-        """Every variation of every layer, as far as their jobs can still be read."""
-        posts: list[Post] = []
-        for job in self.jobs:
-            with contextlib.suppress(OSError, ValueError):
-                posts += job.state.posts
-        return posts
 
     @property
     def is_leaving(self) -> bool:
@@ -247,8 +235,8 @@ class Edit:
     def _ender(self, job: Job) -> Callable[[], None]:
         def ended() -> None:
             self._running.pop(job.id, None)
-            if self.detached and _is_unsent(job):
-                job.discard()
+            if self.detached:
+                _discard_unsent(job)
             for key in [key for key in self.reports if key[0] == job.id]:
                 del self.reports[key]
             self._begin()
@@ -256,7 +244,9 @@ class Edit:
         return ended
 
     def _finish(self) -> None:
-        """Place what has arrived, unless the user stopped waiting for it."""
+        """Place what has arrived, unless the user stopped waiting for it: then it is kept."""
+        if self.detached:
+            return
         delivered = []
         for one in self.captures:
             if not one.job.folder.exists():
@@ -266,14 +256,9 @@ class Edit:
             except (OSError, ValueError) as error:
                 self._say([str(error)])
                 continue
-            if self.detached:
-                # What the service had stays, also where it failed: it may have been billed.
-                continue
             self._say(_sentences(one.job, state))
             if placing.unplaced(one):
                 delivered.append(one)
-        if self.detached:
-            return
         try:
             placed, missing = placing.place(delivered)
             self.placed += placed
@@ -307,6 +292,12 @@ def _is_unsent(job: Job) -> bool:
         return all(post.state == PREPARED for post in job.state.posts)
     except (OSError, ValueError):
         return False
+
+
+def _discard_unsent(job: Job) -> None:
+    """Leave nothing of a job that was never sent, nor will be."""
+    if _is_unsent(job):
+        job.discard()
 
 
 def _pulse() -> bool:

@@ -307,13 +307,11 @@ class Inside(NamedTuple):
         return _selected(self.selection, strip, self.box, self.at)
 
 
-def write(
-    drawable: Gimp.Drawable, new: Gegl.Buffer, inside: Inside, is_same: Callable[[], bool]
-) -> bool:
+def write(drawable: Gimp.Drawable, new: Gegl.Buffer, inside: Inside, like: Gimp.Drawable) -> bool:
     """Write what may change of `new`, which is in the drawable's own format, into the drawable.
 
-    `is_same` tells before each row of tiles whether the drawable still is what `new` was made for;
-    if it is not, the rest is left alone, and False returned. GIMP gets whole tiles: what the user
+    Before each row of tiles this looks whether the drawable still has the format and size of
+    `like`; if not, the rest is left alone, and False returned. GIMP gets whole tiles: what the user
     paints into a tile between the moments in which it is read and written, beside what is selected,
     would be lost. So a tile of which only a part is written goes back at once.
     """
@@ -322,20 +320,19 @@ def write(
     own_format = Babl.get_name(drawable.get_format())
     keeps_alpha = inside.colours_only and drawable.has_alpha()
     for row in _tile_rows(inside.box):
-        if not is_same():
+        if not is_alike(drawable, like):
             return False
-        for part, is_partial in _written_parts(drawable, row, inside):
-            selected = inside.selected(part)
-            if not keeps_alpha and b"\0" not in selected:
+        for part, selected in _written_parts(drawable, row, inside):
+            if not keeps_alpha and b"\0" not in (selected or b""):
                 copy(new, buffer, part)
             else:
-                for strip in strips(part, _JOINED_PIXELS):
-                    place = rectangle(strip)
-                    chosen = inside.selected(strip)
+                # A part of a tile is a single strip.
+                for place in map(rectangle, strips(part, _JOINED_PIXELS)):
                     wanted = new.get(place, 1.0, own_format, _NONE)
                     now = buffer.get(place, 1.0, own_format, _NONE)
-                    buffer.set(place, own_format, inside.of(wanted, now, chosen, drawable))
-            if is_partial:
+                    values = inside.of(wanted, now, selected or b"", drawable)
+                    buffer.set(place, own_format, values)
+            if selected is not None:
                 buffer.flush()
         buffer.flush()
     return True
@@ -353,10 +350,12 @@ def _tile_rows(box: Box) -> Iterator[Box]:
         yield Box(box.x, top, box.width, side).intersection(box)
 
 
-def _written_parts(drawable: Gimp.Drawable, row: Box, inside: Inside) -> Iterator[tuple[Box, bool]]:
-    """Yield what is written of a row of tiles, and whether that is only a part of its tile.
+def _written_parts(
+    drawable: Gimp.Drawable, row: Box, inside: Inside
+) -> Iterator[tuple[Box, bytes | None]]:
+    """Yield what is written of a row of tiles: tiles that are written whole, together, with None.
 
-    Tiles that are written whole come together.
+    A tile of which a part is written comes with what is selected of that, as `Inside.selected`.
     """
     side, width = Gimp.tile_width(), drawable.get_width()
     is_high = row.y % Gimp.tile_height() == 0 and (
@@ -372,12 +371,12 @@ def _written_parts(drawable: Gimp.Drawable, row: Box, inside: Inside) -> Iterato
             together = Box(begin, row.y, tile.right - begin, row.height)
             continue
         if together.width:
-            yield together, False
+            yield together, None
             together = Box(tile.x, row.y, 0, row.height)
         if not selected or selected.strip(b"\0"):
-            yield tile, True
+            yield tile, selected
     if together.width:
-        yield together, False
+        yield together, None
 
 
 def fill_mask(mask: Gimp.LayerMask, inside: Inside) -> None:

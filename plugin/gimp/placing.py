@@ -396,7 +396,7 @@ class _Replacement:
         name = layer.get_name()
         chosen = inside.selection is not None or (inside.colours_only and layer.has_alpha())
         if box.width * box.height * layer.get_bpp() <= _QUICK_BYTES[chosen]:
-            if not pixels.write(layer, self._pixels, inside, lambda: pixels.is_alike(layer, new)):
+            if not pixels.write(layer, self._pixels, inside, new):
                 raise _changed_meanwhile(name)
             return
         mask = None

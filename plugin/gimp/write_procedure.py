@@ -59,22 +59,15 @@ def _run(procedure: Gimp.Procedure, config: Gimp.ProcedureConfig, _data: Any) ->
     os.environ["GEGL_PATH"] = os.devnull
     Gegl.init(None)
     layer, new, inside = (config.get_property(name) for name in ("layer", "pixels", "inside"))
+    status = Gimp.PDBStatusType
+    if not pixels.is_alike(layer, new):
+        # It was cut or converted meanwhile.
+        return procedure.new_return_values(status.CANCEL, None)
     box = Box(*(config.get_property(side) for side in ("x", "y", "width", "height")))
     selection = None if inside is None else inside.get_buffer()
     part = pixels.Inside(box, selection, box, config.get_property("colours-only"))
-    begun = False
-
-    def is_same() -> bool:
-        """Whether the layer has not been cut or converted meanwhile."""
-        nonlocal begun
-        same = pixels.is_alike(layer, new)
-        begun = begun or same
-        return same
-
-    whole = pixels.write(layer, new.get_buffer(), part, is_same)
-    status = Gimp.PDBStatusType
-    told = status.SUCCESS if whole else status.EXECUTION_ERROR if begun else status.CANCEL
-    return procedure.new_return_values(told, None)
+    whole = pixels.write(layer, new.get_buffer(), part, new)
+    return procedure.new_return_values(status.SUCCESS if whole else status.EXECUTION_ERROR, None)
 
 
 def run(

@@ -626,14 +626,9 @@ def text(body: bytes, content_type: str = "") -> str:
     names += [written[1].decode("ascii")] if written else []
     # A byte order mark tells, or zeros between the letters.
     wide = json.detect_encoding(body[:4])
-    if wide != "utf-8" and (_decoded(body, wide) or "").lstrip("\ufeff \r\n\t")[:1] in (
-        "{",
-        "[",
-        "<",
-    ):
+    begins = (_decoded(body[:200], wide) or "").lstrip()[:1]
+    if wide in ("utf-16", "utf-32") or (wide != "utf-8" and begins in ("{", "[", "<")):
         names = [wide, *names]
-    for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        names = ["utf-16", *names] if body.startswith(mark) else names
     for name in (*names, "utf-8-sig"):
         # Names that browsers know stand for these.
         name = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932"}.get(name.lower(), name)

@@ -196,11 +196,11 @@ class Run:
                 self._guarded(number, post, self._store, found)
             elif post.may_be_asked_for_again:
                 _ask_again(post)
-            elif post.may_be_read_again and (task := self._kept_answer(post).task):
+            elif post.may_be_read_again and (
+                (kept := self._kept_answer(post)).task or kept.complete
+            ):
                 _ask_again(post)
-                post.task = task
-            elif post.may_be_read_again and self._kept_answer(post).complete:
-                post.state, post.kind, post.message = ACCEPTED, "", ""
+                post.task = kept.task
             elif post.state == SENT or (post.state == ACCEPTED and not (post.task or post.answer)):
                 self._failed(post, _lost_track())
         arrived = [(number, post) for number, post in numbered if post.to_be_placed]

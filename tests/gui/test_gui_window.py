@@ -339,16 +339,7 @@ def test_cancel_while_fetching(window: Window, image: Image, slow: SlowService) 
 def test_what_was_not_sent_yet_is_gone_after_cancel(
     window: Window, image: Image, slow: SlowService
 ) -> None:
-    # With so many at once, the second layer's edit waits for the first.
-    window.gimp.add_layer(image=image.id, box=[0, 0, 600, 400], also=True)
-    before = image.state()
-    use_service(window, slow.base_url)
-    settings.save(choices={"variations": 3})
-    window.prompt("sepia")
-    window.press_in_dialog("Edit")
-    window.agree("Edit")
-    until(lambda: slow.posts == 3, "three edits at the service")
-    assert len(job.all_jobs()) == 2
+    before = begin_two_layers(window, image, slow)
     window.press_in_dialog("Cancel")
     until(lambda: "Keep Waiting" in window.buttons(), "the row without Cancel")
     slow.answer.set()
@@ -507,14 +498,7 @@ def test_an_image_closed_under_a_question_ends_no_other_edit(
 def test_what_waits_in_a_window_that_is_closed_leaves_no_job(
     window: Window, image: Image, slow: SlowService
 ) -> None:
-    window.gimp.add_layer(image=image.id, box=[0, 0, 600, 400], also=True)
-    use_service(window, slow.base_url)
-    settings.save(choices={"variations": 3})
-    window.prompt("sepia")
-    window.press_in_dialog("Edit")
-    window.agree("Edit")
-    until(lambda: slow.posts == 3, "three edits at the service")
-    assert len(job.all_jobs()) == 2
+    begin_two_layers(window, image, slow)
     window.close_dialog()
     assert [each.state.name for each in job.all_jobs()] == [job.SENT]
     slow.answer.set()
@@ -725,6 +709,20 @@ def begin(window: Window, slow: SlowService, prompt: str, result: str = "New lay
     window.press_in_dialog("Edit")
     assert slow.asked.wait(PATIENCE)
     until(lambda: window.shows("Waiting for the service", PLUG_IN), "the phase in the row")
+
+
+def begin_two_layers(window: Window, image: Image, slow: SlowService) -> dict[str, Any]:
+    """Begin so many edits that the second layer's wait for the first; the state before that."""
+    window.gimp.add_layer(image=image.id, box=[0, 0, 600, 400], also=True)
+    before = image.state()
+    use_service(window, slow.base_url)
+    settings.save(choices={"variations": 3})
+    window.prompt("sepia")
+    window.press_in_dialog("Edit")
+    window.agree("Edit")
+    until(lambda: slow.posts == 3, "three edits at the service")
+    assert len(job.all_jobs()) == 2
+    return before
 
 
 def stop_waiting(window: Window) -> None:

@@ -428,6 +428,18 @@ def asked(told: Any, monkeypatch: Any, posted: Any = None) -> RawServer:
     return served(answer, monkeypatch)
 
 
+def done_the_third_time(told: Any, monkeypatch: Any) -> RawServer:
+    """A service whose task says this twice, and has its picture then."""
+    replies = [told, told, {"status": "succeeded", "data": [{"url": LINK}]}]
+
+    def answer(got: Got) -> Reply:
+        return http(
+            200, json.dumps(replies.pop(0) if "/tasks/" in got.path else {"task_id": "t"}).encode()
+        )
+
+    return served(answer, monkeypatch)
+
+
 @pytest.mark.parametrize(
     "posted",
     [{"id": "img_1", "status": "queued"}, {"taskId": "img_1"}, {"code": 0, "data": {"id": "img_1"}},
@@ -504,14 +516,7 @@ def test_an_error_about_a_task_ends_the_polling_and_loses_nothing(
 def test_a_task_that_goes_on_is_asked_on(
     told: Any, photo: Path, by_task: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replies = [told, told, {"status": "succeeded", "data": [{"url": LINK}]}]
-
-    def answer(got: Got) -> Reply:
-        return http(
-            200, json.dumps(replies.pop(0) if "/tasks/" in got.path else {"task_id": "t"}).encode()
-        )
-
-    with served(answer, monkeypatch):
+    with done_the_third_time(told, monkeypatch):
         done = command("edit", photo, "--prompt", "x")
     assert done.returncode == 0, done.stderr
 
@@ -855,14 +860,7 @@ def test_a_kept_body_that_is_no_text_stays_as_it_came() -> None:
 def test_a_question_that_fails_is_no_verdict_on_the_task(
     told: Any, photo: Path, by_task: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replies = [told, told, {"status": "succeeded", "data": [{"url": LINK}]}]
-
-    def answer(got: Got) -> Reply:
-        return http(
-            200, json.dumps(replies.pop(0) if "/tasks/" in got.path else {"task_id": "t"}).encode()
-        )
-
-    with served(answer, monkeypatch) as server:
+    with done_the_third_time(told, monkeypatch) as server:
         done = command("edit", photo, "--prompt", "x")
         assert done.returncode == 0, done.stderr
         assert server.posts == 1

@@ -411,14 +411,20 @@ def test_a_paid_result_is_not_sent_for_again_when_the_job_is_damaged(
     assert sandbox.posts == 1
 
 
+def _accepted(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, *words: object) -> job.Job:
+    """A job whose task the service has, and doesn't tell of for now."""
+    monkeypatch.setenv("DIMILINKS_ROUTE", settings.ASYNC)
+    sandbox.task_answers.append((401, {}, b""))
+    _run("edit", *words, "--prompt", "echo")
+    (only,) = job.all_jobs()
+    return only
+
+
 @pytest.mark.parametrize("name", ["source.png", "reference-1.png"])
 def test_a_finished_task_is_fetched_though_the_jobs_pictures_are_damaged(
     name: str, sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DIMILINKS_ROUTE", settings.ASYNC)
-    sandbox.task_answers.append((401, {}, b""))
-    _run("edit", photo, "--prompt", "echo", "--reference", photo)
-    (only,) = job.all_jobs()
+    only = _accepted(sandbox, monkeypatch, photo, "--reference", photo)
     whole = (only.folder / name).read_bytes()
     (only.folder / name).write_bytes(b"damaged")
     done = _run("resume", only.id)
@@ -465,10 +471,7 @@ def test_a_full_disk_at_the_start_keeps_no_task_from_being_fetched(
     sandbox: Sandbox, photo: Path, mask: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two variations one was accepted, and the other one never sent."""
-    monkeypatch.setenv("DIMILINKS_ROUTE", settings.ASYNC)
-    sandbox.task_answers.append((401, {}, b""))
-    _run("edit", photo, "--prompt", "echo", "--mask", mask)
-    (only,) = job.all_jobs()
+    only = _accepted(sandbox, monkeypatch, photo, "--mask", mask)
     state = only.state
     state.posts.append(job.Post())
     only.save_state(state)

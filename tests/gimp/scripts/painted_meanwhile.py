@@ -47,7 +47,7 @@ def painted(kind):
 
     pixels._selected = looked_at
     try:
-        whole = pixels.write(layer, buffer, pixels.Inside(box, shares, box, False), lambda: True)
+        whole = pixels.write(layer, buffer, pixels.Inside(box, shares, box, False), new)
     finally:
         pixels._selected = original
     made, there = 0, 0

@@ -387,19 +387,37 @@ def fill_mask(mask: Gimp.LayerMask, inside: Inside) -> None:
     buffer.flush()
 
 
-def is_written(drawable: Gimp.Drawable, new: Gegl.Buffer, inside: Inside) -> bool:
-    """Whether the drawable's pixels are what `write` makes of them."""
+def is_written(
+    drawable: Gimp.Drawable, new: Gegl.Buffer, before: Gegl.Buffer, inside: Inside
+) -> bool:
+    """Whether the drawable, which was as `before`, has what `write` makes of it.
+
+    The user may have worked on it since. So it has, if more of it is new than as before: a stroke
+    that was begun before the result came brings back what was around it.
+    """
     buffer = drawable.get_buffer()
     own_format = Babl.get_name(drawable.get_format())
-    for strip in strips(inside.box, _JOINED_PIXELS):
-        part = rectangle(strip)
-        now, wanted = (each.get(part, 1.0, own_format, _NONE) for each in (buffer, new))
-        # Mostly all is the same: what they differ in is looked at only where they do.
-        if wanted == now:
-            continue
-        if inside.of(wanted, now, inside.selected(strip), drawable) != now:
-            return False
-    return True
+
+    def read(source: Gegl.Buffer, strip: Box) -> bytes:
+        return bytes(source.get(rectangle(strip), 1.0, own_format, _NONE))
+
+    parts = list(strips(inside.box, _JOINED_PIXELS))
+    # Mostly all is new.
+    if all(read(buffer, strip) == read(new, strip) for strip in parts):
+        return True
+    written = left = 0
+    for strip in parts:
+        now, old = read(buffer, strip), read(before, strip)
+        wanted = inside.of(read(new, strip), old, inside.selected(strip), drawable)
+        written += _count_alike(now, wanted)
+        left += _count_alike(now, old)
+    return left <= written
+
+
+def _count_alike(one: bytes, other: bytes) -> int:
+    """How many bytes are the same in both, which are as long."""
+    differences = int.from_bytes(one, "little") ^ int.from_bytes(other, "little")
+    return differences.to_bytes(len(one), "little").count(0)
 
 
 def _with_alpha_of(colours: bytes, alpha: bytes, drawable: Gimp.Drawable) -> bytes:

@@ -380,11 +380,12 @@ class _Replacement:
         part = self._box.intersection(pixels.extent(layer))
         there = part.moved(at.x - self._box.x, at.y - self._box.y)
         inside = pixels.Inside(part, capture.selection, there, self._colours_only())
-        self._write(self._new, inside)
-        _check_there(capture)
-        layer.update(part.x, part.y, part.width, part.height)
-        if not self._is_written(inside):
-            raise _changed_meanwhile(layer.get_name())
+        with copy_of(layer) as before:
+            self._write(self._new, inside)
+            _check_there(capture)
+            layer.update(part.x, part.y, part.width, part.height)
+            if not self._is_written(before, inside):
+                raise _changed_meanwhile(layer.get_name())
         self.placed = [Placed(capture.job, _REPLACING, layer)]
 
     def _write(self, new: Gimp.Layer, inside: pixels.Inside) -> None:
@@ -414,13 +415,14 @@ class _Replacement:
             _check_there(self.capture)
             raise _changed_meanwhile(name)
 
-    def _is_written(self, inside: pixels.Inside) -> bool:
+    def _is_written(self, before: Gimp.Layer, inside: pixels.Inside) -> bool:
         """Whether the layer has the result by now, whatever the user did meanwhile."""
-        assert self._new is not None
+        assert self._pixels is not None
         with copy_of(self.capture.layer) as written:
-            if written.get_format() != self._new.get_format():
-                return False
-            return pixels.is_written(written, self._pixels, inside)
+            if not pixels.is_alike(written, before):
+                # The user has cut or converted it since: before, it would not have been written.
+                return True
+            return pixels.is_written(written, self._pixels, before.get_buffer(), inside)
 
     def let_go(self) -> None:
         """Forget the pixels."""

@@ -70,6 +70,15 @@ def make_gray(image, layer):
     image.convert_grayscale()
 
 
+def paint(image, layer):
+    """Paint a stripe through all that is selected."""
+    selection = image.get_selection().save(image)
+    image.select_rectangle(Gimp.ChannelOps.REPLACE, 120, 0, 30, HEIGHT)
+    layer.edit_fill(Gimp.FillType.WHITE)
+    image.select_item(Gimp.ChannelOps.REPLACE, selection)
+    image.remove_channel(selection)
+
+
 def put_above(image, layer):
     image.insert_layer(layer.copy(), None, 0)
 
@@ -90,7 +99,7 @@ def close(image, layer):
 
 ACTIONS = (
     *(deselect, select_elsewhere, select_more, lock_pixels, lock_position, lock_alpha, move, hide),
-    *(extend, cut, deepen, make_gray, put_above, into_group, delete, close),
+    *(extend, cut, deepen, make_gray, paint, put_above, into_group, delete, close),
 )
 MOMENTS = {
     "capture": (
@@ -100,8 +109,14 @@ MOMENTS = {
         (job, "publish"),
     ),
     "new-layer": ((landmarks, "find"), (pixels, "load_png"), (results, "above_earlier")),
-    "replace": ((landmarks, "find"), (pixels, "lay_over"), (placing, "keep_for_undo")),
-    "large": ((write_procedure, "run"),),
+    "replace": (
+        (landmarks, "find"),
+        (pixels, "lay_over"),
+        (placing, "keep_for_undo"),
+        # The first thing after the pixels are written.
+        (Gimp.Layer, "update"),
+    ),
+    "large": ((write_procedure, "run"), (Gimp.Layer, "update")),
 }
 """A large result is written by a process of its own, which GIMP may kill for it."""
 

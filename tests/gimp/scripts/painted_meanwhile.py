@@ -29,7 +29,7 @@ def painted(kind):
         image.convert_precision(Gimp.Precision.FLOAT_NON_LINEAR)
     selection = image.get_selection().copy()
     shares = selection.get_buffer()
-    new = layer.copy()
+    before, new = layer.copy(), layer.copy()
     buffer = new.get_buffer()
     buffer.set(pixels.rectangle(pixels.extent(new)), "R'G'B' u8", b"\xfa\5\5" * (WIDTH * HEIGHT))
     buffer.flush()
@@ -58,7 +58,11 @@ def painted(kind):
             made += 1
             values = now.get(pixels.rectangle(part), 1.0, "R'G'B' u8", Gegl.AbyssPolicy.NONE)
             there += bytes(values) == b"\xff" * (3 * DOT * DOT)
-    written = pixels.is_written(layer, buffer, pixels.Inside(box, shares, box, False))
+    written = pixels.is_written(
+        layer, buffer, before.get_buffer(), pixels.Inside(box, shares, box, False)
+    )
+    before.delete()
+    new.delete()
     image.delete()
     return [there, made, whole and written]
 

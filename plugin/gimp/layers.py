@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from gi.repository import Gimp
 
@@ -133,6 +133,28 @@ def all_seen(image: Gimp.Image) -> Iterator[Gimp.Layer]:
         seen.delete()
 
 
+def is_locked(layer: Gimp.Layer) -> bool:
+    """Whether the pixels of a layer are locked, or those of a group that it is in."""
+    return layer.is_valid() and any(each.get_lock_content() for each in ancestors(layer))
+
+
+@contextlib.contextmanager
+def unlocked(layer: Gimp.Layer, what: Literal["content", "position"]) -> Iterator[None]:
+    """Lift the locks of a layer, and of the groups that it is in, and put them back."""
+    locked = [each for each in ancestors(layer) if getattr(each, f"get_lock_{what}")()]
+
+    def lock(is_locked: bool) -> None:
+        for each in locked:
+            if each.is_valid():
+                getattr(each, f"set_lock_{what}")(is_locked)
+
+    lock(False)
+    try:
+        yield
+    finally:
+        lock(True)
+
+
 def check_replaceable(layer: Gimp.Layer) -> None:
     """Raise NotReplaceable if new pixels can't be written into `layer`."""
     kinds = (
@@ -141,7 +163,7 @@ def check_replaceable(layer: Gimp.Layer) -> None:
         # Only GIMP 3.2 has these two.
         (hasattr(layer, "is_link_layer") and layer.is_link_layer(), _("a link layer")),
         (hasattr(layer, "is_vector_layer") and layer.is_vector_layer(), _("a vector layer")),
-        (any(each.get_lock_content() for each in ancestors(layer)), _("locked")),
+        (is_locked(layer), _("locked")),
     )
     for is_so, kind in kinds:
         if is_so:

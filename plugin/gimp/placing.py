@@ -23,10 +23,12 @@ from plugin.gimp.layers import (
     check_replaceable,
     copy_of,
     drawn,
+    is_locked,
     looks_like_itself,
     made,
     new_layer,
     offsets,
+    unlocked,
 )
 from plugin.gimp.messages import EditError, _
 from plugin.gimp.pixels import Picture
@@ -400,20 +402,23 @@ class _Replacement:
             if not pixels.write(layer, self._pixels, inside, new):
                 raise _changed_meanwhile(name)
             return
-        mask = None
-        try:
+        with contextlib.ExitStack() as used:
+            mask = None
             if inside.selection is not None:
                 mask = made(new.create_mask(Gimp.AddMaskType.BLACK))
+                used.callback(mask.delete)
                 pixels.fill_mask(mask, inside)
-            written = write_procedure.run(layer, new, mask, box, inside.colours_only)
-        finally:
-            if mask is not None:
-                mask.delete()
-        if written == write_procedure.Written.NOTHING:
-            raise _Changed
-        if written == write_procedure.Written.PART:
-            _check_there(self.capture)
-            raise _changed_meanwhile(name)
+            arguments = layer, new, mask, box, inside.colours_only
+            written = write_procedure.run(*arguments)
+            if written == write_procedure.Written.NOTHING:
+                raise _Changed
+            if written == write_procedure.Written.PART and is_locked(layer):
+                # The user, who has just done that, may see half of it: the rest comes as well.
+                with unlocked(layer, "content"):
+                    written = write_procedure.run(*arguments)
+            if written != write_procedure.Written.WHOLE:
+                _check_there(self.capture)
+                raise _changed_meanwhile(name)
 
     def _is_written(self, before: Gimp.Layer, inside: pixels.Inside) -> bool:
         """Whether the layer has the result by now, whatever the user did meanwhile."""

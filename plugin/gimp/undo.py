@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from gi.repository import Gimp
 
-from plugin.gimp.layers import ancestors
+from plugin.gimp.layers import unlocked
 
 _FROZEN = "dimilinks-undo-frozen"
 """The parasite of an image whose undo is frozen."""
@@ -51,22 +51,8 @@ def keep_for_undo(layer: Gimp.Layer) -> bool:
     history has the old one. GIMP copies no pixels for that, and asks for no selection, by which
     its own way of merging pixels would go. (In 3.0 copies of layers can't undo a resize.)
     """
-    with _movable(layer):
+    with unlocked(layer, "position"):
         return bool(layer.scale(layer.get_width(), layer.get_height(), False))
-
-
-@contextlib.contextmanager
-def _movable(layer: Gimp.Layer) -> Iterator[None]:
-    """Lift the locks of position, which keep a layer from being scaled."""
-    locked = [each for each in ancestors(layer) if each.get_lock_position()]
-    for each in locked:
-        each.set_lock_position(False)
-    try:
-        yield
-    finally:
-        for each in locked:
-            if each.is_valid():
-                each.set_lock_position(True)
 
 
 @contextlib.contextmanager

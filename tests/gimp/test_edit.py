@@ -112,17 +112,18 @@ def test_what_the_user_does_meanwhile_harms_nothing(inside: Inside) -> None:
 
 def test_what_the_user_does_between_two_calls_harms_nothing(inside: Inside) -> None:
     found = inside("between_calls")
-    assert len(found["captured"]) == 4 * 17
+    assert len(found["captured"]) == 4 * 18
     for name, wrong in found["captured"].items():
         assert not wrong or ("closed" in wrong and name.endswith("close")), (name, wrong)
-    assert len(found["placed"]) == 9 * 17
+    assert len(found["placed"]) == 9 * 18
     for name, case in found["placed"].items():
         assert case["outside"] == 0 and case["state"], (name, case)
         assert case["left"] == [] and case["images"] == 0, (name, case)
         assert case["imported"] == bool(case["placed"]) == (not case["missing"]), (name, case)
         assert case.get("mask", True), (name, case)
         gone = name.endswith(("delete", "close"))
-        lost = name.endswith(("lock_pixels", "cut")) and "update" not in name
+        locked = name.endswith(("lock_pixels", "locked_group")) and name.startswith("replace")
+        lost = "update" not in name and (locked or name.endswith("cut"))
         lost = lost and not name.startswith("new")
         if name != "new-layer, above_earlier, delete":
             # There the result has its place already, and is put in.

@@ -89,6 +89,11 @@ def into_group(image, layer):
     image.reorder_item(layer, group, 0)
 
 
+def into_locked_group(image, layer):
+    into_group(image, layer)
+    layer.get_parent().set_lock_content(True)
+
+
 def delete(image, layer):
     image.remove_layer(layer)
 
@@ -99,7 +104,8 @@ def close(image, layer):
 
 ACTIONS = (
     *(deselect, select_elsewhere, select_more, lock_pixels, lock_position, lock_alpha, move, hide),
-    *(extend, cut, deepen, make_gray, paint, put_above, into_group, delete, close),
+    *(extend, cut, deepen, make_gray, paint, put_above, into_group),
+    *(into_locked_group, delete, close),
 )
 MOMENTS = {
     "capture": (

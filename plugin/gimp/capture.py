@@ -27,6 +27,7 @@ from plugin.gimp.layers import (
     check_replaceable,
     copy_of,
     drawn,
+    let_go,
     looks_like_itself,
     made,
     new_layer,
@@ -224,8 +225,8 @@ def selection_of(image: Gimp.Image) -> Selected | None:
             if selection_bounds(image) == bounds:
                 return Selected(_in_memory(mask, bounds), bounds)
         finally:
-            mask.delete()
-            holder.delete()
+            let_go(image, mask)
+            let_go(image, holder)
 
 
 def _in_memory(mask: Gimp.LayerMask, place: Box) -> Gegl.Buffer:

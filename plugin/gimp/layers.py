@@ -51,9 +51,9 @@ def ancestors(layer: Gimp.Layer) -> Iterator[Gimp.Layer]:
         layer = layer.get_parent()
 
 
-def check_open(image: Gimp.Image) -> None:
-    """Raise EditError if the image was closed."""
-    if not image.is_valid():
+def check_open(image: Gimp.Image | None) -> None:
+    """Raise EditError if the image was closed; GIMP may hand over None for such a one."""
+    if image is None or not image.is_valid():
         raise EditError(_("The image was closed."))
 
 
@@ -64,15 +64,24 @@ def made(thing: T | None) -> T:
     return thing
 
 
+def let_go(image: Gimp.Image, thing: Gimp.Item) -> None:
+    """Delete what was made for `image`, and is not in it.
+
+    GIMP would look into the image for that, and crash now and then if that was closed: it keeps the
+    thing then until it ends.
+    """
+    if image.is_valid():
+        thing.delete()
+
+
 @contextlib.contextmanager
 def copy_of(drawable: Gimp.Drawable) -> Iterator[Gimp.Layer]:
     """Give a copy of a drawable that no image holds, with the mask and filters that it has.
 
     Raises EditError if the drawable is gone.
     """
-    copy = None
-    if drawable.is_valid():
-        copy = Gimp.Layer.new_from_drawable(drawable, drawable.get_image())
+    image = drawable.get_image() if drawable.is_valid() else None
+    copy = None if image is None else Gimp.Layer.new_from_drawable(drawable, image)
     try:
         # GIMP copies a deleted layer too, as long as its undo history holds it.
         if copy is None or not drawable.is_valid():
@@ -80,7 +89,7 @@ def copy_of(drawable: Gimp.Drawable) -> Iterator[Gimp.Layer]:
         yield copy
     finally:
         if copy is not None:
-            copy.delete()
+            let_go(image, copy)
 
 
 def looks_like_itself(layer: Gimp.Layer) -> bool:
@@ -130,7 +139,7 @@ def all_seen(image: Gimp.Image) -> Iterator[Gimp.Layer]:
     try:
         yield seen
     finally:
-        seen.delete()
+        let_go(image, seen)
 
 
 def is_locked(layer: Gimp.Layer) -> bool:

@@ -24,6 +24,7 @@ from plugin.gimp.layers import (
     copy_of,
     drawn,
     is_locked,
+    let_go,
     looks_like_itself,
     made,
     new_layer,
@@ -75,7 +76,7 @@ def get_ready(capture: Capture) -> None:
         else:
             layer = new_layer(capture.image, "", (1, 1))
             own_format = Babl.get_name(layer.get_format())
-            layer.delete()
+            let_go(capture.image, layer)
     except EditError:
         return
     blending = replacing and capture.selection is not None
@@ -292,7 +293,7 @@ class _NewLayers:
         inserted = {each.layer.get_id() for each in self.placed}
         for _number, layer in self._made:
             if layer.get_id() not in inserted:
-                layer.delete()
+                let_go(self.capture.image, layer)
         self._made = []
 
 
@@ -406,7 +407,7 @@ class _Replacement:
             mask = None
             if inside.selection is not None:
                 mask = made(new.create_mask(Gimp.AddMaskType.BLACK))
-                used.callback(mask.delete)
+                used.callback(let_go, self.capture.image, mask)
                 pixels.fill_mask(mask, inside)
             arguments = layer, new, mask, box, inside.colours_only
             written = write_procedure.run(*arguments)

@@ -178,6 +178,7 @@ def _run(
     if run_mode != Gimp.RunMode.NONINTERACTIVE:
         choices.recall(config)
     try:
+        check_open(image)
         if recover or run_mode == Gimp.RunMode.INTERACTIVE:
             from plugin.gimp.ui import window
 

@@ -38,7 +38,7 @@ def chosen_kept(image: Gimp.Image) -> Iterator[None]:
     try:
         yield
     finally:
-        for choose, items in chosen:
+        for choose, items in chosen if image.is_valid() else ():
             if left := [item for item in items if item.is_valid()]:
                 choose(left)
                 break

@@ -11,7 +11,7 @@ import enum
 import os
 from typing import Any
 
-from gi.repository import Gegl, Gimp, GObject
+from gi.repository import Gegl, Gimp, GLib, GObject
 
 from plugin.region import Box
 
@@ -38,13 +38,14 @@ def create(plug_in: Gimp.PlugIn, name: str) -> Gimp.Procedure:
     )
     procedure.set_attribution("Dimilinks", "Dimilinks", "2026")
     stored = GObject.ParamFlags.READWRITE
-    procedure.add_layer_argument("layer", "Layer", "What is written into", False, stored)
-    procedure.add_layer_argument("pixels", "Pixels", "What is written", False, stored)
-    procedure.add_drawable_argument(
-        "inside", "Inside", "Which pixels are written; all if not given", True, stored
-    )
-    for side in ("x", "y", "width", "height"):
-        procedure.add_int_argument(side, side, "Part of the layer", 0, 1 << 20, 0, stored)
+    numbers = {
+        "layer": "The number of what is written into",
+        "pixels": "Of what is written",
+        "inside": "Of the mask of what is written; 0 for all",
+        **dict.fromkeys(("x", "y", "width", "height"), "Part of the layer"),
+    }
+    for number, words in numbers.items():
+        procedure.add_int_argument(number, number, words, 0, GLib.MAXINT, 0, stored)
     procedure.add_boolean_argument(
         "colours-only", "Colours only", "Whether the layer's alpha stays", False, stored
     )
@@ -58,9 +59,11 @@ def _run(procedure: Gimp.Procedure, config: Gimp.ProcedureConfig, _data: Any) ->
     # Buffers need none of GEGL's operations, which take half of the time to start.
     os.environ["GEGL_PATH"] = os.devnull
     Gegl.init(None)
-    layer, new, inside = (config.get_property(name) for name in ("layer", "pixels", "inside"))
+    layer, new, inside = (
+        Gimp.Drawable.get_by_id(config.get_property(name)) for name in ("layer", "pixels", "inside")
+    )
     status = Gimp.PDBStatusType
-    if not pixels.is_alike(layer, new):
+    if layer is None or new is None or not pixels.is_alike(layer, new):
         # It was cut or converted meanwhile.
         return procedure.new_return_values(status.CANCEL, None)
     box = Box(*(config.get_property(side) for side in ("x", "y", "width", "height")))
@@ -83,7 +86,10 @@ def run(
     """
     called = Gimp.get_pdb().lookup_procedure(NAME)
     config = called.create_config()
-    values = {"layer": layer, "pixels": new, "inside": inside, "colours-only": colours_only}
+    # As numbers: GIMP would hold on to the layers themselves until the procedure has ended, and
+    # crash after that if their image was closed.
+    values = {"layer": layer.get_id(), "pixels": new.get_id(), "colours-only": colours_only}
+    values["inside"] = 0 if inside is None else inside.get_id()
     for name, value in {**values, **vars(box)}.items():
         config.set_property(name, value)
     status = called.run(config).index(0)

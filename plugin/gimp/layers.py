@@ -51,9 +51,9 @@ def ancestors(layer: Gimp.Layer) -> Iterator[Gimp.Layer]:
         layer = layer.get_parent()
 
 
-def check_open(image: Gimp.Image | None) -> None:
-    """Raise EditError if the image was closed; GIMP may hand over None for such a one."""
-    if image is None or not image.is_valid():
+def check_open(image: Gimp.Image) -> None:
+    """Raise EditError if the image was closed."""
+    if not image.is_valid():
         raise EditError(_("The image was closed."))
 
 

@@ -158,7 +158,7 @@ def _add_arguments(procedure: Gimp.Procedure) -> None:
 def _run(
     procedure: Gimp.Procedure,
     run_mode: Gimp.RunMode,
-    image: Gimp.Image,
+    image: Gimp.Image | None,
     drawables: list[Gimp.Drawable],
     config: Gimp.ProcedureConfig,
     _data: Any,
@@ -178,7 +178,9 @@ def _run(
     if run_mode != Gimp.RunMode.NONINTERACTIVE:
         choices.recall(config)
     try:
-        check_open(image)
+        if image is None:
+            # GIMP 3.0 begins also right after the only selected layer was deleted.
+            raise CallingError(_("There is no layer to edit: select one."))
         if recover or run_mode == Gimp.RunMode.INTERACTIVE:
             from plugin.gimp.ui import window
 

@@ -329,6 +329,11 @@ def view(image):
     return display.get_id()
 
 
+def chosen(image):
+    """Whether any layer is selected in the image."""
+    return bool(Gimp.Image.get_by_id(image).get_selected_layers())
+
+
 def close(displays):
     """Close displays, and the image with its last one."""
     for display in map(Gimp.Display.get_by_id, displays):
@@ -359,7 +364,10 @@ class Hands(Gimp.PlugIn):
         functions = (open_image, duplicate, state, colours, glance, images, close_images)
         answering.serve(
             f"{os.environ['TESTS_HANDS']}/{procedure.get_name().removeprefix('tests-')}",
-            {function.__name__: function for function in (*functions, edit, act, view, close)},
+            {
+                function.__name__: function
+                for function in (*functions, edit, act, view, chosen, close)
+            },
         )
         return procedure.new_return_values(Gimp.PDBStatusType.SUCCESS, GLib.Error())
 

@@ -219,6 +219,7 @@ SENTENCES = {
     "blank prompt": "prompt is empty",
     "unseen prompt": "invisible characters",
     "no layer": "no layer",
+    "no image": "no layer",
     "a channel": "is a channel",
     "a layer of another image": "another image",
     "too many references": "at most 7 references",

@@ -669,15 +669,6 @@ def test_preview_follows(window: Window, image: Image) -> None:
     window.close_dialog()
 
 
-def test_without_a_layer_no_window_opens(window: Window, image: Image) -> None:
-    window.gimp.remove_layer(image=image.id, number=0)
-    # GIMP 3.2 grays the item out at once.
-    if window.desk.press(app="gimp", role="menu item", name="Edit with AI…"):
-        until(lambda: window.shows("There is no layer to edit"), "the reason")
-        window.dismiss_message()
-    window.wait_for_plug_in()
-
-
 def test_remembered(window: Window, image: Image) -> None:
     window.prompt("sepia")
     for layers, name in ((2, "warmer"), (3, "black and white")):

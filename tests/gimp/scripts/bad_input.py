@@ -1,7 +1,13 @@
 """What can't be edited: each call must end in an error with a sentence, the image untouched."""
 
+import os
+import sys
+
 import inside
 from gi.repository import Gimp
+
+sys.path.insert(0, os.environ["GIMP3_DIRECTORY"] + "/plug-ins/dimilinks_gimp")
+from plugin.gimp import procedure  # noqa: E402
 
 image, layer = inside.photo()
 image.select_rectangle(Gimp.ChannelOps.REPLACE, 200, 100, 200, 150)
@@ -67,4 +73,10 @@ for name, (drawables, arguments) in CASES.items():
     before = inside.picture_of(edited)
     status, message, layers = inside.edit(edited, drawables, **arguments)
     found[name] = [status, message, layers, inside.picture_of(edited) == before]
+if not inside.ARGUMENTS:
+    # As GIMP 3.0 begins it right after the only selected layer was deleted.
+    known = Gimp.get_pdb().lookup_procedure("dimilinks-edit")
+    interactive = Gimp.RunMode.INTERACTIVE
+    said = procedure._run(known, interactive, None, [], known.create_config(), None)
+    found["no image"] = [int(said.index(0)), said.index(1), [], True]
 inside.found(found)

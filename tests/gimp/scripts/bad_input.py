@@ -7,7 +7,7 @@ import inside
 from gi.repository import Gimp
 
 sys.path.insert(0, os.environ["GIMP3_DIRECTORY"] + "/plug-ins/dimilinks_gimp")
-from plugin.gimp import procedure  # noqa: E402
+from plugin.gimp import procedure
 
 image, layer = inside.photo()
 image.select_rectangle(Gimp.ChannelOps.REPLACE, 200, 100, 200, 150)

@@ -152,10 +152,10 @@ def unlocked(layer: Gimp.Layer, what: Literal["content", "position"]) -> Iterato
     """Lift the locks of a layer, and of the groups that it is in, and put them back."""
     locked = [each for each in ancestors(layer) if getattr(each, f"get_lock_{what}")()]
 
-    def lock(is_locked: bool) -> None:
+    def lock(again: bool) -> None:
         for each in locked:
             if each.is_valid():
-                getattr(each, f"set_lock_{what}")(is_locked)
+                getattr(each, f"set_lock_{what}")(again)
 
     lock(False)
     try:

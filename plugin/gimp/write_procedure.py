@@ -59,15 +59,15 @@ def _run(procedure: Gimp.Procedure, config: Gimp.ProcedureConfig, _data: Any) ->
     # Buffers need none of GEGL's operations, which take half of the time to start.
     os.environ["GEGL_PATH"] = os.devnull
     Gegl.init(None)
-    layer, new, inside = (
-        Gimp.Drawable.get_by_id(config.get_property(name)) for name in ("layer", "pixels", "inside")
-    )
+    names = ("layer", "pixels", "inside") if config.get_property("inside") else ("layer", "pixels")
+    given = [Gimp.Drawable.get_by_id(config.get_property(name)) for name in names]
     status = Gimp.PDBStatusType
-    if layer is None or new is None or not pixels.is_alike(layer, new):
-        # It was cut or converted meanwhile.
+    if None in given or not pixels.is_alike(*given[:2]):
+        # It was cut or converted meanwhile. Without its mask nothing may be written at all.
         return procedure.new_return_values(status.CANCEL, None)
+    layer, new, *masks = given
     box = Box(*(config.get_property(side) for side in ("x", "y", "width", "height")))
-    selection = None if inside is None else inside.get_buffer()
+    selection = masks[0].get_buffer() if masks else None
     part = pixels.Inside(box, selection, box, config.get_property("colours-only"))
     whole = pixels.write(layer, new.get_buffer(), part, new)
     return procedure.new_return_values(status.SUCCESS if whole else status.EXECUTION_ERROR, None)

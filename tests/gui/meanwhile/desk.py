@@ -27,6 +27,8 @@ from meanwhile.cases import SIZES, Case, Deed
 from meanwhile.service import ANSWERS, Answers
 from plugin import settings
 
+_LAST_LINES = 5
+"""Lines of GIMP's output that are told of a plug-in that is gone."""
 KEYS = {"undo": "ctrl+z", "redo": "ctrl+y"}
 
 
@@ -296,6 +298,8 @@ def edited(desk: Desk, case: Case, lengths: Lengths) -> Run:
     with log.open("rb") as file:
         file.seek(logged)
         said = file.read().decode("utf-8", "replace")
+    if run.died:
+        run.died += said.splitlines()[-_LAST_LINES:]
     for word in ("crashed", "fatal", "core dumped", "Segmentation fault"):
         if word in said and not run.did("kill"):
             run.died.append(next(line for line in said.splitlines() if word in line))

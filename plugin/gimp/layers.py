@@ -8,10 +8,11 @@ outlives both, and takes a few milliseconds: GIMP copies its tiles only when the
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Literal, TypeVar
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeVar
 
-from gi.repository import Gimp
+from gi.repository import Gimp, GObject
 
 from plugin.gimp import pixels
 from plugin.gimp.messages import EditError, NotReplaceable, _
@@ -62,6 +63,49 @@ def made(thing: T | None) -> T:
     if thing is None:
         raise EditError(_("The image was closed."))
     return thing
+
+
+def keeping(image: Gimp.Image, work: Callable[[], T]) -> T:
+    """Do `work`, and have GIMP keep the image with its layers until it is done, closed or not.
+
+    GIMP kills a process that writes into a layer whose image is closed. It keeps an image as long
+    as a procedure runs that got it as an argument: here a temporary one, which does the work. It
+    should be quick, as calls end in the order in which they began, also those of other plug-ins.
+    Raises EditError if the image was closed before, and what `work` raises.
+    """
+    done: list[T] = []
+    raised: list[BaseException] = []
+
+    def run(procedure: Gimp.Procedure, _config: Any, _data: Any) -> Gimp.ValueArray:
+        try:
+            done.append(work())
+        except BaseException as error:
+            raised.append(error)
+        return procedure.new_return_values(Gimp.PDBStatusType.SUCCESS, None)
+
+    check_open(image)
+    # Names are for all of GIMP: those of other windows are their own.
+    name = f"dimilinks-keeping-{os.getpid()}"
+    plug_in = Gimp.get_plug_in()
+    procedure = Gimp.Procedure.new(plug_in, name, Gimp.PDBProcType.TEMPORARY, run, None)
+    procedure.add_image_argument(
+        "image", "image", "The image to keep", False, GObject.ParamFlags.READWRITE
+    )
+    plug_in.add_temp_procedure(procedure)
+    try:
+        # Only what was looked up is called by way of GIMP.
+        called = Gimp.get_pdb().lookup_procedure(name)
+        config = called.create_config()
+        config.set_property("image", image)
+        called.run(config)
+    finally:
+        plug_in.remove_temp_procedure(name)
+    if raised:
+        raise raised[0]
+    if not done:
+        # GIMP didn't even begin: the image is no argument any more.
+        raise EditError(_("The image was closed."))
+    return done[0]
 
 
 def let_go(image: Gimp.Image, thing: Gimp.Item) -> None:

@@ -24,6 +24,7 @@ from plugin.gimp.layers import (
     copy_of,
     drawn,
     is_locked,
+    keeping,
     let_go,
     looks_like_itself,
     made,
@@ -400,7 +401,9 @@ class _Replacement:
         name = layer.get_name()
         chosen = inside.selection is not None or (inside.colours_only and layer.has_alpha())
         if box.width * box.height * layer.get_bpp() <= _QUICK_BYTES[chosen]:
-            if not pixels.write(layer, self._pixels, inside, new):
+            image, new_pixels = self.capture.image, self._pixels
+            assert new_pixels is not None
+            if not keeping(image, lambda: pixels.write(layer, new_pixels, inside, new)):
                 raise _changed_meanwhile(name)
             return
         with contextlib.ExitStack() as used:

@@ -117,7 +117,8 @@ class Preview(Gtk.Box):
             plan = capture.planned(what, request)
         except EditError as error:
             self._picture.clear()
-            self._figures.set_text(str(error))
+            gone = _("The layer was deleted, or its image was closed.")
+            self._figures.set_text(str(error) if layers[0].is_valid() else gone)
             return
         picture = self._thumbnail(layers[0], what, plan, request)
         self._picture.set_from_pixbuf(picture)

@@ -289,6 +289,10 @@ inside.found(
             for output in ("new-layer", "replace", "large")
             for module, name in MOMENTS[output]
             for action in ACTIONS
+        }
+        | {
+            # While the pixels are written.
+            "replace, written, close": placed_meanwhile("replace", pixels, "_written_parts", close)
         },
     }
 )

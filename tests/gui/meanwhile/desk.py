@@ -27,7 +27,7 @@ from meanwhile.cases import SIZES, Case, Deed
 from meanwhile.service import ANSWERS, Answers
 from plugin import settings
 
-_LAST_LINES = 5
+_LAST_LINES = 10
 """Lines of GIMP's output that are told of a plug-in that is gone."""
 KEYS = {"undo": "ctrl+z", "redo": "ctrl+y"}
 
@@ -409,8 +409,6 @@ def _do(desk: Desk, run: Run, calls: list[threading.Thread], deed: Deed) -> bool
         return True
     if name == "view":
         run.displays.append(desk.user.view(image=run.image))
-        # The keyboard goes to the tabs of the views by then; a user clicks into the picture.
-        window.key("Escape")
         return True
     if name == "kill":
         killed = window.plug_in()
@@ -419,10 +417,13 @@ def _do(desk: Desk, run: Run, calls: list[threading.Thread], deed: Deed) -> bool
                 os.kill(process, signal.SIGKILL)
         return bool(killed)
     if name == "second window":
-        # GIMP 3.0 lets it be pressed without a layer, too, but no window comes.
-        with contextlib.suppress(RuntimeError):
-            chosen = desk.user.chosen(image=run.image)
-            return window.desk.press(app="gimp", role="menu item", name="Edit with AI…") and chosen
+        # GIMP 3.0 lets it be pressed where it does nothing: without a layer, and now and then after
+        # another was deleted or another view closed. A plug-in that was begun counts.
+        before = set(window.plug_in())
+        with contextlib.suppress(RuntimeError, TimeoutError):
+            if window.desk.press(app="gimp", role="menu item", name="Edit with AI…"):
+                until(lambda: not before.issuperset(window.plug_in()), "the second window", 5)
+                return desk.user.chosen(image=run.image)
         return False
     if name == "edit again":
         if len(run.edits) < len(desk.editors):

@@ -126,6 +126,10 @@ class _Judge:
         if run.closed:
             self._say("stray", "the image is still there")
             return
+        if run.did("view"):
+            # The keyboard is with the tabs of the views since; a user clicks into the picture. Not
+            # earlier: a window of the plug-in that opens at that moment would be closed by it.
+            self._desk.window.key("Escape")
         if not after["undo"]:
             self._say("undo", "it is disabled")
         found = self._nearest(after)

@@ -1,8 +1,8 @@
 """The procedure `dimilinks-write`: writes a large result into its layer, in a process of its own.
 
 GIMP kills a process that writes into a layer while the user deletes or locks that layer, or closes
-its image. A small result is written too quickly for that. For a large one this process takes the
-risk, so that the window, with all that is under way in it, lives on.
+its image. A small result is written too quickly for that, and its image kept. For a large one this
+process takes the risk, so that the window, with all that is under way in it, lives on.
 """
 
 from __future__ import annotations

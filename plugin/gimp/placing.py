@@ -401,9 +401,8 @@ class _Replacement:
         name = layer.get_name()
         chosen = inside.selection is not None or (inside.colours_only and layer.has_alpha())
         if box.width * box.height * layer.get_bpp() <= _QUICK_BYTES[chosen]:
-            image, new_pixels = self.capture.image, self._pixels
-            assert new_pixels is not None
-            if not keeping(image, lambda: pixels.write(layer, new_pixels, inside, new)):
+            image = self.capture.image
+            if not keeping(image, lambda: pixels.write(layer, self._pixels, inside, new)):
                 raise _changed_meanwhile(name)
             return
         with contextlib.ExitStack() as used:

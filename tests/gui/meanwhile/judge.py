@@ -453,12 +453,12 @@ class _Judge:
         if not placed and _looks(after) in known:
             self._probe()
             return
-        silent = 0
+        # A stroke beside the selection paints nothing, and is a step of the history.
+        silent = sum(done.deed[0] in ("stroke", "fill") for done in late)
         for number in range(most):
             if not self._press("undo"):
-                # A stroke beside the selection paints nothing, and is a step of the history.
-                silent += 1
-                if silent > len(late):
+                silent -= 1
+                if silent < 0:
                     self._say("undo", f"Ctrl+Z does nothing the {number + 1}. time")
                     return
             if _looks(self._state(run.image)) in known:

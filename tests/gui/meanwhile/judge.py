@@ -443,7 +443,9 @@ class _Judge:
             self._probe()
             return
         late = [done for done in run.done if done.began + 0.5 >= (run.placed or np.inf)]
-        most = placed + len(late) + (3 if run.did("kill") else 0)
+        # To fill a rectangle is to select it, too.
+        steps = sum(2 if done.deed[0] == "fill" else 1 for done in late)
+        most = placed + steps + (3 if run.did("kill") else 0)
         known = {
             _looks(self._expected(history[:count]))
             for number in range(len(run.done) + 1)
@@ -504,6 +506,14 @@ class Region:
         return part
 
 
+_NEAR = 7
+"""Levels by which a colour may be off.
+
+Where 254.5/255 is selected of a deep image, which counts as all, 0.2 % of white may shine through,
+and that is so much in the dark.
+"""
+
+
 def _in_one_of(wanted: Sequence[tuple[int, ...]], colours: np.ndarray) -> np.ndarray:
     """Which of the colours, one a row, are very near to one of those wanted."""
     found = np.zeros(len(colours), bool)
@@ -512,7 +522,7 @@ def _in_one_of(wanted: Sequence[tuple[int, ...]], colours: np.ndarray) -> np.nda
             break
         near = np.ones(len(colours), bool)
         for channel, value in enumerate(colour):
-            near &= np.abs(colours[:, channel].astype(np.int16) - value) <= 3
+            near &= np.abs(colours[:, channel].astype(np.int16) - value) <= _NEAR
         found |= near
     return found
 

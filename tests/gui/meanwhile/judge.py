@@ -14,7 +14,7 @@ import numpy as np
 from gui_window import until
 
 from meanwhile.cases import OURS, PAINTS, Case
-from meanwhile.desk import KEYS, Desk, Edit, Run, edited
+from meanwhile.desk import KEYS, Desk, Done, Edit, Run, edited
 from meanwhile.service import ANSWERS
 
 PAINT = (0, 255, 0)
@@ -455,8 +455,9 @@ class _Judge:
         if not placed and _looks(after) in known:
             self._probe()
             return
-        # A stroke beside the selection paints nothing, and is a step of the history.
-        silent = sum(done.deed[0] in ("stroke", "fill") for done in late)
+        # What changes nothing (a stroke beside the selection, all selected once more) is a step of
+        # the history.
+        silent = sum(done.deed[0] in ("stroke", "fill") or self._is_silent(done) for done in late)
         for number in range(most):
             if not self._press("undo"):
                 silent -= 1
@@ -472,6 +473,15 @@ class _Judge:
             self._press("redo")
             if _looks(self._state(run.image)) != _looks(after):
                 self._say("undo", "Ctrl+Y doesn't bring the edit back")
+
+    def _is_silent(self, done: Done) -> bool:
+        """Whether a deed changed nothing, as far as a twin tells."""
+        number = self._run.done.index(done)
+        return any(
+            _looks(self._expected(history)) == _looks(self._expected(history[:-1]))
+            for history in self._histories(number + 1)
+            if history[-1:] == (number,)
+        )
 
     def _probe(self) -> None:
         """See whether Ctrl+Z takes back what the user does next."""

@@ -78,10 +78,10 @@ def _describe(series: str, folder: Path) -> Gimp:
 
 def _fetch(series: str, folder: Path) -> None:
     """Make the tree under a temporary name, and rename it when it is complete."""
-    if os.geteuid() != 0:
-        raise Failure(MISSING.format("root"))
     if not shutil.which("apt-get"):
         raise Failure(MISSING.format("apt (Debian or Ubuntu)"))
+    if os.geteuid() != 0:
+        raise Failure(MISSING.format("root"))
     if not shutil.which("mmdebstrap"):
         apt_install("mmdebstrap", "debian-archive-keyring")
     for leftover in folder.parent.glob(f"{folder.name}.partial-*"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops
 
-from installer import demo
+from installer import demo, private_gimp
+from installer.folders import Failure
 
 # It can be imported inside GIMP only.
 _SOURCE = Path(demo.SCRIPT).read_text(encoding="utf-8")
@@ -44,3 +46,13 @@ def test_without_apt_a_sentence_says_what_to_install(user, installer, tmp_path, 
     assert done.returncode == 1
     assert "Install GIMP 3" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_windows_hears_what_to_install(tmp_path, monkeypatch):
+    """There is no apt there, and nobody is root."""
+    monkeypatch.delattr(os, "geteuid")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(private_gimp, "machine_gimps", list)
+    with pytest.raises(Failure, match="Install GIMP 3"), private_gimp.obtain("3.2"):
+        pass

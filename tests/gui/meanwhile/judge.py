@@ -368,7 +368,8 @@ class _Judge:
             part = np.ones((height, width), bool)
             if region.selected is not None:
                 part = region.on(at, (width, height)) == 255
-            shown = _in_one_of(wanted, colours[part])
+            near_by = _NEAR[not after["precision"].startswith("u8")]
+            shown = _in_one_of(wanted, colours[part], near_by)
             if mask is not None:
                 shown &= mask[part] >= 0xFE00
             most = max(most, float(shown.sum()) / whole)
@@ -516,23 +517,23 @@ class Region:
         return part
 
 
-_NEAR = 7
-"""Levels by which a colour may be off.
+_NEAR = 3, 7
+"""Levels by which a colour may be off in images of 8 bits, and in deep ones.
 
 Where 254.5/255 is selected of a deep image, which counts as all, 0.2 % of white may shine through,
 and that is so much in the dark.
 """
 
 
-def _in_one_of(wanted: Sequence[tuple[int, ...]], colours: np.ndarray) -> np.ndarray:
-    """Which of the colours, one a row, are very near to one of those wanted."""
+def _in_one_of(wanted: Sequence[tuple[int, ...]], colours: np.ndarray, near_by: int) -> np.ndarray:
+    """Which of the colours, one a row, are one of those wanted, off by at most `near_by` levels."""
     found = np.zeros(len(colours), bool)
     for colour in wanted:
         if found.all():
             break
         near = np.ones(len(colours), bool)
         for channel, value in enumerate(colour):
-            near &= np.abs(colours[:, channel].astype(np.int16) - value) <= _NEAR
+            near &= np.abs(colours[:, channel].astype(np.int16) - value) <= near_by
         found |= near
     return found
 

@@ -310,19 +310,21 @@ class Inside(NamedTuple):
 def write(drawable: Gimp.Drawable, new: Gegl.Buffer, inside: Inside, like: Gimp.Drawable) -> bool:
     """Write what may change of `new`, which is in the drawable's own format, into the drawable.
 
-    Before each row of tiles this looks whether the drawable still has the format and size of
-    `like`; if not, the rest is left alone, and False returned. GIMP gets whole tiles: what the user
-    paints into a tile between the moments in which it is read and written, beside what is selected,
-    would be lost. So a tile of which only a part is written goes back at once.
+    Returns False as soon as the drawable has not the format and size of `like` any more: the rest
+    is left alone. `put_back` mends what was written by then. GIMP takes bytes of the old format for
+    the new one, and ends a process that reads such a tile, so this looks before and after each.
+    GIMP gets whole tiles: what the user paints into a tile between the moments in which it is read
+    and written, beside what is selected, would be lost. So a tile of which only a part is written
+    goes back at once.
     """
     buffer = drawable.get_buffer()
     # Of the profile too: bytes written in a drawable's own format are not converted.
     own_format = Babl.get_name(drawable.get_format())
     keeps_alpha = inside.colours_only and drawable.has_alpha()
     for row in _tile_rows(inside.box):
-        if not is_alike(drawable, like):
-            return False
         for part, selected in _written_parts(drawable, row, inside):
+            if not is_alike(drawable, like):
+                return False
             if not keeps_alpha and b"\0" not in (selected or b""):
                 copy(new, buffer, part)
             else:
@@ -335,7 +337,16 @@ def write(drawable: Gimp.Drawable, new: Gegl.Buffer, inside: Inside, like: Gimp.
             if selected is not None:
                 buffer.flush()
         buffer.flush()
-    return True
+    return is_alike(drawable, like)
+
+
+def put_back(drawable: Gimp.Drawable, before: Gegl.Buffer, inside: Inside) -> None:
+    """Give all tiles that `write` may have written the pixels of `before`, of the same format."""
+    buffer, whole = drawable.get_buffer(), extent(drawable)
+    for row in _tile_rows(inside.box):
+        for part, _selected in _written_parts(drawable, row, inside):
+            copy(before, buffer, _tiles_of(part).intersection(whole))
+    buffer.flush()
 
 
 def is_alike(drawable: Gimp.Drawable, other: Gimp.Drawable) -> bool:
@@ -348,6 +359,13 @@ def _tile_rows(box: Box) -> Iterator[Box]:
     side = Gimp.tile_height()
     for top in range(box.y // side * side, box.bottom, side):
         yield Box(box.x, top, box.width, side).intersection(box)
+
+
+def _tiles_of(box: Box) -> Box:
+    """All of the tiles that `box` touches."""
+    wide, high = Gimp.tile_width(), Gimp.tile_height()
+    left, top = box.x // wide * wide, box.y // high * high
+    return Box(left, top, -(-box.right // wide) * wide - left, -(-box.bottom // high) * high - top)
 
 
 def _written_parts(

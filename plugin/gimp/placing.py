@@ -35,14 +35,15 @@ from plugin.gimp.layers import (
 from plugin.gimp.messages import EditError, _
 from plugin.gimp.pixels import Picture
 from plugin.gimp.undo import keep_for_undo, one_step
+from plugin.gimp.write_procedure import Written
 from plugin.job import Job
 from plugin.region import Box
 
 _REPLACING = 1
 """The variation that replaces a layer: there is only one."""
 _QUICK_BYTES = 30_000_000, 9_000_000
-"""Up to so many, whole layers and chosen pixels are written in some 50 ms: too little time for the
-user to delete the layer meanwhile."""
+"""Up to so many, whole layers and chosen pixels are written by this process, if nobody can lock or
+delete the layer meanwhile: starting another one takes longer than the writing."""
 _CLIPPING = {
     Gimp.LayerCompositeMode.CLIP_TO_LAYER: Gimp.LayerCompositeMode.UNION,
     Gimp.LayerCompositeMode.INTERSECTION: Gimp.LayerCompositeMode.CLIP_TO_BACKDROP,
@@ -385,43 +386,74 @@ class _Replacement:
         there = part.moved(at.x - self._box.x, at.y - self._box.y)
         inside = pixels.Inside(part, capture.selection, there, self._colours_only())
         with copy_of(layer) as before:
-            self._write(self._new, inside)
+            self._write(self._new, before, inside)
             _check_there(capture)
             layer.update(part.x, part.y, part.width, part.height)
             if not self._is_written(before, inside):
                 raise _changed_meanwhile(layer.get_name())
         self.placed = [Placed(capture.job, _REPLACING, layer)]
 
-    def _write(self, new: Gimp.Layer, inside: pixels.Inside) -> None:
-        """Write the pixels, many of them in another process.
+    def _write(self, new: Gimp.Layer, before: Gimp.Layer, inside: pixels.Inside) -> None:
+        """Write the pixels. Raises EditError, and _Changed if the layer is as it was, or converted.
 
-        Raises EditError, and _Changed before anything is written.
+        `before` is a copy of the layer.
         """
-        layer, box = self.capture.layer, inside.box
+        layer = self.capture.layer
         name = layer.get_name()
-        chosen = inside.selection is not None or (inside.colours_only and layer.has_alpha())
-        if box.width * box.height * layer.get_bpp() <= _QUICK_BYTES[chosen]:
-            image = self.capture.image
-            if not keeping(image, lambda: pixels.write(layer, self._pixels, inside, new)):
+        with self._writer(inside) as write:
+            written = write(new, False)
+            if written == Written.NOTHING:
+                raise _Changed
+            if written == Written.PART and is_locked(layer):
+                # The user, who has just done that, may see half of it: the rest comes as well.
+                with unlocked(layer, "content"):
+                    written = write(new, False)
+            if written != Written.WHOLE:
+                _check_there(self.capture)
+                # GIMP converts a copy just as it has converted the layer.
+                with copy_of(before) as converted, unlocked(layer, "content"):
+                    is_converted = not pixels.is_alike(before, converted)
+                    can_go_back = is_converted and pixels.is_alike(layer, converted)
+                    if can_go_back and write(converted, True) == Written.WHOLE:
+                        raise _Changed
                 raise _changed_meanwhile(name)
+
+    @contextlib.contextmanager
+    def _writer(self, inside: pixels.Inside) -> Iterator[Callable[[Gimp.Layer, bool], Written]]:
+        """Give what writes a layer's pixels into the replaced one, or puts back those from before.
+
+        GIMP ends a process that writes into a layer which is locked or deleted meanwhile, so where
+        people work it is another one.
+        """
+        layer, image, box = self.capture.layer, self.capture.image, inside.box
+        chosen = inside.selection is not None or (inside.colours_only and layer.has_alpha())
+        is_quick = box.width * box.height * layer.get_bpp() <= _QUICK_BYTES[chosen]
+        # Only a GIMP that has windows has a class of them.
+        if is_quick and Gimp.wm_class() is None:
+            yield lambda source, back: keeping(
+                image, lambda: self._write_here(source, inside, back)
+            )
             return
         with contextlib.ExitStack() as used:
             mask = None
             if inside.selection is not None:
-                mask = made(new.create_mask(Gimp.AddMaskType.BLACK))
-                used.callback(let_go, self.capture.image, mask)
+                assert self._new is not None
+                mask = made(self._new.create_mask(Gimp.AddMaskType.BLACK))
+                used.callback(let_go, image, mask)
                 pixels.fill_mask(mask, inside)
-            arguments = layer, new, mask, box, inside.colours_only
-            written = write_procedure.run(*arguments)
-            if written == write_procedure.Written.NOTHING:
-                raise _Changed
-            if written == write_procedure.Written.PART and is_locked(layer):
-                # The user, who has just done that, may see half of it: the rest comes as well.
-                with unlocked(layer, "content"):
-                    written = write_procedure.run(*arguments)
-            if written != write_procedure.Written.WHOLE:
-                _check_there(self.capture)
-                raise _changed_meanwhile(name)
+            yield lambda source, back: write_procedure.run(
+                layer, source, mask, box, inside.colours_only, back
+            )
+
+    def _write_here(self, source: Gimp.Layer, inside: pixels.Inside, back: bool) -> Written:
+        """Do in this process what `write_procedure.run` does."""
+        layer = self.capture.layer
+        if back:
+            pixels.put_back(layer, source.get_buffer(), inside)
+            return Written.WHOLE
+        assert self._pixels is not None
+        whole = pixels.write(layer, self._pixels, inside, source)
+        return Written.WHOLE if whole else Written.PART
 
     def _is_written(self, before: Gimp.Layer, inside: pixels.Inside) -> bool:
         """Whether the layer has the result by now, whatever the user did meanwhile."""

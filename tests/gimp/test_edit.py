@@ -115,7 +115,7 @@ def test_what_the_user_does_between_two_calls_harms_nothing(inside: Inside) -> N
     assert len(found["captured"]) == 4 * 18
     for name, wrong in found["captured"].items():
         assert not wrong or ("closed" in wrong and name.endswith("close")), (name, wrong)
-    assert len(found["placed"]) == 9 * 18 + 1
+    assert len(found["placed"]) == 9 * 18 + 2 * 12
     for name, case in found["placed"].items():
         assert case["outside"] == 0 and case["state"], (name, case)
         assert case["left"] == [] and case["images"] == 0, (name, case)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 import inside
-from gi.repository import Gimp
+from gi.repository import Gegl, Gimp
 
 PLUG_IN = os.environ["GIMP3_DIRECTORY"] + "/plug-ins/dimilinks_gimp"
 sys.path.insert(0, PLUG_IN)
@@ -127,9 +127,11 @@ MOMENTS = {
 """A large result is written by a process of its own, which GIMP may kill for it."""
 
 
-def photo():
+def photo(is_selected=True):
     image, layer = inside.photo()
     image.scale(WIDTH, HEIGHT)
+    if not is_selected:
+        return image, layer
     image.select_ellipse(Gimp.ChannelOps.REPLACE, *SELECTED)
     Gimp.Selection.feather(image, 8)
     return image, layer
@@ -144,18 +146,25 @@ def request(output="new-layer"):
     )
 
 
+FATAL = lock_pixels, into_locked_group, delete, cut, extend
+WHILE_WRITTEN = [action for action in ACTIONS if action not in (*FATAL, paint)]
+"""Those for which GIMP doesn't kill the process that writes: here that is this one.
+
+What is painted into a tile that is on its way is lost; `painted_meanwhile` paints between tiles.
+"""
 QUICK = placing._QUICK_BYTES
-worked = []
-"""The first job that a worker has finished; the others have the same pictures."""
+worked = {}
+"""The first job that a worker has finished for pictures of that size: others have the same ones."""
 
 
 def work(captured):
     """Have the job received and fitted; one worker does it for all of them."""
-    if worked:
+    size = captured.box.width, captured.box.height
+    if size in worked:
         for name in ("result-1.png", "placed-1.png", "state.json"):
-            shutil.copy(worked[0].folder / name, captured.job.folder / name)
+            shutil.copy(worked[size].folder / name, captured.job.folder / name)
         return
-    worked.append(captured.job)
+    worked[size] = captured.job
     command = [worker_python(), "-m", "plugin", "resume", captured.job.id]
     subprocess.run(command, cwd=PLUG_IN, check=True, capture_output=True)
 
@@ -196,9 +205,20 @@ def state(image, layer):
     return inside.digest(inside.selected(image)), locks, layer.get_visible(), layer.get_offsets()
 
 
-def expected(action):
+def written_meanwhile(action):
+    """Have `action` happen while the pixels are written: with some of them on their way to GIMP."""
+    restore = []
+
+    def next_flush():
+        restore.append(interrupted(Gegl.Buffer, "flush", action))
+
+    restore.append(interrupted(placing, "keep_for_undo", next_flush))
+    return lambda: [each() for each in restore]
+
+
+def expected(action, is_selected=True):
     """The user's state and the layer's bytes after `action` alone, in an image of its own."""
-    image, layer = photo()
+    image, layer = photo(is_selected)
     action(image, layer)
     there = image.is_valid() and layer.is_valid()
     found = state(image, layer), inside.raw(layer) if there else b""
@@ -223,17 +243,23 @@ def captured_meanwhile(module, name, action):
 
 
 def placed_meanwhile(output, module, name, action):
-    image, layer = photo()
-    before, selected = inside.raw(layer), inside.selected(image)
+    is_selected = output != "replace all"
+    image, layer = photo(is_selected)
+    before = inside.raw(layer)
+    selected = inside.selected(image) if is_selected else bytes([255]) * (WIDTH * HEIGHT)
     placing._QUICK_BYTES = (0, 0) if output == "large" else QUICK
-    output = "replace" if output == "large" else output
+    output = "new-layer" if output == "new-layer" else "replace"
     (made,) = capture.capture(image, [layer], request(output))
     work(made)
-    restore = interrupted(module, name, lambda: action(image, layer))
+
+    def act():
+        action(image, layer)
+
+    restore = written_meanwhile(act) if name == "written" else interrupted(module, name, act)
     images = len(Gimp.get_images())
     placed, missing = placing.place([made])
     restore()
-    wanted, bytes_then = expected(action)
+    wanted, bytes_then = expected(action, is_selected)
     found = {
         "placed": len(placed),
         "missing": missing,
@@ -291,8 +317,11 @@ inside.found(
             for action in ACTIONS
         }
         | {
-            # While the pixels are written.
-            "replace, written, close": placed_meanwhile("replace", pixels, "_written_parts", close)
+            f"{output}, written, {action.__name__}": placed_meanwhile(
+                output, None, "written", action
+            )
+            for output in ("replace", "replace all")
+            for action in WHILE_WRITTEN
         },
     }
 )

@@ -6,8 +6,9 @@ import contextlib
 import itertools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -177,10 +178,7 @@ class _Judge:
             step: set[tuple[History, History]] = set()
             for there, undone in found:
                 if name == "undo":
-                    # A deed that changed nothing may have left no trace.
-                    for back in range(min(2, len(there)) + 1):
-                        kept = there[: len(there) - back]
-                        step.add((kept, there[len(kept) :] + undone))
+                    step.update((kept, gone + undone) for kept, gone in self._taken_back(there))
                 elif name == "redo":
                     for again in range(min(2, len(undone)) + 1):
                         step.add((there + undone[:again], undone[again:]))
@@ -190,6 +188,23 @@ class _Judge:
                     step.add(((*there, number), ()))
             found = step
         return {there for there, _undone in found}
+
+    def _taken_back(self, there: History) -> Iterator[tuple[History, History]]:
+        """Yield what Ctrl+Z may leave of a history, and what it takes back.
+
+        A deed that changed nothing may have left no trace. What is done while a result is put in
+        is the same step as that. Locks that a script sets are no step.
+        """
+        deeds = self._run.done
+        steps = [number for number in there if deeds[number].deed[0] != "lock"]
+        together = itertools.takewhile(lambda number: self._is_late(deeds[number]), steps[::-1])
+        for back in {0, 1, 2, len(list(together))}:
+            gone = tuple(steps[max(0, len(steps) - back) :])
+            yield tuple(number for number in there if number not in gone), gone
+
+    def _is_late(self, done: Done) -> bool:
+        """Whether a deed may be part of the step in which the first result was put in."""
+        return done.began + 0.5 >= (self._run.placed or np.inf)
 
     def _expected(self, history: History) -> Any:
         """The state of a twin to which the deeds of a history were done."""
@@ -357,7 +372,8 @@ class _Judge:
             mask = np.fromfile(self._desk.kept / layer["mask"], np.uint16).reshape(height, width)
         # What was painted or edited over it was there.
         wanted = [ANSWERS[edit.prompt], PAINT]
-        wanted += [ANSWERS[e.prompt] for e in self._run.edits if e.output == edit.output]
+        if edit.status == "success" or any(map(_is_marked, self._jobs(edit))):
+            wanted += [ANSWERS[e.prompt] for e in self._run.edits if e.output == edit.output]
         if after["base"] == "gray":
             wanted = [(GRAY[colour],) * 3 for colour in wanted]
         whole = width * height
@@ -396,16 +412,11 @@ class _Judge:
             if not edit.message:
                 self._say("lost", f"nothing was sent, and nobody is told ({edit.status})")
             return "not sent"
-        jobs = [
-            job
-            for job in self._desk.jobs()
-            if json.loads((job / "request.json").read_text("utf-8"))["prompt"] == edit.prompt
-        ]
-        kept = [job for job in jobs if any(job.glob("result-1.*"))]
+        kept = [job for job in self._jobs(edit) if any(job.glob("result-1.*"))]
         if not kept:
             self._say("lost", "it was paid for, and its result is in no job")
             return "lost"
-        marked = any(kept[0].glob("imported*"))
+        marked = _is_marked(kept[0])
         placed = shown is not None and shown >= 0.999
         if placed:
             if edit.status not in ("success", "told") and not self._run.did("kill"):
@@ -426,6 +437,14 @@ class _Judge:
             self._say("lost", "it is kept, and nobody is told")
         return "kept"
 
+    def _jobs(self, edit: Edit) -> list[Path]:
+        """The folders of the jobs of an edit."""
+        return [
+            job
+            for job in self._desk.jobs()
+            if json.loads((job / "request.json").read_text("utf-8"))["prompt"] == edit.prompt
+        ]
+
     # Undo
 
     def _press(self, name: str) -> bool:
@@ -443,7 +462,7 @@ class _Judge:
         if not placed and not run.did("kill"):
             self._probe()
             return
-        late = [done for done in run.done if done.began + 0.5 >= (run.placed or np.inf)]
+        late = [done for done in run.done if self._is_late(done)]
         # To fill a rectangle is to select it, too.
         steps = sum(2 if done.deed[0] == "fill" else 1 for done in late)
         most = placed + steps + (3 if run.did("kill") else 0)
@@ -536,6 +555,10 @@ def _in_one_of(wanted: Sequence[tuple[int, ...]], colours: np.ndarray, near_by: 
             near &= np.abs(colours[:, channel].astype(np.int16) - value) <= near_by
         found |= near
     return found
+
+
+def _is_marked(job: Path) -> bool:
+    return any(job.glob("imported*"))
 
 
 def _is_lost(edit: Edit, shown: float | None) -> bool:

@@ -193,10 +193,11 @@ class _Judge:
         """Yield what Ctrl+Z may leave of a history, and what it takes back.
 
         A deed that changed nothing may have left no trace. What is done while a result is put in
-        is the same step as that. Locks that a script sets are no step.
+        is the same step as that. Locks that a script sets are a step from 3.2 on.
         """
         deeds = self._run.done
-        steps = [number for number in there if deeds[number].deed[0] != "lock"]
+        no_step = ("lock",) if self._desk.series == "3.0" else ()
+        steps = [number for number in there if deeds[number].deed[0] not in no_step]
         together = itertools.takewhile(lambda number: self._is_late(deeds[number]), steps[::-1])
         for back in {0, 1, 2, len(list(together))}:
             gone = tuple(steps[max(0, len(steps) - back) :])
@@ -566,7 +567,7 @@ def _is_lost(edit: Edit, shown: float | None) -> bool:
 
 
 def _looks(state: Any) -> str:
-    """All of a state that Ctrl+Z brings back: locks that a script sets it doesn't."""
+    """All of a state that Ctrl+Z brings back; in 3.0 locks that a script sets it doesn't."""
     layers = [{**layer, "id": 0, "locks": []} for layer in state["layers"]]
     return json.dumps({**state, "layers": layers, "chosen": [], "undo": True}, sort_keys=True)
 

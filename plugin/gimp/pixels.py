@@ -12,14 +12,14 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import NamedTuple
 
-from gi.repository import Babl, Gegl, Gimp
+from gi.repository import Gegl, Gimp
 
 from plugin import quick_png
 from plugin.region import Box
 
 _NONE = Gegl.AbyssPolicy.NONE
 _STRIP_PIXELS = 8_000_000
-_JOINED_PIXELS = 250_000
+JOINED_PIXELS = 250_000
 """Few enough to stay in the processor's cache, as bytes."""
 _PIXELS_PER_COPY = 32
 """From so few pixels a copy on, joining bytes is faster: measured from u8 to float."""
@@ -263,8 +263,8 @@ def clear_outside(
 
     The selection lies over `at`, of the same size, in its own coordinates.
     """
-    for strip in strips(box, _JOINED_PIXELS):
-        selected = _selected(selection, strip, box, at)
+    for strip in strips(box, JOINED_PIXELS):
+        selected = selected_part(selection, strip, box, at)
         outside = _few(_boxes_outside(selected, strip), selected)
         if outside is not None:
             for part in map(rectangle, outside):
@@ -274,178 +274,9 @@ def clear_outside(
         buffer.set(rectangle(strip), pixel_format, joined(new, bytes(len(new)), selected))
 
 
-def _selected(selection: Gegl.Buffer, strip: Box, box: Box, at: Box) -> bytes:
+def selected_part(selection: Gegl.Buffer, strip: Box, box: Box, at: Box) -> bytes:
     """What is selected in a strip of `box`, a byte a pixel; the selection has `box` at `at`."""
     return shares(selection, strip.moved(at.x - box.x, at.y - box.y))
-
-
-class Inside(NamedTuple):
-    """The pixels of a layer that an edit may change.
-
-    Those of `box` that are selected, by a selection that has them at `at`; all without a
-    `selection`. `colours_only`: their alpha stays.
-    """
-
-    box: Box
-    selection: Gegl.Buffer | None
-    at: Box
-    colours_only: bool
-
-    def of(self, new: bytes, now: bytes, selected: bytes, drawable: Gimp.Drawable) -> bytes:
-        """Return a strip's pixels: `new` ones where they may change, else as they are `now`.
-
-        `selected` is what `selected` gives for it.
-        """
-        if self.colours_only and drawable.has_alpha():
-            new = _with_alpha_of(new, now, drawable)
-        return joined(new, now, selected) if b"\0" in selected else new
-
-    def selected(self, strip: Box) -> bytes:
-        """What is selected of a strip, a byte a pixel; nothing at all without a selection."""
-        if self.selection is None:
-            return b""
-        return _selected(self.selection, strip, self.box, self.at)
-
-
-def write(drawable: Gimp.Drawable, new: Gegl.Buffer, inside: Inside, like: Gimp.Drawable) -> bool:
-    """Write what may change of `new`, which is in the drawable's own format, into the drawable.
-
-    Returns False as soon as the drawable has not the format and size of `like` any more: the rest
-    is left alone. `put_back` mends what was written by then. GIMP takes bytes of the old format for
-    the new one, and ends a process that reads such a tile, so this looks before and after each.
-    GIMP gets whole tiles: what the user paints into a tile between the moments in which it is read
-    and written, beside what is selected, would be lost. So a tile of which only a part is written
-    goes back at once.
-    """
-    buffer = drawable.get_buffer()
-    # Of the profile too: bytes written in a drawable's own format are not converted.
-    own_format = Babl.get_name(drawable.get_format())
-    keeps_alpha = inside.colours_only and drawable.has_alpha()
-    for row in _tile_rows(inside.box):
-        for part, selected in _written_parts(drawable, row, inside):
-            if not is_alike(drawable, like):
-                return False
-            if not keeps_alpha and b"\0" not in (selected or b""):
-                copy(new, buffer, part)
-            else:
-                # A part of a tile is a single strip.
-                for place in map(rectangle, strips(part, _JOINED_PIXELS)):
-                    wanted = new.get(place, 1.0, own_format, _NONE)
-                    now = buffer.get(place, 1.0, own_format, _NONE)
-                    values = inside.of(wanted, now, selected or b"", drawable)
-                    buffer.set(place, own_format, values)
-            if selected is not None:
-                buffer.flush()
-        buffer.flush()
-    return is_alike(drawable, like)
-
-
-def put_back(drawable: Gimp.Drawable, before: Gegl.Buffer, inside: Inside) -> None:
-    """Give all tiles that `write` may have written the pixels of `before`, of the same format."""
-    buffer, whole = drawable.get_buffer(), extent(drawable)
-    for row in _tile_rows(inside.box):
-        for part, _selected in _written_parts(drawable, row, inside):
-            copy(before, buffer, _tiles_of(part).intersection(whole))
-    buffer.flush()
-
-
-def is_alike(drawable: Gimp.Drawable, other: Gimp.Drawable) -> bool:
-    """Whether two drawables have the same format and size."""
-    return drawable.get_format() == other.get_format() and extent(drawable) == extent(other)
-
-
-def _tile_rows(box: Box) -> Iterator[Box]:
-    """Cut `box` of a drawable into what its rows of tiles have of it."""
-    side = Gimp.tile_height()
-    for top in range(box.y // side * side, box.bottom, side):
-        yield Box(box.x, top, box.width, side).intersection(box)
-
-
-def _tiles_of(box: Box) -> Box:
-    """All of the tiles that `box` touches."""
-    wide, high = Gimp.tile_width(), Gimp.tile_height()
-    left, top = box.x // wide * wide, box.y // high * high
-    return Box(left, top, -(-box.right // wide) * wide - left, -(-box.bottom // high) * high - top)
-
-
-def _written_parts(
-    drawable: Gimp.Drawable, row: Box, inside: Inside
-) -> Iterator[tuple[Box, bytes | None]]:
-    """Yield what is written of a row of tiles: tiles that are written whole, together, with None.
-
-    A tile of which a part is written comes with what is selected of that, as `Inside.selected`.
-    """
-    side, width = Gimp.tile_width(), drawable.get_width()
-    is_high = row.y % Gimp.tile_height() == 0 and (
-        row.bottom % Gimp.tile_height() == 0 or row.bottom == drawable.get_height()
-    )
-    together = Box(row.x, row.y, 0, row.height)
-    for left in range(row.x // side * side, row.right, side):
-        tile = Box(left, row.y, side, row.height).intersection(row)
-        is_wide = tile.x == left and (tile.width == side or tile.right == width)
-        selected = inside.selected(tile)
-        if is_high and is_wide and b"\0" not in selected:
-            begin = together.x if together.width else tile.x
-            together = Box(begin, row.y, tile.right - begin, row.height)
-            continue
-        if together.width:
-            yield together, None
-            together = Box(tile.x, row.y, 0, row.height)
-        if not selected or selected.strip(b"\0"):
-            yield tile, selected
-    if together.width:
-        yield together, None
-
-
-def fill_mask(mask: Gimp.LayerMask, inside: Inside) -> None:
-    """Fill the mask of a layer with what is selected in `inside.box`."""
-    buffer = mask.get_buffer()
-    for strip in strips(inside.box):
-        buffer.set(rectangle(strip), "Y u8", inside.selected(strip))
-    buffer.flush()
-
-
-def is_written(
-    drawable: Gimp.Drawable, new: Gegl.Buffer, before: Gegl.Buffer, inside: Inside
-) -> bool:
-    """Whether the drawable, which was as `before`, has what `write` makes of it.
-
-    The user may have worked on it since. So it has, if more of it is new than as before: a stroke
-    that was begun before the result came brings back what was around it.
-    """
-    buffer = drawable.get_buffer()
-    own_format = Babl.get_name(drawable.get_format())
-
-    def read(source: Gegl.Buffer, strip: Box) -> bytes:
-        return bytes(source.get(rectangle(strip), 1.0, own_format, _NONE))
-
-    parts = list(strips(inside.box, _JOINED_PIXELS))
-    # Mostly all is new.
-    if all(read(buffer, strip) == read(new, strip) for strip in parts):
-        return True
-    written = left = 0
-    for strip in parts:
-        now, old = read(buffer, strip), read(before, strip)
-        wanted = inside.of(read(new, strip), old, inside.selected(strip), drawable)
-        written += _count_alike(now, wanted)
-        left += _count_alike(now, old)
-    return left <= written
-
-
-def _count_alike(one: bytes, other: bytes) -> int:
-    """How many bytes are the same in both, which are as long."""
-    differences = int.from_bytes(one, "little") ^ int.from_bytes(other, "little")
-    return differences.to_bytes(len(one), "little").count(0)
-
-
-def _with_alpha_of(colours: bytes, alpha: bytes, drawable: Gimp.Drawable) -> bytes:
-    """The pixels of `colours` with the alpha of `alpha`, both in the drawable's own format."""
-    size = drawable.get_bpp()
-    channels = 4 if drawable.is_rgb() else 2
-    mixed = bytearray(colours)
-    for place in range(size - size // channels, size):
-        mixed[place::size] = alpha[place::size]
-    return bytes(mixed)
 
 
 def joined(inside: bytes, outside: bytes, selected: bytes) -> bytes:
@@ -462,7 +293,7 @@ def joined(inside: bytes, outside: bytes, selected: bytes) -> bytes:
 
 def any_in(read: Callable[[Box], bytes], box: Box) -> bool:
     """Whether anything in `box`, read as one byte a pixel, is not 0."""
-    return any(read(strip).strip(b"\0") for strip in strips(box, _JOINED_PIXELS))
+    return any(read(strip).strip(b"\0") for strip in strips(box, JOINED_PIXELS))
 
 
 def any_selected(read: Callable[[Box], bytes], box: Box, selection: Gegl.Buffer, at: Box) -> bool:
@@ -470,7 +301,7 @@ def any_selected(read: Callable[[Box], bytes], box: Box, selection: Gegl.Buffer,
 
     def chosen(strip: Box) -> bytes:
         values = read(strip)
-        return joined(values, bytes(len(values)), _selected(selection, strip, box, at))
+        return joined(values, bytes(len(values)), selected_part(selection, strip, box, at))
 
     return any_in(chosen, box)
 

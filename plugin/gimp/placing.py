@@ -16,14 +16,13 @@ from dataclasses import astuple, dataclass, replace
 from gi.repository import Babl, Gegl, Gimp
 
 from plugin import lock, settings
-from plugin.gimp import landmarks, launch, pixels, results, write_procedure
+from plugin.gimp import landmarks, launch, pixels, results, write_procedure, writing
 from plugin.gimp.capture import Capture, recalled
 from plugin.gimp.layers import (
     all_seen,
     check_replaceable,
     copy_of,
     drawn,
-    is_locked,
     keeping,
     let_go,
     looks_like_itself,
@@ -35,7 +34,7 @@ from plugin.gimp.layers import (
 from plugin.gimp.messages import EditError, _
 from plugin.gimp.pixels import Picture
 from plugin.gimp.undo import keep_for_undo, one_step
-from plugin.gimp.write_procedure import Written
+from plugin.gimp.writing import Inside, Written
 from plugin.job import Job
 from plugin.region import Box
 
@@ -330,6 +329,7 @@ class _Replacement:
         self.capture = capture
         self.placed: list[Placed] = []
         self._stamp: object = None
+        self._profile = ""
         self._copies = contextlib.ExitStack()
         self._new: Gimp.Layer | None = None
         """A copy of the layer, which has the result's pixels where they may change."""
@@ -342,6 +342,7 @@ class _Replacement:
         capture, layer = self.capture, self.capture.layer
         _check_there(capture)
         self._stamp = _stamp(capture)
+        self._profile = writing.profile(capture.image)
         self._box = _where(capture)
         path = capture.job.folder / _fitted(capture)[_REPLACING]
         self._new = self._copies.enter_context(copy_of(layer))
@@ -384,7 +385,7 @@ class _Replacement:
         at = capture.on_canvas
         part = self._box.intersection(pixels.extent(layer))
         there = part.moved(at.x - self._box.x, at.y - self._box.y)
-        inside = pixels.Inside(part, capture.selection, there, self._colours_only())
+        inside = Inside(part, capture.selection, there, self._colours_only())
         with copy_of(layer) as before:
             self._write(self._new, before, inside)
             _check_there(capture)
@@ -393,34 +394,36 @@ class _Replacement:
                 raise _changed_meanwhile(layer.get_name())
         self.placed = [Placed(capture.job, _REPLACING, layer)]
 
-    def _write(self, new: Gimp.Layer, before: Gimp.Layer, inside: pixels.Inside) -> None:
-        """Write the pixels. Raises EditError, and _Changed if the layer is as it was, or converted.
+    def _write(self, new: Gimp.Layer, before: Gimp.Layer, inside: Inside) -> None:
+        """Write the pixels. Raises EditError, and _Changed if the layer has its own ones again.
 
         `before` is a copy of the layer.
         """
         layer = self.capture.layer
         name = layer.get_name()
-        with self._writer(inside) as write:
-            written = write(new, False)
+        with self._writer(new, before, inside) as write:
+            written = write(False)
+            if written == Written.PART and writing.is_alike(layer, before):
+                # GIMP ends a process that writes into a layer which is locked just then: the user,
+                # who may see half of the result, gets the rest as well.
+                with unlocked(layer, "content"):
+                    written = write(False)
+                # Some of it is there from before.
+                written = Written.PART if written == Written.NOTHING else written
+            if written == Written.PART and layer.is_valid():
+                with unlocked(layer, "content"):
+                    written = write(True)
             if written == Written.NOTHING:
                 raise _Changed
-            if written == Written.PART and is_locked(layer):
-                # The user, who has just done that, may see half of it: the rest comes as well.
-                with unlocked(layer, "content"):
-                    written = write(new, False)
-            if written != Written.WHOLE:
+            if written == Written.PART:
                 _check_there(self.capture)
-                # GIMP converts a copy just as it has converted the layer.
-                with copy_of(before) as converted, unlocked(layer, "content"):
-                    is_converted = not pixels.is_alike(before, converted)
-                    can_go_back = is_converted and pixels.is_alike(layer, converted)
-                    if can_go_back and write(converted, True) == Written.WHOLE:
-                        raise _Changed
                 raise _changed_meanwhile(name)
 
     @contextlib.contextmanager
-    def _writer(self, inside: pixels.Inside) -> Iterator[Callable[[Gimp.Layer, bool], Written]]:
-        """Give what writes a layer's pixels into the replaced one, or puts back those from before.
+    def _writer(
+        self, new: Gimp.Layer, before: Gimp.Layer, inside: Inside
+    ) -> Iterator[Callable[[bool], Written]]:
+        """Give what writes the result into the layer; called with True it takes it back.
 
         GIMP ends a process that writes into a layer which is locked or deleted meanwhile, so where
         people work it is another one.
@@ -430,39 +433,33 @@ class _Replacement:
         is_quick = box.width * box.height * layer.get_bpp() <= _QUICK_BYTES[chosen]
         # Only a GIMP that has windows has a class of them.
         if is_quick and Gimp.wm_class() is None:
-            yield lambda source, back: keeping(
-                image, lambda: self._write_here(source, inside, back)
-            )
+            yield lambda back: keeping(image, lambda: self._write_here(before, inside, back))
             return
         with contextlib.ExitStack() as used:
             mask = None
             if inside.selection is not None:
-                assert self._new is not None
-                mask = made(self._new.create_mask(Gimp.AddMaskType.BLACK))
+                mask = made(new.create_mask(Gimp.AddMaskType.BLACK))
                 used.callback(let_go, image, mask)
-                pixels.fill_mask(mask, inside)
-            yield lambda source, back: write_procedure.run(
-                layer, source, mask, box, inside.colours_only, back
-            )
+                writing.fill_mask(mask, inside)
+            arguments = layer, new, before, mask, box, inside.colours_only, self._profile
+            yield lambda back: write_procedure.run(*arguments, back)
 
-    def _write_here(self, source: Gimp.Layer, inside: pixels.Inside, back: bool) -> Written:
+    def _write_here(self, before: Gimp.Layer, inside: Inside, back: bool) -> Written:
         """Do in this process what `write_procedure.run` does."""
         layer = self.capture.layer
         if back:
-            pixels.put_back(layer, source.get_buffer(), inside)
-            return Written.WHOLE
+            return writing.take_back(layer, before, inside, self._profile)
         assert self._pixels is not None
-        whole = pixels.write(layer, self._pixels, inside, source)
-        return Written.WHOLE if whole else Written.PART
+        return writing.write(layer, self._pixels, inside, before, self._profile)
 
-    def _is_written(self, before: Gimp.Layer, inside: pixels.Inside) -> bool:
+    def _is_written(self, before: Gimp.Layer, inside: Inside) -> bool:
         """Whether the layer has the result by now, whatever the user did meanwhile."""
         assert self._pixels is not None
         with copy_of(self.capture.layer) as written:
-            if not pixels.is_alike(written, before):
+            if not writing.is_alike(written, before):
                 # The user has cut or converted it since: before, it would not have been written.
                 return True
-            return pixels.is_written(written, self._pixels, before.get_buffer(), inside)
+            return writing.is_written(written, self._pixels, before.get_buffer(), inside)
 
     def let_go(self) -> None:
         """Forget the pixels."""

@@ -7,32 +7,23 @@ on.
 
 from __future__ import annotations
 
-import enum
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gi.repository import Gegl, Gimp, GLib, GObject
 
 from plugin.region import Box
 
+if TYPE_CHECKING:
+    from plugin.gimp.writing import Written
+
 NAME = "dimilinks-write"
-
-
-class Written(enum.Enum):
-    """What became of a result."""
-
-    WHOLE = enum.auto()
-    NOTHING = enum.auto()
-    """The layer is not what the result was made for, and has all its pixels."""
-    PART = enum.auto()
-    """The layer was changed or deleted meanwhile."""
-
-
 _STATUSES = {
-    Written.WHOLE: Gimp.PDBStatusType.SUCCESS,
-    Written.NOTHING: Gimp.PDBStatusType.CANCEL,
-    Written.PART: Gimp.PDBStatusType.EXECUTION_ERROR,
+    "WHOLE": Gimp.PDBStatusType.SUCCESS,
+    "NOTHING": Gimp.PDBStatusType.CANCEL,
+    "PART": Gimp.PDBStatusType.EXECUTION_ERROR,
 }
+"""What the procedure returns for each `Written`."""
 
 
 def create(plug_in: Gimp.PlugIn, name: str) -> Gimp.Procedure:
@@ -48,6 +39,7 @@ def create(plug_in: Gimp.PlugIn, name: str) -> Gimp.Procedure:
     numbers = {
         "layer": "The number of what is written into",
         "pixels": "Of what is written",
+        "before": "Of a copy of what is written into",
         "inside": "Of the mask of what is written; 0 for all",
         **dict.fromkeys(("x", "y", "width", "height"), "Part of the layer"),
     }
@@ -57,60 +49,65 @@ def create(plug_in: Gimp.PlugIn, name: str) -> Gimp.Procedure:
         "colours-only", "Colours only", "Whether the layer's alpha stays", False, stored
     )
     procedure.add_boolean_argument(
-        "back", "Back", "Whether the pixels are those from before", False, stored
+        "back", "Back", "Whether the layer is to have its own pixels again", False, stored
+    )
+    procedure.add_string_argument(
+        "made-for", "Made for", "Which profile the pixels are made for", "", stored
     )
     return procedure
 
 
 def _run(procedure: Gimp.Procedure, config: Gimp.ProcedureConfig, _data: Any) -> Gimp.ValueArray:
     # Loaded here: GIMP, which only asks for the procedure, needn't wait for it.
-    from plugin.gimp import pixels
+    from plugin.gimp.layers import is_locked
+    from plugin.gimp.writing import Inside, Written, take_back, write
 
     # Buffers need none of GEGL's operations, which take half of the time to start.
     os.environ["GEGL_PATH"] = os.devnull
     Gegl.init(None)
-    names = ("layer", "pixels", "inside") if config.get_property("inside") else ("layer", "pixels")
+    names = ["layer", "pixels", "before"] + ["inside"] * (config.get_property("inside") > 0)
     given = [Gimp.Drawable.get_by_id(config.get_property(name)) for name in names]
-    if None in given:
-        # It was deleted meanwhile. Without its mask nothing may be written at all.
-        return procedure.new_return_values(_STATUSES[Written.NOTHING], None)
-    layer, source, *masks = given
     box = Box(*(config.get_property(side) for side in ("x", "y", "width", "height")))
-    selection = masks[0].get_buffer() if masks else None
-    part = pixels.Inside(box, selection, box, config.get_property("colours-only"))
-    if config.get_property("back"):
-        pixels.put_back(layer, source.get_buffer(), part)
-        written = Written.WHOLE
-    elif not pixels.is_alike(layer, source):
+    made_for = config.get_property("made-for")
+    if None in given or is_locked(given[0]):
+        # It was deleted or locked meanwhile. Without its mask nothing may be written at all.
         written = Written.NOTHING
     else:
-        whole = pixels.write(layer, source.get_buffer(), part, source)
-        written = Written.WHOLE if whole else Written.PART
-    return procedure.new_return_values(_STATUSES[written], None)
+        layer, new, before, *masks = given
+        selection = masks[0].get_buffer() if masks else None
+        part = Inside(box, selection, box, config.get_property("colours-only"))
+        if config.get_property("back"):
+            written = take_back(layer, before, part, made_for)
+        else:
+            written = write(layer, new.get_buffer(), part, before, made_for)
+    return procedure.new_return_values(_STATUSES[written.name], None)
 
 
 def run(
     layer: Gimp.Layer,
-    source: Gimp.Layer,
+    new: Gimp.Layer,
+    before: Gimp.Layer,
     inside: Gimp.Drawable | None,
     box: Box,
     colours_only: bool,
+    made_for: str,
     back: bool,
 ) -> Written:
-    """Have another process write `box` of `source` into `layer`, of which it is a copy.
+    """Have another process `write` what `box` has of `new` into `layer`, or `take_back` that.
 
-    `inside` is a mask of it: what is selected. With `back` the copy has the pixels that the layer
-    had before it was converted while it was written.
+    Both others are copies of the layer, `inside` is a mask of it: what is selected.
     """
+    from plugin.gimp.writing import Written
+
     called = Gimp.get_pdb().lookup_procedure(NAME)
     config = called.create_config()
     # As numbers: GIMP would hold on to the layers themselves until the procedure has ended, and
     # crash after that if their image was closed.
-    values = {"layer": layer.get_id(), "pixels": source.get_id()}
-    values["inside"] = 0 if inside is None else inside.get_id()
-    values |= {"colours-only": colours_only, "back": back}
-    for name, value in {**values, **vars(box)}.items():
+    drawables = {"layer": layer, "pixels": new, "before": before, "inside": inside}
+    values: dict[str, object] = {name: each.get_id() for name, each in drawables.items() if each}
+    values |= {"colours-only": colours_only, "made-for": made_for, "back": back, **vars(box)}
+    for name, value in values.items():
         config.set_property(name, value)
     status = called.run(config).index(0)
     # A process that was killed says nothing.
-    return next((each for each in Written if _STATUSES[each] == status), Written.PART)
+    return next((each for each in Written if _STATUSES[each.name] == status), Written.PART)

@@ -66,6 +66,18 @@ def deepen(image, layer):
     image.convert_precision(inside.FLOAT)
 
 
+def to_profile(image, layer):
+    image.convert_color_profile(
+        Gimp.ColorProfile.new_rgb_adobe(), Gimp.ColorRenderingIntent.PERCEPTUAL, False
+    )
+
+
+def make_indexed(image, layer):
+    image.convert_indexed(
+        Gimp.ConvertDitherType.FS, Gimp.ConvertPaletteType.GENERATE, 64, False, False, ""
+    )
+
+
 def make_gray(image, layer):
     image.convert_grayscale()
 
@@ -104,7 +116,7 @@ def close(image, layer):
 
 ACTIONS = (
     *(deselect, select_elsewhere, select_more, lock_pixels, lock_position, lock_alpha, move, hide),
-    *(extend, cut, deepen, make_gray, paint, put_above, into_group),
+    *(extend, cut, deepen, make_gray, make_indexed, to_profile, paint, put_above, into_group),
     *(into_locked_group, delete, close),
 )
 MOMENTS = {
@@ -245,7 +257,6 @@ def captured_meanwhile(module, name, action):
 def placed_meanwhile(output, module, name, action):
     is_selected = output != "replace all"
     image, layer = photo(is_selected)
-    before = inside.raw(layer)
     selected = inside.selected(image) if is_selected else bytes([255]) * (WIDTH * HEIGHT)
     placing._QUICK_BYTES = (0, 0) if output == "large" else QUICK
     output = "new-layer" if output == "new-layer" else "replace"
@@ -272,7 +283,10 @@ def placed_meanwhile(output, module, name, action):
     }
     if state(image, layer) is not None:
         now = inside.raw(layer)
-        if len(bytes_then) == len(before):
+        if len(bytes_then) == len(now) and (layer.get_width(), layer.get_height()) == (
+            WIDTH,
+            HEIGHT,
+        ):
             found["outside"], found["inside"] = inside.compare(bytes_then, now, selected)
         elif not placed or output == "new-layer":
             found["outside"] = int(now != bytes_then)

@@ -11,7 +11,7 @@ import inside
 from gi.repository import Gegl, Gimp
 
 sys.path.insert(0, os.environ["GIMP3_DIRECTORY"] + "/plug-ins/dimilinks_gimp")
-from plugin.gimp import pixels
+from plugin.gimp import pixels, writing
 from plugin.region import Box
 
 WIDTH, HEIGHT = 1000, 900
@@ -34,7 +34,7 @@ def painted(kind):
     buffer.set(pixels.rectangle(pixels.extent(new)), "R'G'B' u8", b"\xfa\5\5" * (WIDTH * HEIGHT))
     buffer.flush()
     strokes = []
-    original = pixels._selected
+    original = pixels.selected_part
 
     def looked_at(*arguments):
         """Looking at what is selected comes between the tiles; so does the user."""
@@ -45,11 +45,13 @@ def painted(kind):
         strokes.append((x, y))
         return original(*arguments)
 
-    pixels._selected = looked_at
+    pixels.selected_part = looked_at
     try:
-        whole = pixels.write(layer, buffer, pixels.Inside(box, shares, box, False), new)
+        inside_box = writing.Inside(box, shares, box, False)
+        profile = writing.profile(image)
+        whole = writing.write(layer, buffer, inside_box, before, profile) == writing.Written.WHOLE
     finally:
-        pixels._selected = original
+        pixels.selected_part = original
     made, there = 0, 0
     now = layer.get_buffer()
     for x, y in dict.fromkeys(strokes):
@@ -58,9 +60,7 @@ def painted(kind):
             made += 1
             values = now.get(pixels.rectangle(part), 1.0, "R'G'B' u8", Gegl.AbyssPolicy.NONE)
             there += bytes(values) == b"\xff" * (3 * DOT * DOT)
-    written = pixels.is_written(
-        layer, buffer, before.get_buffer(), pixels.Inside(box, shares, box, False)
-    )
+    written = writing.is_written(layer, buffer, before.get_buffer(), inside_box)
     before.delete()
     new.delete()
     image.delete()

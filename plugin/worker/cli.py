@@ -128,6 +128,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar=f"1…{MOST_VARIATIONS}",
     )
     edit.add_argument("--out", type=Path, help="folder for the results")
+    edit.add_argument(
+        "--no-repair",
+        dest="repair",
+        action="store_false",
+        help="take answers as they come, without bringing them back to the picture",
+    )
     edit.set_defaults(command=_edit)
 
     jobs = commands.add_parser("jobs", help="list the edits: id, state, prompt")
@@ -198,6 +204,7 @@ def _prepared(arguments: argparse.Namespace) -> Job:
             tuple(names),
             # Where all is transparent there is nothing to keep: the result covers it.
             keep_alpha=mask is None and _shows(source),
+            repair=arguments.repair,
             created=time.time(),
             file=file,
         )

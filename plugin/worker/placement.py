@@ -11,7 +11,8 @@ from PIL import Image, ImageChops
 
 from plugin.words import _
 from plugin.worker import picture, repair
-from plugin.worker.registration import Layout, Matrix, Pixels, layouts, scaling, zoom
+from plugin.worker.affine import Layout, Matrix, Pixels, layouts, scaling, zoom
+from plugin.worker.registration import Unaligned
 from plugin.worker.upload import Upload
 
 
@@ -31,7 +32,12 @@ def fit(
     it, centred, and is cut off. `delivered` is the (width, height) in which the answer came, if it
     is smaller by now. Notes are sentences for the user.
     """
-    found = judged(answer, upload) if repaired else None
+    found, why = None, ""
+    if repaired:
+        try:
+            found = judged(answer, upload)
+        except Unaligned as error:
+            why = error.why
     pixels, notes = placed(answer, upload, source, selection, found, delivered)
     if pixels.shape[2] == 4 and not _shows(pixels[..., 3], selection):
         notes.append(
@@ -40,9 +46,28 @@ def fit(
                 "picture changes. Say in the prompt what is to be seen there."
             )
         )
-    if repaired and found is None and upload.mask is not None:
-        notes.append(_("The result could not be aligned with the picture and is used as it came."))
+    if why and upload.mask is not None:
+        notes.append(_unaligned(why))
     return pixels, notes
+
+
+def _unaligned(why: str) -> str:
+    """What the user is told of an answer whose place can't be told."""
+    return {
+        "plain": _(
+            "The result could not be aligned: around the selection the picture is too plain to "
+            "tell whether the service moved it. It is used as it came."
+        ),
+        "repeats": _(
+            "The result could not be aligned: the picture looks the same in several places, as "
+            "along a line or in a pattern, so where the answer belongs can't be told. It is used "
+            "as it came."
+        ),
+        "anew": _(
+            "The result could not be aligned: the service has drawn the whole picture anew, "
+            "also around the selection. It is used as it came."
+        ),
+    }[why]
 
 
 def placed(
@@ -71,8 +96,8 @@ def placed(
     return _see_through(answer, matrix, source.size), notes
 
 
-def judged(answer: Image.Image, upload: Upload) -> repair.Repair | None:
-    """What happened to `answer` beyond the edit; None if that can't be told."""
+def judged(answer: Image.Image, upload: Upload) -> repair.Repair:
+    """What happened to `answer` beyond the edit. Raises Unaligned if that can't be told."""
     return repair.judge(np.asarray(upload.source), _seen(answer), _edited(upload))
 
 

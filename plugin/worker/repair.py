@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from plugin.worker import tone
-from plugin.worker.registration import Floats, Matrix, Pixels, Registration, register, scaling, zoom
+from plugin.worker import grain, tone
+from plugin.worker.affine import Floats, Matrix, Pixels, scaling, zoom
+from plugin.worker.registration import Registration, Unaligned, register
 from plugin.worker.tone import Tone
 
 _SEAM_SHARE = 0.012
@@ -25,6 +26,10 @@ _SEAM_DIFFERENCE = 30.0
 """Levels from which on a pixel is another one, however alike its surroundings are."""
 _DETAILED = 0.9
 """Pixels of the answer for each of the region's, below which detail is missing."""
+_SMOOTH = 1.5
+"""Standard deviation of levels up to which steps between levels are seen."""
+_ROWS = 256
+"""Rows that are resampled at once."""
 _RIM = 12
 """Pixels of the region over which the answer's rim fades."""
 _MOST_RIM = 0.06
@@ -39,21 +44,21 @@ class Repair:
     tone: Tone | None
 
 
-def judge(sent: Pixels, answer: Pixels, edited: Pixels | None) -> Repair | None:
-    """Find out what happened to an answer; None if that can't be told.
+def judge(sent: Pixels, answer: Pixels, edited: Pixels | None) -> Repair:
+    """Find out what happened to an answer. Raises Unaligned if that can't be told.
 
     `sent` and `answer` are RGB (height, width, 3) of any sizes; `edited` the selection over
     `sent`, (height, width), None if there was none.
     """
     found = register(sent, answer, edited)
-    if found is None:
-        return None
     if edited is not None:
         return Repair(found, tone.match(found))
     # Without a selection any change may be the edit; only a picture that was mostly kept can tell
     # that it lies elsewhere.
     alone = Repair(found, None)
-    return alone if _kept(alone)[found.shown].mean() > 0.5 else None
+    if not _kept(alone)[found.shown].mean() > 0.5:
+        raise Unaligned("anew")
+    return alone
 
 
 def resample(answer: NDArray[Any], matrix: Matrix, size: tuple[int, int]) -> NDArray[Any]:
@@ -61,17 +66,47 @@ def resample(answer: NDArray[Any], matrix: Matrix, size: tuple[int, int]) -> NDA
 
     Levels (8 bits or floats) and channels are as `answer` has them.
     """
-    shrink = zoom(matrix)
-    if shrink > 1.2:
-        # A sampler looks at a few neighbours only: what is finer than the result must go first.
-        answer = cv2.GaussianBlur(answer, (0, 0), 0.45 * float(np.sqrt(shrink**2 - 1)))
     return cv2.warpAffine(
-        answer,
+        _coarse_enough(answer, matrix),
         matrix[:2],
         size,
         flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REFLECT_101,
     )
+
+
+def _coarse_enough(answer: NDArray[Any], matrix: Matrix) -> NDArray[Any]:
+    """The answer without what is finer than the result: samplers look at a few neighbours only."""
+    shrink = zoom(matrix)
+    if shrink <= 1.2:
+        return answer
+    return cv2.GaussianBlur(answer, (0, 0), 0.45 * float(np.sqrt(shrink**2 - 1)))
+
+
+def _resample_bent(
+    answer: Pixels, matrix: Matrix, size: tuple[int, int], bend: Floats, measured: Matrix
+) -> Pixels:
+    """As `resample`, with (x, y) moved by a `bend`, in pixels of the measure, first."""
+    answer = _coarse_enough(answer, matrix)
+    width, height = size
+    placed = np.empty((height, width, 3), np.uint8)
+    x = np.arange(width, dtype=np.float32)[None]
+    border = cv2.BORDER_REFLECT_101
+
+    def at(rows: Matrix, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        (a, b, c), (d, e, f) = rows[:2].astype(np.float32)
+        return a * x + b * y + c, d * x + e * y + f
+
+    # Little by little: of a large picture all these places would take much memory.
+    for top in range(0, height, _ROWS):
+        y = np.arange(top, min(height, top + _ROWS), dtype=np.float32)[:, None]
+        at_x, at_y = at(measured, x, y)
+        moved = cv2.remap(bend, at_x, at_y, cv2.INTER_LINEAR, borderMode=border)
+        moved /= np.float32(zoom(measured))
+        at_x, at_y = at(matrix, x + moved[..., 0], y + moved[..., 1])
+        strip = cv2.remap(answer, at_x, at_y, cv2.INTER_CUBIC, borderMode=border)
+        placed[top : top + _ROWS] = strip
+    return placed
 
 
 def repaired(
@@ -85,22 +120,30 @@ def repaired(
     height, width = source.shape[:2]
     matrix = found.registration.matrix @ to_sent
     measured = np.linalg.inv(found.registration.to_sent) @ to_sent
-    if found.tone is None:
-        placed = resample(answer, matrix, (width, height))
+    size = (width, height)
+    bend = found.registration.bend
+    coloured = answer if found.tone is None else found.tone.curved(answer)
+    if bend is None:
+        placed = resample(coloured, matrix, size)
     else:
-        fine = resample(cv2.LUT(answer, found.tone.curves[None]), matrix, (width, height))
-        rest = _enlarged(found.tone.rest, measured, (width, height))
-        placed = cv2.add(fine, rest, dtype=cv2.CV_8U)
+        placed = _resample_bent(coloured, matrix, size, bend, measured)
+    if found.tone is not None:
+        rest = _enlarged(found.tone.rest, measured, size)
+        smooth = (found.registration.texture < _SMOOTH).astype(np.uint8)
+        grain.dither(rest, _enlarged(smooth, measured, size) > 0)
+        placed = cv2.add(placed, rest, dtype=cv2.CV_8U)
+        del rest
     kept = _kept(found)
     if selection is not None:
         _add_detail(placed, found, kept, measured, source, selection, matrix)
+        _match_noise(placed, kept, measured, source, selection)
         _hide_seam(placed, kept, measured, source, selection)
     rim = _carried_on(kept, found.registration.shown)
     _fill_unshown(placed, rim, measured, source, selection, matrix, answer.shape)
     return placed
 
 
-def _enlarged(field: Floats, measured: Matrix, size: tuple[int, int]) -> Floats:
+def _enlarged(field: NDArray[Any], measured: Matrix, size: tuple[int, int]) -> NDArray[Any]:
     """A smooth array of the measure's scale at the region's pixels, `size` (width, height)."""
     # Cut out on its own scale and then resized: much quicker than to warp so many pixels.
     scale = min(1.0, zoom(measured))
@@ -185,6 +228,23 @@ def _add_detail(
     detail = cv2.subtract(original, coarse, dtype=cv2.CV_16S)
     detail = cv2.multiply(detail, cv2.merge([share] * 3), dtype=cv2.CV_16S)
     placed[box] = cv2.add(placed[box], detail, dtype=cv2.CV_8U)
+
+
+def _match_noise(
+    placed: Pixels, kept: Floats, measured: Matrix, source: Pixels, selection: Pixels
+) -> None:
+    """Give what is new in the selection the noise of the picture that it comes into."""
+    x, y, across, down = cv2.boundingRect(selection)
+    box = (slice(y, y + down), slice(x, x + across))
+    from_box = np.array([[1, 0, x], [0, 1, y], [0, 0, 1]])
+    share = 1 - _enlarged(kept, measured @ from_box, (across, down))
+    share *= selection[box] > 0
+    is_new = share > 0.95
+    if not is_new.any():
+        return
+    wanted = grain.measured(source, np.ones(selection.shape, np.bool_))
+    if wanted is not None:
+        grain.match(placed[box], wanted, share, is_new)
 
 
 def _carried_on(kept: Floats, shown: NDArray[np.bool_]) -> Floats:

@@ -25,11 +25,11 @@ from plugin import settings
 from plugin.job import ACCEPTED, FAILED, PREPARED, RECEIVED, SENT, Job, Post
 from plugin.words import _
 from plugin.worker import answers, form, key_store, patience, picture, placement, upload
+from plugin.worker.affine import Pixels
 from plugin.worker.answers import Answer
 from plugin.worker.failure import Failure, NotAccepted, TaskEnded, TaskUnknown
 from plugin.worker.form import Form
 from plugin.worker.keeping import Keeper
-from plugin.worker.registration import Pixels
 from plugin.worker.service import Service, Stumbled
 from plugin.worker.upload import Upload
 

@@ -33,6 +33,7 @@ ELSEWHERE = {
     "tests/bench/soak": ("tests/gimp/test_soak.py", "soak"),
     "tests/bench/installs": ("tests/installer/test_kills.py", "kills"),
     "tests/bench/repair": ("tests/pure/test_repair.py", "misbehaving.compared"),
+    "tests/bench/fit": ("tests/pure/test_repair.py", "misbehaving.chain"),
     "tests/bench/speed": ("tests/gimp/test_speed.py", "speed.run"),
     "tests/bench/roots": ("tests/installer/test_roots.py", "roots.live"),
 }

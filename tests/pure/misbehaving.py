@@ -7,21 +7,23 @@ Errors are in levels of 255, distances in pixels of the region, colour differenc
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from plugin.region import Box, plan
+from plugin.region import Box, Region, plan
 from plugin.worker import placement, repair, upload
-from plugin.worker.registration import layouts, scaling
+from plugin.worker.affine import Layout, layouts, scaling
+from plugin.worker.registration import Unaligned
 from plugin.worker.sandbox.misbehaviour import Misbehaviour
 
 Array = np.ndarray[Any, Any]
@@ -79,6 +81,137 @@ def misbehaviour(random: np.random.Generator, asked: tuple[int, int]) -> Misbeha
     )
 
 
+Change = Callable[[Array, np.random.Generator], Array]
+"""What is done to an answer that the sandbox doesn't do: levels (height, width, 3) to others."""
+
+
+class Kind(NamedTuple):
+    """A kind of misbehaviour, of which chance chooses how much: what moves, and what else."""
+
+    moved: Callable[[np.random.Generator, tuple[int, int]], Misbehaviour]
+    change: Change = lambda levels, random: levels
+
+
+def _as_sent(random: np.random.Generator, asked: tuple[int, int]) -> Misbehaviour:
+    return Misbehaviour()
+
+
+def _nearly(random: np.random.Generator, asked: tuple[int, int]) -> Misbehaviour:
+    """Moved a little, as by models whose fault is another one."""
+    shift = (random.uniform(-0.01, 0.01), random.uniform(-0.01, 0.01))
+    return Misbehaviour(zoom=random.uniform(0.98, 1.02), shift=shift)
+
+
+def _in_linear_light(levels: Array, matrix: Array) -> Array:
+    linear = (levels.clip(0, 255) / 255) ** 2.2 @ matrix.T
+    return linear.clip(0, 1) ** (1 / 2.2) * 255
+
+
+def _mixing(random: np.random.Generator) -> Array:
+    matrix = np.eye(3) + random.uniform(-0.08, 0.08, (3, 3))
+    return matrix / matrix.sum(axis=1, keepdims=True) * random.uniform(0.95, 1.05, (3, 1))
+
+
+def _balanced(levels: Array, random: np.random.Generator) -> Array:
+    return _in_linear_light(levels, np.diag(random.uniform(0.85, 1.15, 3)))
+
+
+def _s_curve(levels: Array, random: np.random.Generator) -> Array:
+    share = levels.clip(0, 255) / 255
+    return 255 * (share + random.uniform(0.3, 0.6) * share * (1 - share) * (2 * share - 1))
+
+
+def _vignette(levels: Array, random: np.random.Generator) -> Array:
+    height, width = levels.shape[:2]
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    return levels * (1 - random.uniform(0.05, 0.12) * (x * x + y * y))[..., None]
+
+
+def _sharpened(levels: Array, random: np.random.Generator) -> Array:
+    return levels + random.uniform(0.5, 1) * (levels - cv2.GaussianBlur(levels, (0, 0), 1.5))
+
+
+def _denoised(levels: Array, random: np.random.Generator) -> Array:
+    return cv2.bilateralFilter(levels.astype(np.float32), 7, 14, 3)
+
+
+def _bent(pixels: float) -> Change:
+    """Bends of at most so many pixels where the longer side has 1024."""
+
+    def change(levels: Array, random: np.random.Generator) -> Array:
+        height, width = levels.shape[:2]
+        coarse = random.standard_normal((6, 8, 2)).astype(np.float32)
+        bend = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+        bend *= pixels * max(width, height) / 1024 / np.hypot(bend[..., 0], bend[..., 1]).max()
+        x = np.arange(width, dtype=np.float32)[None] + bend[..., 0]
+        y = np.arange(height, dtype=np.float32)[:, None] + bend[..., 1]
+        border = cv2.BORDER_REFLECT_101
+        return cv2.remap(levels.astype(np.float32), x, y, cv2.INTER_CUBIC, borderMode=border)
+
+    return change
+
+
+def _toned(random: np.random.Generator, asked: tuple[int, int]) -> Misbehaviour:
+    gain = tuple(random.uniform(0.9, 1.1, 3))
+    return Misbehaviour(gain=gain, gamma=random.uniform(0.93, 1.07))
+
+
+PERFECT = {
+    "as sent": Kind(_as_sent),
+    "JPEG": Kind(lambda random, asked: Misbehaviour(quality=75)),
+    "grain": Kind(lambda random, asked: Misbehaviour(noise=0.012)),
+    "tone": Kind(_toned),
+    "soft": Kind(lambda random, asked: Misbehaviour(blur=0.8)),
+}
+"""Answers that lie where they belong: nothing may move them."""
+
+
+def _sized(layout: Layout, size: tuple[int, int] | None = None) -> Kind:
+    """Answers of another size; without one, 0.6 of what was asked for."""
+
+    def moved(random: np.random.Generator, asked: tuple[int, int]) -> Misbehaviour:
+        answer = size or (round(asked[0] * 0.6), round(asked[1] * 0.6))
+        return replace(_nearly(random, asked), size=answer, layout=layout)
+
+    return Kind(moved)
+
+
+KINDS = {
+    **PERFECT,
+    "shifted": Kind(
+        lambda random, asked: Misbehaviour(shift=tuple(random.uniform(-0.03, 0.03, 2)))
+    ),
+    "zoomed": Kind(lambda random, asked: Misbehaviour(zoom=random.uniform(0.92, 1.08))),
+    "turned": Kind(lambda random, asked: Misbehaviour(rotation=random.uniform(-1.5, 1.5))),
+    "stretched": Kind(lambda random, asked: Misbehaviour(stretch=random.uniform(0.97, 1.03))),
+    "moved": Kind(
+        lambda random, asked: Misbehaviour(
+            zoom=random.uniform(0.95, 1.05),
+            rotation=random.uniform(-1, 1),
+            shift=tuple(random.uniform(-0.02, 0.02, 2)),
+        )
+    ),
+    "0.6×": _sized("squeeze"),
+    "cut": _sized("crop", (1254, 1254)),
+    "extended": _sized("extend", (1254, 1254)),
+    "squeezed": _sized("squeeze", (1312, 1199)),
+    "white balance": Kind(_nearly, _balanced),
+    "S-curve": Kind(_nearly, _s_curve),
+    "crossed": Kind(_nearly, lambda levels, random: levels @ _mixing(random).T),
+    "crossed in linear light": Kind(
+        _nearly, lambda levels, random: _in_linear_light(levels, _mixing(random))
+    ),
+    "vignette": Kind(_nearly, _vignette),
+    "sharpened": Kind(_nearly, _sharpened),
+    "denoised": Kind(_nearly, _denoised),
+    "smudged": Kind(lambda random, asked: replace(_nearly(random, asked), smudges=6)),
+    "bent by 2 px": Kind(_as_sent, _bent(2)),
+    "bent by 4 px": Kind(_as_sent, _bent(4)),
+    "bent by 6 px": Kind(_as_sent, _bent(6)),
+    "everything": Kind(misbehaviour),
+}
+
+
 @dataclass(frozen=True)
 class Case:
     """One edit; photographs by name, everything else by number and thus reproducible."""
@@ -86,6 +219,7 @@ class Case:
     photograph: str
     selection: str
     number: int
+    kind: str = "everything"
 
     @property
     def random(self) -> np.random.Generator:
@@ -103,6 +237,7 @@ class Answered:
     mask: Image.Image
     changed: Array
     """Where there is new content, (height, width), 0 to 1."""
+    region: Region
     built: upload.Upload
     answer: Image.Image
     to_sent: Array
@@ -129,16 +264,18 @@ def answered(case: Case, photograph: Image.Image, other: Image.Image) -> Answere
     # The very way of an edit, of which only the pictures are needed.
     built = upload.build(region, source, mask, [])
     perfect = upload.build(region, ideal_picture, None, []).source
-    bad = misbehaviour(random, region.answer)
+    kind = KINDS[case.kind]
+    bad = kind.moved(random, region.answer)
     asked = perfect.resize(region.answer, Image.Resampling.BICUBIC)
-    answer = bad.apply(asked)
+    levels = kind.change(np.asarray(bad.apply(asked), np.float32), random)
+    answer = Image.fromarray(np.rint(levels.clip(0, 255)).astype(np.uint8))
     if bad.quality is not None:
         answer = Image.open(io.BytesIO(bad.encoded(answer)[0])).convert("RGB")
     left, top, right, bottom = built.inner
     to_sent = scaling(((right - left) / source.width, (bottom - top) / source.height), (left, top))
     sent_to_asked = scaling((asked.width / perfect.width, asked.height / perfect.height))
     true = bad.matrix(asked.size) @ sent_to_asked @ to_sent
-    return Answered(source, ideal_picture, mask, changed, built, answer, to_sent, true, bad)
+    return Answered(source, ideal_picture, mask, changed, region, built, answer, to_sent, true, bad)
 
 
 def _blobs(inside: Array, share: float, random: np.random.Generator) -> Array:
@@ -225,10 +362,20 @@ class Places:
         return float(np.median(deltaE_ciede2000(self._colours(placed), self._wanted)))
 
 
-def misregistration(made: Answered, found: repair.Repair | None) -> dict[str, float]:
-    """How far off the registration is where the selection has texture, and how much it found."""
+def judged(made: Answered) -> repair.Repair | None:
+    """What is found out about an answer; None if it can't be aligned."""
+    with contextlib.suppress(Unaligned):
+        return placement.judged(made.answer, made.built)
+    return None
+
+
+def misregistration(made: Answered, found: Array | None) -> dict[str, float]:
+    """How far off the registration is where the selection has texture, and whether there is one.
+
+    `found` is its matrix, from pixels of the picture sent to those of the answer.
+    """
     way = layouts(made.built.source_size, made.answer.size)[0][1]
-    matrix = way if found is None else found.registration.matrix
+    matrix = way if found is None else found
     gray = cv2.cvtColor(np.asarray(made.source), cv2.COLOR_RGB2GRAY).astype(np.float32)
     mean = cv2.blur(gray, (9, 9))
     texture = np.sqrt(np.maximum(cv2.blur(gray * gray, (9, 9)) - mean * mean, 0))
@@ -294,7 +441,7 @@ def edited(case: Case, pictures: Mapping[str, Image.Image]) -> Answered:
 def compared(case: Case, pictures: Mapping[str, Image.Image]) -> dict[str, float]:
     """The figures of a case by every way: `repair`, `aligned` alone, `none`, and the `inverse`."""
     made = edited(case, pictures)
-    found = placement.judged(made.answer, made.built)
+    found = judged(made)
 
     def placed(by: repair.Repair | None) -> Array:
         return placement.placed(made.answer, made.built, made.source, made.mask, by)[0]
@@ -305,11 +452,69 @@ def compared(case: Case, pictures: Mapping[str, Image.Image]) -> dict[str, float
     else:
         matrix = found.registration.matrix @ made.to_sent
         ways["aligned"] = repair.resample(np.asarray(made.answer), matrix, made.source.size)
-    figures = misregistration(made, found)
+    figures = misregistration(made, None if found is None else found.registration.matrix)
     judge = Judge(made)
     for way, picture in ways.items():
         figures.update({f"{way} {name}": value for name, value in judge.figures(picture).items()})
     return figures
+
+
+def edge(made: Answered, placed: Array) -> float:
+    """ΔE2000 of pixels along the selection's edge that show what they did before, its p95."""
+    chosen = (np.asarray(made.mask) > 127).astype(np.uint8)
+    rim = chosen > cv2.erode(chosen, np.ones((9, 9), np.uint8), borderValue=1)
+    rim &= cv2.dilate(made.changed, np.ones((15, 15), np.uint8)) == 0
+    if rim.sum() < 200:
+        return np.nan
+    # Noise of single pixels is not what is seen.
+    one, other = (
+        rgb2lab(cv2.GaussianBlur(np.asarray(each, np.float32), (0, 0), 1)[rim] / 255)
+        for each in (placed, made.ideal)
+    )
+    return float(np.quantile(deltaE_ciede2000(one, other), 0.95))
+
+
+Fit = Callable[[Answered], tuple[Array | None, Array]]
+"""Gives the matrix of an answer, if it is found, and the levels that are placed."""
+
+
+def chain(photograph: Image.Image, fit: Fit, edits: int = 10) -> tuple[float, float]:
+    """Edit a photograph again and again, each time adding a little disc to another place.
+
+    Returns the ΔE2000 of the last picture where nothing was added, the median, and how far off
+    the registration was at most.
+    """
+    picture, off = photograph, 0.0
+    width, height = photograph.size
+    whole = Box(0, 0, width, height)
+    mask = Image.fromarray(selection("large rectangle", width, height))
+    added = np.zeros((height, width), np.uint8)
+    for number in range(edits):
+        random = np.random.default_rng(number)
+        ideal = np.asarray(picture).copy()
+        at = (int(width * random.uniform(0.25, 0.75)), int(height * random.uniform(0.25, 0.75)))
+        for image, colour in ((ideal, (200, 60, 40)), (added, (1,))):
+            cv2.circle(image, at, max(4, width // 60), colour, -1)
+        region = plan(whole, whole)
+        built = upload.build(region, picture, mask, [])
+        perfect = upload.build(region, Image.fromarray(ideal), None, []).source
+        bad = replace(_nearly(random, region.answer), gain=tuple(random.uniform(0.94, 1.06, 3)))
+        asked = perfect.resize(region.answer, Image.Resampling.BICUBIC)
+        answer = bad.apply(asked)
+        left, top, right, bottom = built.inner
+        to_sent = scaling(((right - left) / width, (bottom - top) / height), (left, top))
+        to_asked = scaling((asked.width / perfect.width, asked.height / perfect.height))
+        true = bad.matrix(asked.size) @ to_asked @ to_sent
+        made = Answered(
+            *(picture, Image.fromarray(ideal), mask, added.astype(np.float32), region, built),
+            *(answer, to_sent, true, bad),
+        )
+        matrix, placed = fit(made)
+        off = max(off, misregistration(made, matrix)["off"])
+        picture = Image.composite(Image.fromarray(placed), picture, mask)
+    kept = (np.asarray(mask) > 0) & (cv2.dilate(added, np.ones((9, 9), np.uint8)) == 0)
+    one, other = (rgb2lab(np.asarray(each)[kept] / 255) for each in (picture, photograph))
+    return float(np.median(deltaE_ciede2000(one, other))), off
 
 
 def worse(figures: Mapping[str, float]) -> bool:

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from plugin.worker.affine import Layout
 from plugin.worker.picture import png
-from plugin.worker.registration import Layout
 
 
 @dataclass(frozen=True)

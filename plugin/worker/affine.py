@@ -58,6 +58,16 @@ def scaling(scale: tuple[float, float], shift: tuple[float, float] = (0, 0)) -> 
     )
 
 
+def scaled(picture: NDArray[Any], scale: float) -> tuple[NDArray[Any], Matrix]:
+    """The picture at a smaller scale, and the matrix from its pixels to those of `picture`."""
+    if scale == 1:
+        return picture, np.eye(3)
+    height, width = picture.shape[:2]
+    size = (max(8, round(width * scale)), max(8, round(height * scale)))
+    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return small, scaling((width / size[0], height / size[1]))
+
+
 def zoom(matrix: NDArray[Any]) -> float:
     """By how much the matrix enlarges, on average over directions."""
     return math.sqrt(abs(float(np.linalg.det(matrix[:2, :2]))))

@@ -68,10 +68,9 @@ def measured(picture: Pixels, where: NDArray[np.bool_]) -> Noise | None:
     tiles = [picture[y : y + _TILE, x : x + _TILE] for y, x in places]
     # One above the other: a single blur for all.
     gray = cv2.cvtColor(np.ascontiguousarray(np.concatenate(tiles)), cv2.COLOR_RGB2GRAY)
-    bands = _bands(gray.astype(np.float32))
-    brightness, *deviations = (
-        _blocks(values, len(tiles)) for values in (gray.astype(np.float32), *bands)
-    )
+    levels = gray.astype(np.float32)
+    bands = _bands(levels)
+    brightness, *deviations = (_blocks(values, len(tiles)) for values in (levels, *bands))
     means = brightness.mean(axis=1)
     bins = np.clip(means // (256 // _BINS), 0, _BINS - 1).astype(int)
     noise = np.full((len(bands) + 1, _BINS), np.nan)
@@ -88,8 +87,8 @@ def measured(picture: Pixels, where: NDArray[np.bool_]) -> Noise | None:
     told = np.nonzero(noise[-2] < _COARSE * noise[0] + _LEAST / 2)[0]
     if not len(told):
         return None
-    *levels, even = (np.interp(np.arange(_BINS), told, row[told]) for row in noise)
-    return Noise(np.stack(levels), even)
+    *known, even = (np.interp(np.arange(_BINS), told, row[told]) for row in noise)
+    return Noise(np.stack(known), even)
 
 
 def _bands(gray: Floats) -> list[Floats]:
@@ -125,10 +124,9 @@ def match(placed: Pixels, wanted: Noise, share: Floats, is_new: NDArray[np.bool_
     excess = 1 - np.minimum(wanted.levels / np.maximum(own.levels, 1e-3), 1)
     excess = excess * (own.even < _EVEN)
     gray = cv2.cvtColor(placed, cv2.COLOR_RGB2GRAY)
-    height = len(gray)
     # Little by little: of a large picture floats would take much memory.
-    for top in range(0, height, _PATTERN):
-        rows = slice(top, min(height, top + _PATTERN))
+    for top in range(0, len(gray), _PATTERN):
+        rows = slice(top, top + _PATTERN)
         inner = gray[rows]
         change = np.zeros(inner.shape, np.float32)
         for values, amounts in zip(fresh, missing, strict=True):

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from plugin.worker.affine import Floats, Matrix, aligned, brought, plausible, sampled, scaling
+from plugin.worker.affine import Floats, Matrix, aligned, brought, plausible, sampled, scaled
 from plugin.worker.likeness import TEXTURE, likeness
 from plugin.worker.robust import deviation, tukey
 
@@ -107,8 +107,8 @@ def refined(
     matrix = start
     information, about = np.zeros((6, 6)), np.eye(3)
     for number, (scale, blur) in enumerate(_LEVELS):
-        small, to_before = _scaled(before, scale)
-        small_after, to_after = _scaled(after, scale)
+        small, to_before = scaled(before, scale)
+        small_after, to_after = scaled(after, scale)
         shape = (small.shape[1], small.shape[0])
         certain = cv2.resize(outside.astype(np.float32), shape, interpolation=cv2.INTER_AREA) > 0.99
         back = np.linalg.inv(to_after)
@@ -129,16 +129,6 @@ def refined(
             return None
     # The last level has the scale of the pictures.
     return _significant(matrix, layout, information, about)
-
-
-def _scaled(picture: Floats, scale: float) -> tuple[Floats, Matrix]:
-    """The picture at a scale, and the matrix from its pixels to the picture's."""
-    if scale == 1:
-        return picture, np.eye(3)
-    height, width = picture.shape
-    size = (max(8, round(width * scale)), max(8, round(height * scale)))
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    return small, scaling((width / size[0], height / size[1]))
 
 
 def _error(level: _Level, matrix: Matrix) -> float:
@@ -289,7 +279,7 @@ def _significant(
 ) -> Matrix:
     """`matrix` with the layout's motion in the directions in which the picture tells no other."""
     unit = about[0, 0]
-    sds = np.sqrt(np.einsum("ki,k->i", (np.linalg.inv(_KINDS) ** 2).T, (_USUAL_DRIFT * unit) ** 2))
+    sds = np.sqrt(np.linalg.inv(_KINDS) ** 2 @ (_USUAL_DRIFT * unit) ** 2)
     drift = _drift(matrix, layout, about) / sds
     known, directions = np.linalg.eigh(information * np.outer(sds, sds))
     along = directions.T @ drift

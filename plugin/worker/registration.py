@@ -22,7 +22,7 @@ from plugin.worker.affine import (
     aligned,
     farthest,
     layouts,
-    scaling,
+    scaled,
     zoom,
 )
 from plugin.worker.likeness import TEXTURE, likeness
@@ -98,10 +98,12 @@ def register(sent: Pixels, answer: Pixels, edited: Pixels | None) -> Registratio
         raise Unaligned("plain")
     longest = max(width, height)
     scale = min(1.0, min(_LONGEST, max(_SHORTEST, longest / 3)) / longest)
-    before, to_sent = _small(sent, scale)
+    small_sent, to_sent = scaled(sent, scale)
+    before = small_sent.astype(np.float32)
     names, ways = zip(*layouts((width, height), (answer.shape[1], answer.shape[0])), strict=True)
     shrink = scale / zoom(ways[0])
-    small_answer, to_answer = _small(answer, min(1.0, shrink))
+    small_answer, to_answer = scaled(answer, min(1.0, shrink))
+    small_answer = small_answer.astype(np.float32)
     outside = _outside(edited, before.shape)
     gray, other_gray = _gray(before), _gray(small_answer)
     starts = [np.linalg.inv(to_answer) @ way @ to_sent for way in ways]
@@ -157,14 +159,6 @@ def _around(outside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     square = np.ones((_EDGE, _EDGE), np.uint8)
     edited = (~outside).astype(np.uint8)
     return cv2.dilate(edited, square) > cv2.erode(edited, square, borderValue=1)
-
-
-def _small(picture: Pixels, scale: float) -> tuple[Floats, Matrix]:
-    """The picture at that scale, and the matrix from its pixels to those of `picture`."""
-    height, width = picture.shape[:2]
-    size = (max(8, round(width * scale)), max(8, round(height * scale)))
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    return small.astype(np.float32), scaling((width / size[0], height / size[1]))
 
 
 def _gray(picture: Floats) -> Floats:

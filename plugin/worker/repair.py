@@ -156,6 +156,16 @@ def _enlarged(field: NDArray[Any], measured: Matrix, size: tuple[int, int]) -> N
     return cv2.resize(cut, size, interpolation=cv2.INTER_LINEAR)
 
 
+def _selected(
+    field: Floats, measured: Matrix, selection: Pixels
+) -> tuple[tuple[slice, slice], Floats]:
+    """The box around a selection, and a smooth array of the measure's scale at its pixels."""
+    x, y, across, down = cv2.boundingRect(selection)
+    from_box = np.array([[1, 0, x], [0, 1, y], [0, 0, 1]])
+    box = (slice(y, y + down), slice(x, x + across))
+    return box, _enlarged(field, measured @ from_box, (across, down))
+
+
 def _hide_seam(
     placed: Pixels, kept: Floats, measured: Matrix, source: Pixels, selection: Pixels
 ) -> None:
@@ -214,11 +224,9 @@ def _add_detail(
         return
     registration = found.registration
     sharp = np.clip((registration.contrast - 0.75) / 0.2, 0, 1)
-    x, y, across, down = cv2.boundingRect(selection)
-    box = (slice(y, y + down), slice(x, x + across))
-    from_box = np.array([[1, 0, x], [0, 1, y], [0, 0, 1]])
-    share = _enlarged(kept * sharp, measured @ from_box, (across, down))
+    box, share = _selected(kept * sharp, measured, selection)
     original = source[box]
+    down, across = share.shape
     size = (max(1, round(across * scale)), max(1, round(down * scale)))
     coarse = cv2.resize(
         cv2.resize(original, size, interpolation=cv2.INTER_AREA),
@@ -234,11 +242,8 @@ def _match_noise(
     placed: Pixels, kept: Floats, measured: Matrix, source: Pixels, selection: Pixels
 ) -> None:
     """Give what is new in the selection the noise of the picture that it comes into."""
-    x, y, across, down = cv2.boundingRect(selection)
-    box = (slice(y, y + down), slice(x, x + across))
-    from_box = np.array([[1, 0, x], [0, 1, y], [0, 0, 1]])
-    share = 1 - _enlarged(kept, measured @ from_box, (across, down))
-    share *= selection[box] > 0
+    box, kept_there = _selected(kept, measured, selection)
+    share = (1 - kept_there) * (selection[box] > 0)
     is_new = share > 0.95
     if not is_new.any():
         return

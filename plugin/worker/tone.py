@@ -4,7 +4,8 @@ First a curve for each channel, found by robust regression on the pixels that sh
 and after: a gain and a gamma, which also say something of levels that none of them has, and a
 smooth rest; where channels were mixed, shares of the other two as well. Then what still differs
 from place to place, smoothed widely and fading out away from what was kept, so that new things keep
-their colours. All of it in encoded values (sRGB): models work in them.
+their colours. All of it is in encoded values (sRGB), in which models work, unless a mix in linear
+light explains much more.
 """
 
 from __future__ import annotations

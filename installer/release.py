@@ -1,7 +1,7 @@
-"""The zip to hand out: what a user without git unpacks, and runs as it is.
+"""Build the release zip, which users unpack and run without git.
 
-The same sources give the same bytes anywhere: sorted, without the times and owners of the files,
-and stored, as compressors differ.
+The same sources give the same bytes on every machine. The files are therefore sorted, their times
+and owners are left out, and they are not compressed, because compressors differ.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from . import payload
 from .folders import CHECKOUT, Failure
 
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)
-"""The first moment that a zip can name."""
+"""The earliest time that a zip file can contain."""
 _PARTS = {
     "plugin": ("*.py", "*.po"),
     "installer": ("*.py", "*.txt", "*.in"),
     "docs": ("*.md", "*.png", "*.jpg"),
 }
+_DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE")
 _STARTER = "installer/install.cmd"
-"""Lies on top in the zip, to be double-clicked on Windows."""
+"""The file for users of Windows to double-click. It is in the zip's top folder."""
 
 
 def build(folder: Path) -> Path:
-    """Write `dimilinks-gimp-VERSION.zip` into `folder`, and return where it is. Raises Failure."""
+    """Write `dimilinks-gimp-VERSION.zip` into `folder`, and return its path. Raises Failure."""
     version = payload.version(CHECKOUT)
     top = f"dimilinks-gimp-{version}"
     target = folder / f"{top}.zip"
@@ -36,7 +37,7 @@ def build(folder: Path) -> Path:
         with zipfile.ZipFile(partial, "w") as archive:
             for name, path in sorted(_files()):
                 about = zipfile.ZipInfo(f"{top}/{name}", _LONG_AGO)
-                # By what it is, not by the machine that packs.
+                # The system (3 is Unix) and the permissions must not depend on this machine.
                 about.create_system = 3
                 mode = 0o755 if name == payload.MAIN else 0o644
                 about.external_attr = (0o100000 | mode) << 16
@@ -50,8 +51,8 @@ def build(folder: Path) -> Path:
 
 
 def _files() -> Iterator[tuple[str, Path]]:
-    """What is in it, by name from the top."""
-    for name in (payload.MAIN, "README.md", "LICENSE"):
+    """Yield each file of the zip: its name, relative to the top folder, and its path here."""
+    for name in (payload.MAIN, *_DOCUMENTS):
         yield name, CHECKOUT / name
     yield Path(_STARTER).name, CHECKOUT / _STARTER
     for part, patterns in _PARTS.items():

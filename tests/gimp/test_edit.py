@@ -174,7 +174,7 @@ def test_an_edit_that_changes_nothing_changes_nothing(inside: Inside, sandbox: S
         assert difference <= 1, name
     assert found["indexed"] == [True, True]
     assert len(found["grid"]) == 8 and not any(found["grid"]), found["grid"]
-    # The purest green of the wide space becomes the purest of sRGB, as the README says.
+    # The purest green of the wide space becomes the purest of sRGB, as docs/guide.md says.
     assert found["green"] == [[0, 255, 2], [144, 255, 60]]
     assert found["gray"][0] == found["gray"][1]
 

@@ -187,7 +187,7 @@ def _tree(folder: Path) -> dict[str, bytes]:
 def table(done: list[Kill]) -> str:
     """What was left, for installations and updates."""
     lines = [
-        "| of | kills | nothing yet | old | new | half, or not working |",
+        "| killed in | kills | nothing yet | old | new | half, or not working |",
         "|---|---|---|---|---|---|",
     ]
     for kind in (UPDATE, PACKAGES, INSTALLATION):

@@ -67,7 +67,8 @@ def test_who_unpacks_it_can_install(user, tmp_path, installer):
     place = zip_file.with_suffix("")
     assert {path.name for path in place.iterdir()} == {
         *("dimilinks_gimp.py", "plugin", "installer", "docs"),
-        *("README.md", "LICENSE", "install.cmd"),
+        *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE"),
+        "install.cmd",
     }
     assert {stat.S_IMODE(mode) for mode in modes.values()} == {0o644, 0o755}
     profile = tmp_path / "profile"

@@ -111,7 +111,7 @@ def edit(image, layers, case):
     # As GIMP's window has done it for its marching ants, after every change of the layers.
     Gimp.Selection.bounds(image)
     began = time.time()
-    seconds, (status, message, layers) = timed(
+    seconds, (status, message, results) = timed(
         lambda: inside.edit(image, layers, prompt=case["prompt"], **case.get("arguments", {}))
     )
     assert status == inside.SUCCESS, message
@@ -125,10 +125,14 @@ def edit(image, layers, case):
             ("fitted", "state.json"),
             ("placed", "imported-1"),
         )
+        # An earlier version names them otherwise.
+        if (job / file).exists()
     }
     region = json.loads((job / "request.json").read_text())["region"]
-    for made in layers:
-        image.remove_layer(made)
+    replaced = {layer.get_id() for layer in layers}
+    for made in results:
+        if made.get_id() not in replaced:
+            image.remove_layer(made)
     return {"began": began, "seconds": seconds, "done": done, "region": region, "job": str(job)}
 
 

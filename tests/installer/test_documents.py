@@ -1,6 +1,6 @@
-"""The README's commands: what users type is typed here, as it stands there, and works.
+"""The documents: what they tell users to type works as it stands there, and links lead somewhere.
 
-The Python-Fu and Script-Fu in it run in tests/gimp/test_readme.py.
+The Python-Fu and Script-Fu in them run in tests/gimp/test_documents.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,16 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-READMES = ("README.md", "docs/README.zh-CN.md")
+DOCUMENTS = [
+    path.relative_to(CHECKOUT).as_posix()
+    for path in (*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").rglob("*.md"))
+]
+FRONT_PAGES = ("README.md", "docs/README.zh-CN.md", "docs/README.ja.md")
+TRANSLATIONS = {
+    **dict.fromkeys(FRONT_PAGES[1:], FRONT_PAGES[0]),
+    **{name: name.replace("zh-CN/", "") for name in DOCUMENTS if "zh-CN/" in name},
+}
+"""Each with the document that it translates."""
 STARTS = ("python3 ", '"$python" ', "python=", "tests/", "cd ", "LANG=", "for ")
 # Who runs what is not typed here, and a word of that file which shows it.
 ELSEWHERE = {
@@ -23,7 +32,7 @@ ELSEWHERE = {
     "cd ": ("tests/installer/test_release.py", "cwd=place"),
     "python3 -m installer demo": ("tests/installer/test_demo.py", '"demo"'),
     "python3 -m installer release": ("tests/installer/test_release.py", '"release"'),
-    "python3 -m installer host --share": ("tests/gimp/test_readme.py", "batch"),
+    "python3 -m installer host --share": ("tests/gimp/test_documents.py", "batch"),
     "python3 -m installer host [": ("tests/installer/test_host.py", '"host", "--gimp", series'),
     "LANG=en_US.UTF-8 LANGUAGE=ja python3 -m installer host": ("tests/gimp/test_words.py", "ja"),
     "tests/run": ("tests/run", "pytest"),
@@ -32,6 +41,8 @@ ELSEWHERE = {
     "tests/bench/faults": ("tests/service/test_faults.py", "faults"),
     "tests/bench/soak": ("tests/gimp/test_soak.py", "soak"),
     "tests/bench/installs": ("tests/installer/test_kills.py", "kills"),
+    "tests/bench/promise": ("tests/gimp/test_promise.py", "promise.run"),
+    "tests/bench/meanwhile": ("tests/gui/test_gui_meanwhile.py", "judge.judge"),
     "tests/bench/repair": ("tests/pure/test_repair.py", "misbehaving.compared"),
     "tests/bench/fit": ("tests/pure/test_repair.py", "misbehaving.chain"),
     "tests/bench/speed": ("tests/gimp/test_speed.py", "speed.run"),
@@ -39,9 +50,9 @@ ELSEWHERE = {
 }
 
 
-def blocks(readme: str) -> list[list[str]]:
+def blocks(document: str) -> list[list[str]]:
     """The indented blocks that begin with a command, without comments."""
-    text = (CHECKOUT / readme).read_text(encoding="utf-8")
+    text = (CHECKOUT / document).read_text(encoding="utf-8")
     text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     found: list[list[str]] = []
     for lines in re.findall(r"(?:^ {4}.+\n)+", text, re.MULTILINE):
@@ -52,14 +63,15 @@ def blocks(readme: str) -> list[list[str]]:
 
 
 def block_with(words: str) -> list[str]:
-    return next(block for block in blocks("README.md") if words in "\n".join(block))
+    found = (block for document in DOCUMENTS for block in blocks(document))
+    return next(block for block in found if words in "\n".join(block))
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_every_command_is_run_by_a_test(readme):
+def test_every_command_is_run_by_a_test():
     here = "\n".join(["\n".join(block_with(words)) for words in TYPED])
-    commands = [line for block in blocks(readme) for line in block if line.startswith(STARTS)]
-    assert len(commands) > 15
+    found = [block for document in DOCUMENTS for block in blocks(document)]
+    commands = [line for block in found for line in block if line.startswith(STARTS)]
+    assert len(commands) > 30
     for command in commands:
         if command in here:
             continue
@@ -151,21 +163,49 @@ def test_what_is_said_of_a_folder_of_pictures(bash, coffee):
     assert len(list((bash.place / "edited").iterdir())) == 2
 
 
-def test_the_files_and_folders_it_names_are_there():
-    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-    for name in re.findall(r"\]\((docs/[^)#]+)\)", text):
-        assert (CHECKOUT / name).is_file(), name
-    anchors = {re.sub(r"[^\w\- ]", "", line).strip().lower().replace(" ", "-")
-               for line in re.findall(r"^##+ (.+)$", text, re.MULTILINE)}  # fmt: skip
-    for anchor in re.findall(r"\]\(#([^)]+)\)", text):
-        assert anchor in anchors, anchor
+def anchors(document: Path) -> set[str]:
+    """What a link may name after #: the headings, spelled as forges spell them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings
+    }
 
 
-def test_the_translation_has_the_same_scripts_and_commands():
-    english, chinese = ((CHECKOUT / name).read_text(encoding="utf-8") for name in READMES)
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document):
+    here = CHECKOUT / document
+    links = re.findall(r"\]\(([^)\s]+)\)", here.read_text(encoding="utf-8"))
+    for link in links:
+        # The forge's own page of downloads, beside the files of the project.
+        if link.endswith("../../releases"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = here.parent / name if name else here
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def linked(document: str) -> set[str]:
+    """The documents that it links to, by their names from the top."""
+    here = CHECKOUT / document
+    links = re.findall(r"\]\(([^)#\s]+\.md)\)", here.read_text(encoding="utf-8"))
+    return {(here.parent / link).resolve().relative_to(CHECKOUT).as_posix() for link in links}
+
+
+def test_the_front_pages_are_short_and_lead_to_every_document():
+    for front in FRONT_PAGES:
+        assert set(FRONT_PAGES) - {front} <= linked(front)
+        assert len((CHECKOUT / front).read_text(encoding="utf-8").splitlines()) <= 150
+    assert set(DOCUMENTS) <= set().union(*map(linked, FRONT_PAGES))
+
+
+@pytest.mark.parametrize("translated", TRANSLATIONS)
+def test_a_translation_has_the_same_scripts_and_commands(translated):
+    original = TRANSLATIONS[translated]
+    texts = [(CHECKOUT / name).read_text(encoding="utf-8") for name in (original, translated)]
     fenced = re.compile(r"^```(?:python|scheme)\n.*?^```", re.MULTILINE | re.DOTALL)
-    assert fenced.findall(chinese) == fenced.findall(english)
-    commands = [{line for block in blocks(name) for line in block} for name in READMES]
-    assert commands[1] <= commands[0]
-    for name in re.findall(r"\]\(([\w-]+\.(?:png|jpg))\)", chinese):
-        assert (CHECKOUT / "docs" / name).is_file(), name
+    assert fenced.findall(texts[1]) == fenced.findall(texts[0])
+    commands = [
+        [line for block in blocks(name) for line in block] for name in (original, translated)
+    ]
+    assert commands[1] == commands[0]

@@ -1,4 +1,4 @@
-"""The scripts of the README, run as they stand there."""
+"""The scripts of docs/scripting.md, run as they stand there."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from PIL import Image
 
 from installer.host import PrivateGimp
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+SCRIPTING = Path(__file__).resolve().parents[2] / "docs" / "scripting.md"
 
 
 def fenced(kind: str, words: str) -> str:
-    found = re.findall(rf"^```{kind}\n(.*?)^```", README.read_text("utf-8"), re.M | re.S)
+    found = re.findall(rf"^```{kind}\n(.*?)^```", SCRIPTING.read_text("utf-8"), re.M | re.S)
     return next(text for text in found if words in text)
 
 
@@ -55,7 +55,7 @@ print(int(procedure.run(config).index(0)), len(image.get_layers()))
 
 
 @pytest.mark.parametrize("language", ["python", "scheme"])
-def test_the_procedure_is_called_as_the_readme_says(gimp, tmp_path, language):
+def test_the_procedure_is_called_as_documented(gimp, tmp_path, language):
     script = tmp_path / "script.py"
     if language == "python":
         script.write_text(PHOTO + fenced("python", "layers =") + "print(len(layers))\n", "utf-8")
@@ -67,7 +67,7 @@ def test_the_procedure_is_called_as_the_readme_says(gimp, tmp_path, language):
         assert run(gimp, script, share=tmp_path) == "3 1\n"
 
 
-def test_a_folder_of_pictures_is_edited_as_the_readme_says(gimp, tmp_path):
+def test_a_folder_of_pictures_is_edited_as_documented(gimp, tmp_path):
     photos, edited = tmp_path / "photos", tmp_path / "edited"
     for folder in (photos, edited):
         folder.mkdir()

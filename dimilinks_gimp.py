@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Dimilinks for GIMP: declares the plug-in and hands over to `plugin/gimp/`."""
+"""The main file of Dimilinks for GIMP, which GIMP starts.
+
+It declares the procedures to GIMP. The code behind them is in `plugin/gimp/`.
+"""
 
 import sys
 from pathlib import Path
@@ -9,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 if "-run" in sys.argv:
     from plugin.gimp import launch
 
-    # Its libraries load while GIMP's do here.
+    # Start the worker now, so that it loads its libraries while this process loads GIMP's.
     launch.get_ready_early()
 
 import gi
@@ -22,7 +25,7 @@ from plugin.gimp import procedure, settings_procedure, write_procedure  # noqa: 
 
 
 class Dimilinks(Gimp.PlugIn):
-    """The plug-in as GIMP knows it."""
+    """The plug-in, as it is registered with GIMP."""
 
     def do_query_procedures(self):
         return [procedure.NAME, procedure.RECOVER, settings_procedure.NAME, write_procedure.NAME]

@@ -1,28 +1,28 @@
-"""Installs Dimilinks for GIMP, checks it, and runs it in a private GIMP.
+"""The installer: installs Dimilinks for GIMP, checks it, and runs it in a private GIMP.
 
-`python3 -m installer --help` lists the commands. Only the standard library is used here, so that
-it runs with a bare python3. The map:
+`python3 -m installer --help` lists the commands. The package needs only the standard library, so
+that any python3 can run it. Its modules:
 
-    __main__.py      the commands, and the one place where expected errors are shown
-    folders.py       where things lie on this platform; locks
-    programs.py      other programs, and which variables they get
-    durable.py       what was written, on the disk for good
-    progress.py      commands that take long, with a sign of life
+    __main__.py      the command line; the only place where expected errors are printed
+    folders.py       our folders on each platform; locks between runs
+    programs.py      starts other programs and chooses their environment variables
+    durable.py       flushes files to the disk
+    progress.py      runs slow commands and shows their progress
     environment.py   the worker's environment: a venv with pinned, hash-checked packages
-    payload.py       the plug-in's files into a GIMP profile, and out of it
-    catalogue.py     the translations, compiled
-    profiles.py      which GIMP 3 this user has, and which profiles these read
-    private_gimp.py  a GIMP 3 in a folder of the cache, for machines that have none
-    launch.py        a command inside such a folder, or straight on the machine
-    host.py          a GIMP with a private profile: scripts, demo, tests
-    host_script.py   the part of it that runs inside GIMP
-    demo.py          the main job on the sandbox; demo_script.py is its Python-Fu side
-    installation.py  install, list, uninstall and doctor for the user's own GIMPs
-    doctor.py        what is wrong with an installation, and the remedy
-    release.py       the zip to hand out; install.cmd is its start for Windows
+    payload.py       copies the plug-in into a GIMP profile, or removes it
+    catalogue.py     compiles the translations
+    profiles.py      finds the user's GIMP 3 installations and their profiles
+    private_gimp.py  a GIMP 3 in our cache folder, for machines that have none
+    launch.py        runs a command inside that folder, or directly on the machine
+    host.py          a GIMP with a private profile, for scripts, the demo and the tests
+    host_script.py   the part of host.py that runs inside GIMP
+    demo.py          an edit on the sandbox; demo_script.py is its part inside GIMP
+    installation.py  the commands install, list, uninstall and doctor
+    doctor.py        checks an installation and suggests remedies
+    release.py       builds the release zip; install.cmd starts the installer on Windows
 """
 
-# What is older has to understand all of this file, to be told what is missing.
+# Older versions of Python must be able to parse this file, so that they can print the message.
 import sys
 
 if sys.version_info < (3, 10):  # noqa: UP036

@@ -80,8 +80,8 @@ def _arguments() -> argparse.ArgumentParser:
     return parser
 
 
-# Defaults are suppressed where an option may stand before the command or after it, so that the
-# command's default doesn't undo what was given before.
+# These options may be given before or after the command. Their defaults are suppressed: otherwise
+# the default of the command's parser would overwrite a value that was given before the command.
 
 
 def _add_profile_option(parser: argparse.ArgumentParser) -> None:
@@ -131,7 +131,7 @@ def _run(options: argparse.Namespace) -> int:
     match options.command:
         case "python":
             path = environment.for_machine(wheels)
-            # As bytes: a path need not be UTF-8.
+            # Written as bytes, because a path need not be valid UTF-8.
             sys.stdout.buffer.write(os.fsencode(f"{path}\n"))
             return 0
         case "wheels":
@@ -156,9 +156,9 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    # As Ctrl-C does it: with GIMP ended and temporary folders removed.
+    # Exit as after Ctrl-C, which ends GIMP and removes temporary folders.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    # What is said holds letters that not every terminal's encoding has.
+    # The messages contain characters that some terminals' encodings lack.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:

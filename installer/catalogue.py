@@ -1,7 +1,7 @@
-"""Compiling a catalogue of translations, from the `.po` that people edit to the `.mo` of gettext.
+"""Compile a catalogue of translations from the editable `.po` format to gettext's `.mo` format.
 
-GNU's msgfmt is on few machines. What is fuzzy, untranslated or obsolete is left out: there the
-plug-in speaks English.
+This replaces GNU's msgfmt, which few machines have. Fuzzy, untranslated and obsolete entries are
+left out; the plug-in shows these texts in English.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ _LINE = re.compile(r'(?:(msgctxt|msgid|msgid_plural|msgstr(?:\[\d+\])?)\s*)?("(?
 
 
 def compiled(text: str) -> bytes:
-    """The `.mo` file of the `.po` file `text`. Raises ValueError naming a line that is wrong."""
+    """Return the content of the `.mo` file for `text`, the content of a `.po` file.
+
+    Raises ValueError, which names the line, if `text` has a syntax error.
+    """
     entries = {}
     for entry in _entries(text.split("\n")):
         key, value = entry.get("msgid", ""), entry.get("msgstr", "")
@@ -28,13 +31,13 @@ def compiled(text: str) -> bytes:
             value = "\0".join(forms) if all(forms) else ""
         if value:
             entries[key.encode()] = value.encode()
-    # Readers search for a key by halving: it must be in the order of its bytes.
+    # Readers find a key by binary search, so the keys must be sorted by their bytes.
     texts = sorted(entries.items())
     return _file([key for key, _value in texts], [value for _key, value in texts])
 
 
 def _entries(lines: Iterable[str]) -> Iterator[dict[str, str]]:
-    """The entries that count, each as what stands behind its keywords."""
+    """Yield each entry that is not fuzzy, as a mapping from its keywords to their texts."""
     entry: dict[str, str] = {}
     fuzzy = upcoming = False
     field = ""
@@ -57,7 +60,10 @@ def _entries(lines: Iterable[str]) -> Iterator[dict[str, str]]:
 
 
 def _file(keys: list[bytes], values: list[bytes]) -> bytes:
-    """Head, a table of (length, place) for the keys and one for the values, and all of them."""
+    """Return a `.mo` file: a header, a table of the keys, one of the values, and all the texts.
+
+    A table has the length and the offset, in bytes, of each text.
+    """
     head = 7 * 4
     place = head + 16 * len(keys)
     tables = b""

@@ -1,4 +1,4 @@
-"""The main job in a real GIMP, on the embedded sandbox: edit what is selected in a photograph."""
+"""The command `demo`: edit a selected part of a photograph in a real GIMP, using the sandbox."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ DEFAULT_OUT = "dimilinks-demo"
 
 
 def demo(series: str | None, out: Path) -> int:
-    """Run the demo, print what it did, and return 0 if the selection's promise was kept."""
+    """Run the demo in a GIMP of `series`, write its pictures to `out`, and return 0.
+
+    Raises Failure if GIMP fails, or if the edit changed a pixel outside the selection or none
+    inside.
+    """
     started = time.monotonic()
     folder = out.absolute()
     try:
@@ -29,7 +33,7 @@ def demo(series: str | None, out: Path) -> int:
         say(f"Editing {PICTURE.name} in GIMP {gimp.gimp.version} …")
         figures = gimp.temporary / "figures.json"
         environ = {
-            # Never the user's own service, key, settings or jobs.
+            # The demo must never use the user's own service, key, settings or jobs.
             "DIMILINKS_BASE_URL": "sandbox",
             "DIMILINKS_API_KEY": "",
             "DIMILINKS_ROUTE": "edits",

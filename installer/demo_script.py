@@ -1,7 +1,8 @@
-"""The demo's Python-Fu side: PICTURE OUT PROMPT FIGURES. Runs inside GIMP.
+"""The part of the demo that runs inside GIMP. Its arguments are PICTURE OUT PROMPT FIGURES.
 
-Selects cup and saucer, edits it with procedure `dimilinks-edit`, leaves before.png, after.png and
-edited.xcf in OUT, and writes what it measured to FIGURES as JSON.
+The script selects the cup and its saucer in PICTURE, edits them with the procedure
+`dimilinks-edit`, saves before.png, after.png and edited.xcf in the folder OUT, and writes its
+measurements to the file FIGURES as JSON.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from typing import Any
 
 from gi.repository import Gegl, Gimp, Gio  # type: ignore[import-not-found]
 
-# Around the saucer of docs/coffee.jpg: x, y, width, height.
+# The bounds of the saucer in docs/coffee.jpg, in pixels: x, y, width, height.
 SAUCER = (74, 8, 410, 384)
 
 
 def call(name: str, **values: Any) -> Any:
-    """Run a procedure by its arguments' names; its return values. Raises RuntimeError."""
+    """Run the procedure `name` with named arguments, and return its return values.
+
+    Raises RuntimeError if there is no such procedure or if it fails.
+    """
     procedure = Gimp.get_pdb().lookup_procedure(name)
     if procedure is None:
         raise RuntimeError(f"GIMP does not list the procedure {name}")
@@ -35,7 +39,7 @@ def call(name: str, **values: Any) -> Any:
 
 
 def save_rendered(image: Any, path: str) -> None:
-    """Save what the canvas shows."""
+    """Save the image as the canvas shows it, flattened, to `path`."""
     flat = image.duplicate()
     flat.flatten()
     Gimp.file_save(Gimp.RunMode.NONINTERACTIVE, flat, Gio.File.new_for_path(path), None)
@@ -43,7 +47,7 @@ def save_rendered(image: Any, path: str) -> None:
 
 
 def pixels(path: str) -> bytes:
-    """The pixels of a picture file, three bytes each."""
+    """Return the pixels of the picture file `path` as R'G'B', three bytes per pixel."""
     image = Gimp.file_load(Gimp.RunMode.NONINTERACTIVE, Gio.File.new_for_path(path))
     data = read(image.get_layers()[0], "R'G'B' u8")
     image.delete()
@@ -57,7 +61,11 @@ def read(drawable: Any, format_name: str) -> bytes:
 
 
 def compare(before: bytes, after: bytes, selection: bytes) -> dict[str, int]:
-    """How many pixels there are, and differ, outside the selection and inside."""
+    """Count the pixels, and the changed pixels, outside and inside the selection.
+
+    `before` and `after` have three bytes per pixel, `selection` has one. Every pixel that is
+    selected at all counts as inside.
+    """
     count = {"outside": 0, "outside_changed": 0, "inside": 0, "inside_changed": 0}
     for number, selected in enumerate(selection):
         side = "inside" if selected else "outside"

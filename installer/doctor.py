@@ -1,4 +1,4 @@
-"""What is wrong with an installation, and the remedy; each check is a line."""
+"""The checks of the command `doctor`: find what is wrong with an installation, and the remedy."""
 
 from __future__ import annotations
 
@@ -46,9 +46,10 @@ print(json.dumps([*chosen, os.path.exists(chosen[1])]))
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: what was seen, and what to do about it.
+    """The outcome of one check.
 
-    What is only `noted` keeps nothing from working here, or may pass by itself.
+    A finding without a remedy is good. One that is only `noted` does not prevent anything from
+    working, or may go away by itself.
     """
 
     text: str
@@ -65,10 +66,10 @@ class Finding:
 
 
 def start(gimp: Gimp, profile: Path | None, *options: str) -> str:
-    """Start this GIMP once without a window; what it printed.
+    """Start `gimp` once without a window, and return its output or the reason of a failure.
 
-    With no profile given it takes its own. It must make a missing one by itself: in one that it
-    finds, it doesn't take over the settings of the version before.
+    Without `profile` it uses its default profile. Don't create a missing profile for it: GIMP
+    migrates the settings of the previous version only to a profile that it creates itself.
     """
     led = {"GIMP3_DIRECTORY": str(profile)} if profile else {}
     try:
@@ -85,12 +86,13 @@ def start(gimp: Gimp, profile: Path | None, *options: str) -> str:
 
 
 def ask(gimp: Gimp, profile: Profile) -> tuple[dict[str, Any], str]:
-    """Start this GIMP without a window, and ask it what it reads and lists.
+    """Start `gimp` without a window, and query its procedures and folders.
 
-    Returns "listed" (whether it has our procedure), "folder" (its profile) and "path" (its setting
-    plug-in-path), or nothing at all, and what it printed, which tells why not.
+    Returns a dictionary and GIMP's output. The dictionary has "listed" (whether GIMP has our
+    procedure), "folder" (its profile) and "path" (its setting plug-in-path). It is empty if GIMP
+    did not answer; the output then says why.
     """
-    # In the profile's own parent, which this GIMP sees even from a sandbox.
+    # The folder is next to the profile: a GIMP in a Flatpak or Snap can access it there.
     parent = profile.folder.parent if gimp.place else None
     with tempfile.TemporaryDirectory(prefix=".dimilinks-gimp-", dir=parent) as folder:
         answer = Path(folder) / "answer"
@@ -104,13 +106,16 @@ def ask(gimp: Gimp, profile: Profile) -> tuple[dict[str, Any], str]:
 
 
 def examine(profile: Profile, install_command: str) -> Iterator[Finding]:
-    """Check one profile. `install_command` is the remedy for what a new installation mends."""
+    """Check one profile, and yield the findings.
+
+    `install_command` is the remedy for everything that a new installation repairs.
+    """
     again = f"run {install_command}"
     plug_ins = profile.folder / "plug-ins"
     folder = payload.plugin_folder(profile.folder)
     for stray in [*plug_ins.glob(payload.MAIN), *plug_ins.glob(f"*/{payload.MAIN}")]:
         if stray.parent != folder:
-            # Of a copy, all of it.
+            # If this is a copy of the whole plug-in, the whole folder has to go.
             copy = stray.parent != plug_ins and (stray.parent / "plugin").is_dir()
             yield Finding(
                 f"{stray} lies where GIMP skips it or finds it twice",
@@ -136,8 +141,8 @@ def examine(profile: Profile, install_command: str) -> Iterator[Finding]:
 
 
 def _asked(gimp: Gimp, profile: Profile, main: Path, again: str) -> Iterator[Finding]:
-    """What this GIMP itself says."""
-    # Before the question, whose start of GIMP brings it up to date.
+    """Check whether `gimp` itself lists the plug-in, and yield the findings."""
+    # Check pluginrc before `ask`, which starts GIMP and so updates the file.
     yield _remembered(profile.folder, main)
     about, messages = ask(gimp, profile)
     name = f"GIMP {gimp.version} ({gimp.kind})"
@@ -161,7 +166,7 @@ def _asked(gimp: Gimp, profile: Profile, main: Path, again: str) -> Iterator[Fin
             f"{name} does not list {PROCEDURE} for that reason", "do what is said above", noted=True
         )
         return
-    # GIMP asks a plug-in, and so shows its error, only once after each change.
+    # GIMP queries a plug-in, and shows its errors, only once after each change of its file.
     os.utime(main)
     _about, again_messages = ask(gimp, profile)
     lines = (again_messages or messages).strip().splitlines()
@@ -173,7 +178,7 @@ def _asked(gimp: Gimp, profile: Profile, main: Path, again: str) -> Iterator[Fin
 
 
 def _remembered(profile: Path, main: Path) -> Finding:
-    """Whether GIMP's own list of plug-ins, its file pluginrc, is of this installation."""
+    """Check whether GIMP's list of plug-ins, the file pluginrc, is up to date."""
     try:
         text = (profile / "pluginrc").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -189,7 +194,7 @@ def _remembered(profile: Path, main: Path) -> Finding:
 
 
 def _workers(profile: Profile, again: str) -> Iterator[Finding]:
-    """The worker's interpreter, its packages, and what it can reach."""
+    """Check the worker's interpreter, its packages, its certificates and the service."""
     pythons = payload.worker_pythons(profile.folder)
     places = dict.fromkeys(gimp.place for gimp in profile.gimps) or dict.fromkeys(pythons)
     for place in places or [""]:
@@ -225,7 +230,7 @@ def _last_line(command: list[str]) -> str:
 
 
 def _certificates(python: str) -> Finding:
-    """Whether there are certificates to know the service by."""
+    """Check whether the CA certificates that verify the service exist."""
     done = programs.run([python, "-c", _CERTIFICATES])
     try:
         variable, path, there = json.loads(done.stdout)
@@ -238,7 +243,7 @@ def _certificates(python: str) -> Finding:
 
 
 def _service(python: str) -> Iterator[Finding]:
-    """Where the key is, and whether edits would work; never what the key is."""
+    """Check where the key is and whether edits would work. The key itself is never shown."""
     command = [python, "-m", "plugin", "service", "--test"]
     done = programs.run(command, programs.environ(key=True), cwd=CHECKOUT)
     try:
@@ -268,9 +273,10 @@ def _service(python: str) -> Iterator[Finding]:
 
 
 def without_secrets(report: str) -> str:
-    """The report with the home folder as ~, and without what nobody else is to see.
+    """Return `report` without secrets, so that the user can publish it.
 
-    That is the key, wherever it may have got into a message, and passwords in addresses.
+    The API key is blanked wherever it occurs, and so are passwords in addresses. The home folder
+    is written as ~.
     """
     keys = [os.environ.get("DIMILINKS_API_KEY", "")]
     for home in homes():

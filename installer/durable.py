@@ -1,7 +1,7 @@
-"""Flushing what was written to the disk, so that a power cut leaves no empty files behind.
+"""Flush files to the disk, so that a power failure leaves no empty files behind.
 
-A rename can reach the disk before the contents of what was renamed: those are flushed first, and
-the names after it.
+A rename can reach the disk before the content of the renamed file does. So flush the content before
+the rename, and the folder that has the new name after it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ import sys
 from pathlib import Path
 
 _NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM)
-"""What file systems answer that can't flush a folder, and what folders of others do."""
+"""Errors to ignore when a folder is flushed.
+
+Some file systems can't flush folders, and folders of other users can't be opened.
+"""
 
 
 def flush_tree(folder: Path) -> None:
-    """Flush every file and folder of a tree. Raises OSError."""
+    """Flush every file and folder in `folder`, and `folder` itself. Raises OSError."""
     for parent, _folders, files in os.walk(folder):
         for name in files:
             path = os.path.join(parent, name)  # noqa: PTH118
@@ -28,21 +31,24 @@ def flush_tree(folder: Path) -> None:
 
 
 def flush_large_tree(folder: Path) -> None:
-    """Flush a tree of thousands of files, at once where the system can. Raises OSError."""
+    """Flush a tree of thousands of files. Raises OSError.
+
+    On Linux this takes one call, which flushes the whole file system.
+    """
     if not _flush_file_system(folder):
         flush_tree(folder)
 
 
 def flush_names(folder: Path) -> None:
-    """Flush the names in a folder, and the names by which it is reached. Raises OSError."""
+    """Flush `folder` and all its parents, and so all names in its path. Raises OSError."""
     for each in (folder, *folder.absolute().parents):
         _flush_folder(each)
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file so that it is whole or untouched, and on the disk at the end. Raises OSError.
+    """Replace the content of a file atomically, and flush it to the disk. Raises OSError.
 
-    `text` may have paths in it, whose bytes need not be UTF-8.
+    `text` may contain paths whose bytes are not UTF-8.
     """
     partial = path.with_suffix(".partial")
     partial.write_bytes(os.fsencode(text))
@@ -52,7 +58,7 @@ def write(path: Path, text: str) -> None:
 
 
 def _flush_file(path: str) -> None:
-    # Windows flushes only what is open for writing. Elsewhere a file may be read-only.
+    # Windows can flush a file only if it is open for writing. Elsewhere it may be read-only.
     number = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(number)
@@ -62,7 +68,7 @@ def _flush_file(path: str) -> None:
 
 def _flush_folder(folder: Path) -> None:
     if sys.platform == "win32":
-        # Folders can't be opened there.
+        # Windows can't open folders.
         return
     try:
         number = os.open(folder, os.O_RDONLY)
@@ -76,9 +82,12 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _flush_file_system(folder: Path) -> bool:
-    """Flush all of the file system that `folder` lies on; False where there is no such call."""
+    """Flush the file system that contains `folder`; return False if there is no such call.
+
+    Raises OSError.
+    """
     if sys.platform != "linux":
-        # macOS' sync doesn't wait until everything is written.
+        # On macOS, sync returns before everything is written.
         return False
     libc = ctypes.CDLL(None, use_errno=True)
     number = os.open(folder, os.O_RDONLY)

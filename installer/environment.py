@@ -1,8 +1,8 @@
-"""The worker's environment: a venv with pinned, hash-checked packages.
+"""Create the worker's environment: a venv with pinned, hash-checked packages.
 
-It is made without pip in it and filled from outside by whatever pip there is. That needs neither
-Debian's python3-venv nor python3-pip, and serves an interpreter of another version as well (the
-one beside a GIMP in the cache).
+The environment is created without pip. Any available pip then installs the packages from outside.
+So neither Debian's python3-venv nor python3-pip is needed, and the environment may be for an
+interpreter of another version, such as that of a GIMP in the cache folder.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from .progress import CommandFailed, run_with_progress
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 PIP = Path(__file__).with_name("pip.txt")
-"""What a folder of wheels has besides, for machines without pip."""
+"""The requirements of pip itself, which a folder of wheels includes for machines without pip."""
 IMPORTS = "import cv2, filelock, keyring, multipart, numpy, PIL.Image, requests"
 IN_USE = "in-use.lock"
-"""Each worker holds this file of its environment, shared, for as long as it runs."""
+"""The lock file of an environment. Each worker holds a shared lock on it while it runs."""
 _VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 _PYTHON = Path("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-# Where it lies in a GIMP's folder tree.
+# The folder of the environments in a private GIMP's folder tree.
 INSIDE = Path("/opt/dimilinks-gimp")
 
 
@@ -56,12 +56,16 @@ def environments_folder() -> Path:
 
 
 def environments_folders() -> list[Path]:
-    """All folders with environments: that of the machine, and what a snap can see."""
+    """Return all folders of environments: the machine's, and the one for GIMP's Snap."""
     return [environments_folder(), _snap_folder()]
 
 
 def _snap_folder() -> Path:
-    """Of the home, a snap sees no hidden folders but its own; this one is kept at its updates."""
+    """Return the folder of the environments for GIMP's Snap.
+
+    A snap can't access hidden folders in the home folder, except its own. Updates of the snap keep
+    this one.
+    """
     return Path.home() / "snap/gimp/common" / NAME / "environments"
 
 
@@ -71,10 +75,11 @@ def _name(version: str, requirements: Path) -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """An environment, made or not, and the interpreter that it is for.
+    """An environment for the Python of a certain GIMP, which may not exist yet.
 
-    `folder` is where it lies as seen from here, `inside` as seen by what runs in it. `run` turns
-    a command of its world into one of ours.
+    `folder` is its path for the installer, `inside` its path for GIMP's plug-ins. `maker` is the
+    Python that creates it. `run` takes a command that is to run where GIMP runs, and returns the
+    command line that runs it from here.
     """
 
     version: str
@@ -85,44 +90,47 @@ class Target:
 
     @property
     def python(self) -> str:
-        """Its interpreter, as the plug-in starts it."""
+        """The path of its interpreter for the plug-in."""
         return str(self.inside / _PYTHON)
 
     def works(self) -> bool:
-        """Whether it is there and has the worker's packages."""
+        """Return whether the environment exists and can import the worker's packages."""
         return (self.folder / _PYTHON).is_symlink() and _runs(self.run([self.python]))
 
 
 def python_in(folder: Path) -> Path:
-    """The interpreter of the environment in `folder`."""
+    """Return the interpreter of the environment in `folder`."""
     return folder / _PYTHON
 
 
 def current() -> Path:
-    """The environment that this python and these requirements call for."""
+    """Return the folder of the environment for this version of Python and the requirements."""
     return environments_folder() / _name(_VERSION, REQUIREMENTS)
 
 
 def for_machine(wheels: Path | None = None) -> Path:
-    """The worker's interpreter for this machine; the environment is made if need be.
+    """Return the worker's interpreter for this machine, and create its environment if needed.
 
-    `wheels`: a folder with all packages, instead of the network. Raises Failure.
+    The packages come from the folder `wheels`, or else from the network. Raises Failure.
     """
     make_data_folder()
     return _for_machine(current(), REQUIREMENTS, wheels)
 
 
 def for_tests(requirements: Path) -> Path:
-    """An interpreter with these packages, the worker's among them; made if need be."""
+    """Return an interpreter with the packages of `requirements`, and create it if needed.
+
+    The worker's packages must be among them. Raises Failure.
+    """
     return _for_machine(cache_folder() / _name(_VERSION, requirements), requirements, None)
 
 
 def check_python() -> None:
-    """Raise Failure if this Python can't make an environment that others can use."""
+    """Raise Failure if this Python can't create an environment that GIMP's plug-in can use."""
     if sysconfig.get_platform().startswith("mingw"):
         why = "belongs to MSYS2, for which there are no ready packages"
     elif "WindowsApps" in Path(sys.base_prefix).parts:
-        # Windows redirects what a packaged program writes to AppData into the package's own folder.
+        # Windows redirects the files that it writes to AppData into a folder of its package.
         why = "is from the Microsoft Store: Windows hides from GIMP what it writes"
     elif re.search("[\ud800-\udfff]", sys.base_prefix):
         raise Failure(
@@ -153,10 +161,10 @@ def _for_machine(folder: Path, requirements: Path, wheels: Path | None) -> Path:
 
 
 def _make_venv(place: Path) -> None:
-    """Make an environment without packages in the empty folder `place`.
+    """Create an environment without packages in the empty folder `place`. Raises CommandFailed.
 
-    It is made elsewhere and copied: venv writes down the path that it was given, and can't write
-    one that is not UTF-8. Raises CommandFailed.
+    venv writes the path that it is given into files, and fails if the path is not UTF-8. So the
+    environment is created in a temporary folder and then copied.
     """
     with tempfile.TemporaryDirectory(prefix="dimilinks-gimp-") as temporary:
         made = Path(temporary) / "venv"
@@ -165,7 +173,10 @@ def _make_venv(place: Path) -> None:
 
 
 def in_sandbox(gimp: Gimp) -> Target:
-    """The environment for a GIMP in a sandbox, of that sandbox's own Python. Raises Failure."""
+    """Return the environment for a GIMP from Flatpak or Snap, which uses the Python inside.
+
+    Raises Failure if that Python doesn't run.
+    """
     code = "import sys; print('%d.%d' % sys.version_info[:2])"
     try:
         answer = programs.run(gimp.python("-c", code), timeout=60)
@@ -178,7 +189,7 @@ def in_sandbox(gimp: Gimp) -> Target:
     folder = parent / f"{gimp.place}-{_name(version, REQUIREMENTS)}"
 
     def run(command: list[str]) -> list[str]:
-        # Its interpreter is the one command that is sure to be found inside.
+        # Start the command with Python, the only program that certainly exists inside.
         code = "import os, sys; os.execvp(sys.argv[1], sys.argv[1:])"
         return gimp.python("-c", code, *command)
 
@@ -200,10 +211,15 @@ def _in_tree(gimp: Gimp, root: Path) -> Target:
 
 
 def for_gimp(gimp: Gimp, wheels: Path | None = None) -> str:
-    """The worker's interpreter where this GIMP lives; the environment is made if need be."""
+    """Return the worker's interpreter for `gimp`, and create its environment if needed.
+
+    The path is the one for GIMP's plug-ins. The packages come from the folder `wheels`, or else
+    from the network; a private GIMP always uses the network. Raises Failure.
+    """
     if gimp.root is not None:
         target = _in_tree(gimp, gimp.root)
-        # It can't be broken by an upgrade of the interpreter: nothing upgrades the tree.
+        # That the folder exists is enough: nothing upgrades the tree's Python, which could break
+        # the environment.
         _ensure(target.folder, lambda place: place.is_dir(), lambda place: _make(target, place))
         return target.python
     if not gimp.place:
@@ -219,7 +235,10 @@ def for_gimp(gimp: Gimp, wheels: Path | None = None) -> str:
 
 
 def _make(target: Target, place: Path, wheels: Path | None = None) -> None:
-    """Make it in `place`, which will be renamed: pip runs here, for the interpreter over there."""
+    """Create the environment of `target` in `place`, which the caller then renames.
+
+    pip runs here, and installs the packages for the interpreter of `target`.
+    """
     there = target.inside.with_name(place.name)
     _step(target.run([target.maker, "-m", "venv", "--without-pip", str(there)]))
     _clear(place)
@@ -232,9 +251,9 @@ def _make(target: Target, place: Path, wheels: Path | None = None) -> None:
 
 
 def _linux_flags(version: str) -> list[str]:
-    """What has pip choose wheels for another Python of this machine's Linux."""
+    """Return pip's options for CPython `version` on this machine's Linux."""
     flags = ["--python-version", version, "--implementation", "cp"]
-    # pip would compare with the interpreter that it runs with; the wheels' tags say it all.
+    # pip would check Requires-Python against its own interpreter. The wheels' tags are enough.
     flags.append("--ignore-requires-python")
     for tag in ("manylinux_2_28", "manylinux_2_17", "manylinux2014"):
         flags += ["--platform", f"{tag}_{platform.machine()}"]
@@ -242,9 +261,9 @@ def _linux_flags(version: str) -> list[str]:
 
 
 def download(folder: Path, version: str | None) -> None:
-    """Fetch all packages into a folder, and pip, for Python `version` (None: this one).
+    """Download the wheels of all packages, and of pip, into `folder`.
 
-    Raises Failure.
+    They are for Python `version`, by default this one's. Raises Failure.
     """
     folder.mkdir(parents=True, exist_ok=True)
     text = REQUIREMENTS.read_text(encoding="utf-8")
@@ -264,7 +283,7 @@ def download(folder: Path, version: str | None) -> None:
 
 
 def runs(python: str) -> bool:
-    """Whether this interpreter starts and has the worker's packages."""
+    """Return whether this interpreter runs and can import the worker's packages."""
     return _runs([python])
 
 
@@ -276,9 +295,10 @@ def _runs(python: list[str]) -> bool:
 
 
 def requirements_for(version: str, text: str) -> str:
-    """The requirements that apply to Python `version`, without markers.
+    """Return the requirements in `text` that apply to Python `version`, without markers.
 
-    pip judges markers by the interpreter that it runs with, not by the one that it installs for.
+    pip would evaluate the markers for its own interpreter, not for the one it installs for. Raises
+    ValueError if a marker is not supported.
     """
     kept = []
     for block in re.split(r"^(?=[a-z])", text, flags=re.MULTILINE):
@@ -293,10 +313,11 @@ def requirements_for(version: str, text: str) -> str:
 
 
 def _applies(marker: str, version: str) -> bool:
-    """Whether a marker such as `python_full_version < '3.12' and sys_platform == 'linux'` holds.
+    """Return whether a marker of a requirement holds for Python `version`.
 
-    All but the version is this machine's: the target lives on it, with a CPython too. Raises
-    ValueError for what the pinned list has never had.
+    A marker is, for example, `python_full_version < '3.12' and sys_platform == 'linux'`. Apart from
+    the version, the target is the same as here: it runs on this machine, and is a CPython. Raises
+    ValueError for markers of a kind that the pinned requirements don't have.
     """
     return any(
         all(_holds(comparison, version) for comparison in alternative.split(" and "))
@@ -328,19 +349,22 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _clear(place: Path) -> None:
-    """Remove the scripts for shells: they name the temporary folder."""
+    """Remove the activation scripts for shells, which contain the path of a temporary folder."""
     for script in (place / _PYTHON.parent).glob("[Aa]ctivate*"):
         remove(script)
 
 
 def _compile(place: str, final: str) -> list[str]:
-    """The command that compiles the packages ahead, for the place that they will lie in."""
+    """Return the command that compiles the packages in `place` to bytecode.
+
+    The bytecode contains the paths that the packages will have in the folder `final`.
+    """
     compiler = [str(Path(place) / _PYTHON), "-m", "compileall", "-q"]
     return [*compiler, "-s", place, "-p", final, str(Path(place) / "lib")]
 
 
 def _step(command: list[str]) -> None:
-    """Run a short step. Raises CommandFailed, after showing its output, if it fails."""
+    """Run a short command. If it fails, show its output and raise CommandFailed."""
     done = programs.run(command)
     if done.returncode:
         say(done.stdout + done.stderr)
@@ -354,14 +378,18 @@ def _site(place: Path, version: str) -> Path:
 
 
 def _ensure(folder: Path, works: Callable[[Path], bool], make: Callable[[Path], None]) -> None:
-    """Have `folder` made under a temporary name and renamed, unless it is there and works."""
+    """Create the environment `folder` with `make`, unless it exists and works.
+
+    It is created under a temporary name and renamed when it is complete. Raises Failure if that
+    fails, or if the new environment doesn't work.
+    """
     lock = folder.parent / f"{folder.name}.lock"
     with locked(lock, waiting=f"Waiting for another run that makes {folder} …"):
         if works(folder):
             return
         leftovers = [*folder.parent.glob(f"{folder.name}.partial-*"), *_all_gone(folder)]
         for leftover in leftovers:
-            # The pip of a run that was killed may still be writing there: the next run gets it.
+            # The pip of a killed run may still be writing there. The next run removes the rest.
             shutil.rmtree(leftover, ignore_errors=True)
         say(f"Making the worker's environment in {folder}, once (90 MB of packages) …")
         partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
@@ -382,15 +410,16 @@ def _ensure(folder: Path, works: Callable[[Path], bool], make: Callable[[Path], 
 
 
 def _put(fresh: Path, folder: Path) -> None:
-    """Rename the environment `fresh` to `folder`, in the place of a broken one. Raises Failure.
+    """Rename the environment `fresh` to `folder`, replacing a broken one. Raises Failure.
 
-    Workers that started before it broke go on with the packages of the new one, which are the same.
+    Workers that started before the old one broke continue with the packages of the new one, which
+    are the same.
     """
     gone = _gone(folder)
     try:
         if folder.exists():
             with contextlib.suppress(FileNotFoundError):
-                # With it the new one is in use, too.
+                # Those workers hold this file, so the new environment counts as in use, too.
                 (folder / IN_USE).rename(fresh / IN_USE)
             folder.rename(gone)
         fresh.rename(folder)
@@ -404,21 +433,24 @@ def _put(fresh: Path, folder: Path) -> None:
 
 
 def discard(folder: Path) -> str:
-    """Remove an environment unless a worker is in it; "" if it is gone, else why it is not."""
+    """Remove an environment unless a worker uses it.
+
+    Returns "" if it was removed, or else the reason why not.
+    """
     try:
         with contextlib.ExitStack() as stack:
             if sys.platform != "win32":
-                # Windows doesn't rename a folder in which a file is open.
+                # Windows needs no lock: it doesn't rename a folder in which a file is open.
                 lock = folder / IN_USE
                 if not stack.enter_context(locked_now(lock)):
                     numbers = ", ".join(map(str, holders(lock)))
                     return "Dimilinks is at work there" + (
                         f" (process {numbers})" if numbers else ""
                     )
-            # In one step: a worker that starts now finds no environment, not half of one.
+            # Rename it first, so that a worker that starts now never finds half of it.
             gone = _gone(folder)
             folder.rename(gone)
-            # The pip of a run that was killed may still be writing there.
+            # The pip of a killed run may still be writing there.
             shutil.rmtree(gone, ignore_errors=True)
             return ""
     except OSError as error:
@@ -426,19 +458,19 @@ def discard(folder: Path) -> str:
 
 
 def _gone(folder: Path) -> Path:
-    """The name for an environment that is being removed."""
+    """Return the name that the environment `folder` gets while it is removed."""
     return folder.with_name(f"{folder.name}.gone-{os.getpid()}")
 
 
 def _all_gone(folder: Path) -> Iterator[Path]:
-    """What is left of it where a removal was killed."""
+    """Yield what interrupted removals of the environment `folder` left behind."""
     return folder.parent.glob(f"{folder.name}.gone-*")
 
 
 _STRICT = (
     "--disable-pip-version-check",
     "--no-input",
-    # The list is complete, and nothing is ever built here.
+    # The pinned requirements are complete, and nothing is ever built from source.
     "--no-deps",
     "--only-binary=:all:",
     "--require-hashes",
@@ -474,12 +506,16 @@ def _fill(
 
 
 _WHEELS = Path("/usr/share/python-wheels")
-"""Where Debian's package python3-pip-whl puts its wheel of pip."""
+"""The folder with pip's wheel in Debian's package python3-pip-whl."""
 
 
 @contextlib.contextmanager
 def _pip(wheels: Path | None) -> Iterator[list[str]]:
-    """The start of a command line that runs some pip of this machine, or of the folder `wheels`."""
+    """Yield the first words of a command line that runs pip. Raises Failure if there is none.
+
+    This is the first of these that works: this Python's pip, the pip of a temporary venv, a wheel
+    of pip in `wheels` or in Debian's folder, or a wheel that apt-get downloads.
+    """
     if _works([sys.executable, "-m", "pip"]):
         yield [sys.executable, "-m", "pip"]
         return
@@ -498,18 +534,18 @@ _PIP_KEPT = (
     *("index-url", "pypi-url", "extra-index-url", "no-index", "find-links"),
     *("proxy", "cert", "client-cert", "trusted-host", "keyring-provider"),
     *("timeout", "default-timeout", "retries", "resume-retries", "cache-dir", "no-cache-dir"),
-    # By these pip is told to use the system's certificates, or its own as before.
+    # These decide whether pip uses the system's certificates or its own.
     *("use-feature", "use-deprecated"),
 )
-"""The user's settings of pip that say where packages come from, and how to get there."""
+"""The settings of the user's pip that say where packages come from and how to connect there."""
 
 
 def _pip_settings(pip: list[str], verb: str) -> dict[str, str]:
-    """Those of _PIP_KEPT that the user has set, in variables or in pip's files.
+    """Return the settings in _PIP_KEPT that the user made, in variables or in pip's files.
 
-    The others are left alone on purpose: an installation for the user, into another folder, only
-    in a virtual environment, by constraints, from sources and so on would not become what the
-    plug-in needs. Raises CommandFailed, after showing pip's words, if its files can't be read.
+    Other settings, such as --user, --target, constraints or builds from source, are ignored: with
+    them, pip would not install what the plug-in needs. If pip can't read its files, its output is
+    shown and CommandFailed is raised.
     """
     quiet = {"PIP_QUIET": "0", "PIP_VERBOSE": "0"}
     answer = programs.run([*pip, "config", "list"], {**programs.environ(), **quiet})
@@ -518,7 +554,7 @@ def _pip_settings(pip: list[str], verb: str) -> dict[str, str]:
         raise CommandFailed("pip can't read its settings")
     found = re.findall(r"^([^.=]+)\.([\w-]+)=(['\"].*['\"])$", answer.stdout, re.MULTILINE)
     kept = {}
-    # The later ones win. pip itself ignores empty ones.
+    # Later sections take precedence. Empty values are skipped, because pip ignores them.
     for section in ("global", verb, ":env:"):
         for its_section, name, quoted in found:
             value = ast.literal_eval(quoted)
@@ -528,10 +564,10 @@ def _pip_settings(pip: list[str], verb: str) -> dict[str, str]:
 
 
 def _pip_environ(settings: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a pip that knows these settings and no others of the user's."""
+    """Return environment variables that give pip these settings and none of the user's others."""
     variables = {f"PIP_{name.upper().replace('-', '_')}": v for name, v in settings.items()}
     clean = {name: v for name, v in programs.environ().items() if not name.startswith("PIP_")}
-    # The last is a variable, as not every pip knows it as an option.
+    # Some versions of pip have no option for the root user action, but all accept the variable.
     own = {"PIP_CONFIG_FILE": os.devnull, "PIP_ROOT_USER_ACTION": "ignore"}
     return {**clean, **variables, **own}
 
@@ -544,7 +580,10 @@ def _works(pip: list[str]) -> bool:
 
 
 def _debian_wheel(place: Path) -> Path:
-    """The pip wheel that Debian's package python3-pip-whl carries, unpacked into `place`."""
+    """Download Debian's package python3-pip-whl, unpack it in `place`, and return pip's wheel.
+
+    Raises Failure if there is no apt-get, or if it can't download the package.
+    """
     if not shutil.which("apt-get"):
         raise Failure(
             f"{sys.executable} has no pip and no ensurepip, which fetch the worker's packages. "

@@ -1,4 +1,4 @@
-"""Where our things lie on this platform, and locks between runs that share them."""
+"""Our folders on this platform, and locks between the runs that share them."""
 
 from __future__ import annotations
 
@@ -18,21 +18,25 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 class Failure(Exception):
-    """An expected failure. Its message is the sentence that the user reads."""
+    """An expected failure. Its message is shown to the user."""
 
 
 def say(text: str) -> None:
-    """Tell the user what is going on: on standard error, so that standard output stays data."""
+    """Print a message to standard error, so that standard output contains only data."""
     print(text, file=sys.stderr, flush=True)
 
 
 def _per_user(xdg: str, unix: str, windows: str, windows_default: str, mac: str) -> Path:
-    """A per-user folder: by the XDG specification, by Windows' variables, or macOS's Library."""
+    """Return a per-user folder, following the conventions of Windows, macOS or XDG.
+
+    `xdg` and `windows` name environment variables. `unix`, `windows_default` and `mac` are paths
+    in the home folder: `mac` is always used on macOS, the others if the variable is not set.
+    """
     if sys.platform == "win32":
         return Path(os.environ.get(windows) or Path.home() / windows_default)
     if sys.platform == "darwin":
         return Path.home() / mac
-    # The XDG specification has relative values ignored.
+    # The XDG specification says that relative paths must be ignored.
     folder = Path(os.environ.get(xdg, ""))
     return folder if folder.is_absolute() else Path.home() / unix
 
@@ -41,27 +45,27 @@ _SUPPORT = "Library/Application Support"
 
 
 def config_folder() -> Path:
-    """The platform's per-user configuration folder, in which GIMP keeps its profiles.
+    """Return the platform's per-user configuration folder, in which GIMP keeps its profiles.
 
-    As GIMP's libgimpbase/gimpenv.c has it: $XDG_CONFIG_HOME, %APPDATA%, the Application Support
-    folder.
+    It is $XDG_CONFIG_HOME, %APPDATA% or macOS's Application Support folder, as in GIMP's
+    libgimpbase/gimpenv.c.
     """
     return _per_user("XDG_CONFIG_HOME", ".config", "APPDATA", "AppData/Roaming", _SUPPORT)
 
 
 def data_folder() -> Path:
-    """Our folder for what must last: the worker's environments.
+    """Return our folder for lasting data, such as the worker's environments. Raises Failure.
 
-    Unless told otherwise, the plug-in keeps its key and jobs there too. Raises Failure.
+    By default, the plug-in keeps its key and jobs there too.
     """
     with _failing():
         return settings.data_folder()
 
 
 def make_data_folder() -> None:
-    """Make it private from the start: by default the plug-in keeps its key and jobs there too.
+    """Create the data folder if it doesn't exist. Raises Failure.
 
-    Raises Failure.
+    Only the user can access it, because by default the plug-in keeps its key and jobs there too.
     """
     try:
         data_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -70,9 +74,10 @@ def make_data_folder() -> None:
 
 
 def refuse_foreign_home(remedy: str) -> None:
-    """Raise Failure if sudo has left root with folders of the user who called it.
+    """Raise Failure if this is root under sudo, but in folders of the user who called sudo.
 
-    What root made there, that user's GIMP could not write to.
+    That user's GIMP could not write to the files that root would create there. `remedy` ends the
+    message.
     """
     caller = os.environ.get("SUDO_UID", "")
     if sys.platform == "win32" or os.geteuid() != 0 or caller in ("", "0"):
@@ -84,15 +89,15 @@ def refuse_foreign_home(remedy: str) -> None:
 
 
 def cache_folder() -> Path:
-    """Our folder for what can be fetched or made again."""
+    """Return our folder for everything that can be downloaded or created again."""
     caches = "AppData/Local/Temp"
     return _per_user("XDG_CACHE_HOME", ".cache", "TEMP", caches, "Library/Caches") / NAME
 
 
 def jobs_folder(told: str = "") -> Path:
-    """Where the plug-in keeps key, settings and jobs; `told` is another DIMILINKS_HOME.
+    """Return the folder in which the plug-in keeps the key, settings and jobs. Raises Failure.
 
-    Raises Failure.
+    `told`, if given, replaces the value of DIMILINKS_HOME.
     """
     with _failing():
         return settings.chosen_home(told) if told else settings.home_path()
@@ -100,7 +105,7 @@ def jobs_folder(told: str = "") -> Path:
 
 @contextlib.contextmanager
 def _failing() -> Iterator[None]:
-    """Make a Failure of what the plug-in can't use."""
+    """Turn the exception settings.Unusable into a Failure with the same message."""
     try:
         yield
     except settings.Unusable as error:
@@ -109,9 +114,9 @@ def _failing() -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(path: Path, shared: bool = False, waiting: str = "") -> Iterator[None]:
-    """Hold the lock file `path`, alone or with other shared holders.
+    """Hold a lock on the file `path`, either exclusive or shared with other holders.
 
-    `waiting` is said once when another run holds it.
+    If another run holds it, `waiting` is printed once before waiting for the lock.
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +125,7 @@ def locked(path: Path, shared: bool = False, waiting: str = "") -> Iterator[None
                 if waiting:
                     say(waiting)
                 _lock(file, shared, wait=True)
-            # The run before may have removed the file: then others lock a new one.
+            # The previous holder may have removed the file. Others would then lock a new file.
             if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 yield
                 return
@@ -128,9 +133,10 @@ def locked(path: Path, shared: bool = False, waiting: str = "") -> Iterator[None
 
 @contextlib.contextmanager
 def locked_now(path: Path) -> Iterator[bool]:
-    """Hold the lock file `path` alone if nobody else holds it; gives whether that is so.
+    """Hold an exclusive lock on the file `path` unless others hold it, without waiting.
 
-    Where files can't be locked nobody can hold it. Raises OSError if it can't be opened.
+    Yields whether the file was free. On a file system without locks it always is, because nobody
+    can hold it. Raises OSError if the file can't be opened.
     """
     with path.open("a") as file:
         try:
@@ -141,13 +147,17 @@ def locked_now(path: Path) -> Iterator[bool]:
 
 
 def holders(path: Path) -> list[int]:
-    """The processes that hold the lock file `path`, where the system tells (Linux)."""
+    """Return the IDs of the processes that hold the lock file `path`.
+
+    The list is empty on systems other than Linux, which have no /proc/locks.
+    """
     try:
         inode = path.stat().st_ino
         lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
     except OSError:
         return []
-    # NUMBER: FLOCK ADVISORY READ PID MAJOR:MINOR:INODE START END. What waits has an arrow there.
+    # A line is NUMBER: FLOCK ADVISORY READ PID MAJOR:MINOR:INODE START END. If the process waits
+    # for the lock, there is an arrow after NUMBER, and the line does not match.
     found = re.compile(rf"\d+: FLOCK +\S+ +\S+ +(\d+) \S+:{inode} ")
     return sorted({int(match[1]) for match in map(found.match, lines) if match})
 
@@ -156,10 +166,13 @@ if sys.platform == "win32":
     import msvcrt
 
     def _lock(file: TextIO, shared: bool, wait: bool) -> bool:
-        """Lock the first byte, as Windows does it: there is no shared way, nor a long wait."""
+        """Lock the first byte of the file, and return whether it is locked.
+
+        Windows has no shared locks of this kind, so `shared` has no effect.
+        """
         while True:
             try:
-                # Waits for ten seconds by itself.
+                # LK_LOCK gives up after ten seconds, so it is repeated.
                 msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
                 return True
             except OSError:
@@ -169,7 +182,7 @@ else:
     import fcntl
 
     def _lock(file: TextIO, shared: bool, wait: bool) -> bool:
-        """Lock the file, waiting for it or not; whether it is locked now."""
+        """Lock the file, and return whether it is locked."""
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
             fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
@@ -179,7 +192,7 @@ else:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder tree, if it is there."""
+    """Remove a file or a folder with everything in it, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -1,11 +1,11 @@
-"""A GIMP with a private profile for one run: what `host`, `demo` and the tests use.
+"""A GIMP with a private profile for one run, as the commands `host` and `demo` and the tests use.
 
     with PrivateGimp("3.0", shares=[pictures]) as gimp:
         code = gimp.script("edit.py", ["photo.jpg"])        # Python-Fu, output passed through
         gimp.run(["gimp", "--version"])                     # any command beside that GIMP
 
-The profile has this checkout's plug-in in it. Profile, home, temporary folder and, unless given,
-DIMILINKS_HOME are the run's own and are removed after it.
+The profile contains the plug-in of this checkout. The profile, the home folder, the temporary
+folder and, unless it is set already, DIMILINKS_HOME are temporary and removed afterwards.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .progress import stop
 BOOTSTRAP = Path(__file__).with_name("host_script.py")
 _LANGUAGE = ("LANG", "LANGUAGE", "LC_ALL")
 _PASSED = (*_LANGUAGE, "TERM", "DISPLAY", "XAUTHORITY")
-# No welcome window, no look for updates, no question about colour profiles.
+# No welcome window, no check for updates, and no question about colour profiles.
 _QUIET = """
 (show-welcome-dialog no)
 (check-updates no)
@@ -40,11 +40,12 @@ _QUIET = """
 
 
 class PrivateGimp:
-    """A GIMP 3 with a profile of its own, used as a context manager.
+    """A context manager that provides a GIMP 3 with a profile of its own.
 
-    `series` is "3.0", "3.2" or None (the machine's own, else 3.0). `shares` are folders that are
-    visible and writable inside at the same path; the checkout is visible always.
-    Entering may fetch a GIMP and make an environment, and raises Failure with a sentence.
+    `series` is "3.0", "3.2" or None, which means the machine's own GIMP or else 3.0. `shares` are
+    folders that commands can read and write at the same path. They can always read the checkout.
+
+    Entering the context may download a GIMP and create an environment. It raises Failure.
     """
 
     gimp: Gimp
@@ -63,7 +64,7 @@ class PrivateGimp:
             python = environment.for_gimp(self.gimp)
             template = _template(self.gimp)
             self._folder = Path(tempfile.mkdtemp(prefix="dimilinks-gimp-run-"))
-            # A worker that goes on after GIMP may still be writing here.
+            # A worker that outlives GIMP may still be writing to this folder.
             stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
             self.profile = self._folder / "profile"
             self.home = self._folder / "home"
@@ -80,7 +81,11 @@ class PrivateGimp:
         self._stack.close()
 
     def environ(self) -> dict[str, str]:
-        """The environment of every command: DIMILINKS_*, language and display, private folders."""
+        """Return the environment variables of every command.
+
+        DIMILINKS_*, the language, the terminal and the display are passed on. The folders are
+        private to this run.
+        """
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -102,9 +107,10 @@ class PrivateGimp:
         shares: Iterable[Path] = (),
         **options: Any,
     ) -> subprocess.Popen[Any]:
-        """Start a command beside GIMP; `env` is added, `options` are those of subprocess.Popen.
+        """Start a command where GIMP runs, in a session of its own.
 
-        Its process is the command itself, in a session of its own.
+        `env` is added to the environment variables, `shares` to the shared folders. `options` are
+        those of subprocess.Popen. The returned process is that of the command itself.
         """
         environ = {**self.environ(), **(env or {})}
         home = jobs_folder(environ["DIMILINKS_HOME"])
@@ -127,7 +133,10 @@ class PrivateGimp:
         timeout: float | None = None,
         **options: Any,
     ) -> subprocess.CompletedProcess[Any]:
-        """Run a command beside GIMP to its end; `options` are those of subprocess.Popen."""
+        """Run a command where GIMP runs, and wait for its end. Raises subprocess.TimeoutExpired.
+
+        The arguments are those of `popen`; `timeout` is in seconds.
+        """
         with self.popen(command, env, shares, **options) as process:
             try:
                 output, errors = process.communicate(timeout=timeout)
@@ -146,11 +155,13 @@ class PrivateGimp:
         err: BinaryIO | None = None,
         timeout: float | None = None,
     ) -> int:
-        """Run a Python-Fu script in gimp-console; 0, or 1 if it raised or left with an error.
+        """Run a Python-Fu script in gimp-console.
 
-        Its output goes to `out` and `err` (this process's own by default) while it runs. GIMP's
-        messages are shown on `err` only after a failure. Raises Failure if there is no such
-        script, and subprocess.TimeoutExpired.
+        Returns 0, or 1 if the script raised an exception or exited with an error, or if GIMP ended
+        before it. The script's output is copied to `out` and `err` while it runs, by default to
+        this process's standard output and error. GIMP's messages are written to `err` only after a
+        failure. Raises Failure if there is no such script, and subprocess.TimeoutExpired after
+        `timeout` seconds.
         """
         path = Path(script).absolute()
         if not path.is_file():
@@ -191,9 +202,12 @@ class PrivateGimp:
 
 
 def _template(gimp: Gimp) -> Path:
-    """A profile in which GIMP has already asked its own plug-ins; made once, it saves seconds."""
+    """Return a profile in which GIMP has already queried its own plug-ins. Raises Failure.
+
+    The profile is created once for each version and language, and saves seconds in each run.
+    """
     place = gimp.root.parent if gimp.root else cache_folder()
-    # GIMP asks all plug-ins again when the language has changed.
+    # GIMP queries all plug-ins again when the language has changed.
     language = {name: os.environ[name] for name in _LANGUAGE if os.environ.get(name)}
     key = "".join(f"-{value}" for value in language.values())
     folder = place / f"profile-{gimp.version}{key.replace('/', '_')}"
@@ -232,14 +246,16 @@ def _write(stream: BinaryIO, data: bytes) -> None:
 def _forward(
     process: subprocess.Popen[Any], pipes: Mapping[Path, BinaryIO], timeout: float | None
 ) -> None:
-    """Copy what arrives in the pipes until the process ends.
+    """Copy the data in `pipes` to their streams until the process ends.
 
-    Not until the pipes close: a worker that goes on after GIMP may have inherited them.
+    It does not wait until the pipes are closed: a worker that outlives GIMP may have inherited
+    them. Raises subprocess.TimeoutExpired after `timeout` seconds.
     """
     with contextlib.ExitStack() as stack:
         sources: dict[int, BinaryIO] = {}
         for path, stream in pipes.items():
-            # Open for writing too, so that it neither waits for a writer nor ever sees an end.
+            # Open the pipe for writing too. Then opening does not wait for a writer, and reading
+            # never reaches an end.
             number = os.open(path, os.O_RDWR | os.O_NONBLOCK)
             stack.callback(os.close, number)
             sources[number] = stream
@@ -264,6 +280,6 @@ def _forward(
 
 
 def host(series: str | None, shares: list[Path], script: str, arguments: list[str]) -> int:
-    """The command `host`: run a script in a private GIMP, and return its exit code."""
+    """The command `host`: run a script in a private GIMP, and return 0, or 1 if it failed."""
     with PrivateGimp(series, shares) as gimp:
         return gimp.script(script, arguments)

@@ -1,7 +1,8 @@
-"""Runs inside GIMP's Python, started by python-fu-eval: the user's script, as python would run it.
+"""Run a user's script inside GIMP's Python, in the same way as the command `python` would.
 
-Variable RUN is given from outside: the run's folder, with `run.json` and the pipes `out` and `err`.
-Leaves the script's exit code in the file `code` there.
+python-fu-eval starts this file, with the global variable RUN. RUN is the path of a folder that has
+the file `run.json` and the pipes `out` and `err`. The script's exit code is written to the file
+`code` in that folder.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from pathlib import Path
 
 
 def redirect(number: int, target: int) -> None:
-    """Let descriptor `number`, and python's stream on it, lead where `target` leads."""
+    """Redirect the file descriptor `number` (1 or 2), and Python's stream for it, to `target`."""
     os.dup2(target, number)
-    # A new stream, as the old one keeps what it found out about a log file. Written line by line,
-    # so that the output is seen live.
+    # The old stream keeps what it determined about the log file, so create a new one. It is
+    # line-buffered, so that the output is seen at once.
     stream = io.TextIOWrapper(
         io.FileIO(number, "w", closefd=False),
         encoding="utf-8",
@@ -33,10 +34,13 @@ def redirect(number: int, target: int) -> None:
 
 
 def execute(script: str, arguments: list[str], cwd: str) -> int:
-    """Run the script as `__main__`; its exit code, with the traceback printed if it raised."""
+    """Run the script as `__main__`, and return 0, or 1 if it failed.
+
+    If the script raised an exception, its traceback is printed.
+    """
     os.chdir(cwd)
     path = Path(script).absolute()
-    # A new list: GIMP's own start still reads the old one when the script has ended.
+    # Assign a new list: GIMP's start-up code still reads the old one after the script has ended.
     sys.argv = [script, *arguments]
     sys.path.insert(0, str(path.resolve().parent))
     module = types.ModuleType("__main__")
@@ -51,7 +55,7 @@ def execute(script: str, arguments: list[str], cwd: str) -> int:
             print(leaving.code, file=sys.stderr)
         return 1
     except BaseException as error:
-        # Without this file's own frame, as python shows it.
+        # Leave out the frame of this file, so that the traceback looks like Python's own.
         frames = error.__traceback__.tb_next if error.__traceback__ else None
         traceback.print_exception(type(error), error, frames)
         return 1
@@ -66,7 +70,7 @@ def main(run: str) -> None:
         redirect(number, os.open(folder / name, os.O_WRONLY))
     code = execute(job["script"], job["arguments"], job["cwd"])
     sys.stdout.flush()
-    # What GIMP itself writes from here on is not the script's.
+    # What GIMP itself prints from now on does not belong to the script's output.
     for number, target in gimps.items():
         redirect(number, target)
     (folder / "code").write_text(str(code), encoding="utf-8")

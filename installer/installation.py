@@ -1,4 +1,4 @@
-"""The commands about this user's own GIMPs: install, list, uninstall, doctor."""
+"""The commands for the user's own GIMPs: install, list, uninstall and doctor."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ NO_GIMP = (
     "package gimp), or name a profile folder with --gimp-dir."
 )
 OURS = ("key", "settings.json", "settings.json.damaged-*", "busy.json", "jobs", "locks")
-"""What the plug-in keeps in its home: see plugin/settings.py, job.py and worker/patience.py."""
+"""The plug-in's files in its home folder: see plugin/settings.py, job.py, worker/patience.py."""
 
 
 def install(gimp_dir: Path | None, wheels: Path | None, dry_run: bool) -> int:
-    """Put the plug-in into the profiles, and have each GIMP say that it lists the procedure.
+    """Install the plug-in in the profiles, check that each GIMP lists it, and return 0.
 
-    What goes wrong with one doesn't keep the others from theirs.
+    Without `gimp_dir`, these are all profiles of the user. A failure in one profile does not stop
+    the others. Raises Failure with the messages of all failures.
     """
     environment.check_python()
     if wheels and not wheels.is_dir():
@@ -54,7 +55,8 @@ def install(gimp_dir: Path | None, wheels: Path | None, dry_run: bool) -> int:
     with _lock():
         todo = profiles
         while todo:
-            # Before anything lies there: what is noted keeps its environment.
+            # Note the profiles before anything is installed there: an environment is kept as long
+            # as a noted profile uses it.
             _note({*_noted(), *(profile.folder for profile in todo)})
             for profile in todo:
                 try:
@@ -62,7 +64,7 @@ def install(gimp_dir: Path | None, wheels: Path | None, dry_run: bool) -> int:
                 except Failure as failure:
                     failures.append(str(failure))
             done = {profile.folder for profile in profiles}
-            # GIMP's first start makes folders that others then read.
+            # The first start of one GIMP can create folders that other GIMPs then read.
             todo = [] if gimp_dir else [p for p in find_profiles() if p.folder not in done]
             profiles += todo
         _note(set(_noted()))
@@ -77,7 +79,11 @@ def install(gimp_dir: Path | None, wheels: Path | None, dry_run: bool) -> int:
 
 
 def _refuse_other_folder(folder: Path) -> None:
-    """A GIMP that is led to a folder makes a profile of it, over what another GIMP has there."""
+    """Raise Failure if `folder` is not the profile folder of a supported GIMP.
+
+    A GIMP that is started with such a folder would create a profile there, over the files of
+    another GIMP.
+    """
     if re.fullmatch(r"\d+\.\d+", folder.name) and folder.name not in SERIES:
         raise Failure(
             f"{folder} is the profile of GIMP {folder.name}, and Dimilinks is for GIMP "
@@ -111,7 +117,7 @@ def _started_by(gimp: Gimp) -> str:
 
 
 def _places(profile: Profile) -> list[str]:
-    """Where the plug-in of this profile may run: see payload.WORKER_PYTHON."""
+    """Return the places where this profile's plug-in may run, as in payload.WORKER_PYTHON."""
     return list(dict.fromkeys(gimp.place for gimp in profile.gimps)) or [""]
 
 
@@ -132,9 +138,9 @@ def _put(profile: Profile, wheels: Path | None) -> None:
 
 
 def _tried(profile: Profile, gimp_dir: Path | None) -> list[str]:
-    """Let the GIMPs of a profile look at the plug-in, which also brings their pluginrc up to date.
+    """Start the GIMPs of a profile to check that they list the plug-in.
 
-    Returns what is to be said of those that don't list it.
+    This also updates their pluginrc. Returns a message for each GIMP that doesn't list it.
     """
     if not profile.gimps:
         print("There is no GIMP here that reads this profile and can be asked: it was not tried.")
@@ -153,7 +159,7 @@ def _tried(profile: Profile, gimp_dir: Path | None) -> list[str]:
 
 
 def show() -> int:
-    """Print the GIMPs, the profiles, and what is installed in them."""
+    """Print the GIMPs, the profiles, and what is installed in them. Return 0."""
     gimps = all_gimps()
     for gimp in gimps:
         print(f"GIMP {gimp.version} ({gimp.kind}): {_started_by(gimp)}")
@@ -169,9 +175,10 @@ def show() -> int:
 
 
 def uninstall(gimp_dir: Path | None, everything: bool, dry_run: bool) -> int:
-    """Remove the plug-in from the profiles, and the worker's environment with the last of them.
+    """Remove the plug-in from the profiles, and return 0.
 
-    Key, settings and jobs stay, unless `everything` is to go.
+    The worker's environments are removed with the last installation. The key, settings and jobs
+    are removed only with `everything`.
     """
     profiles = [named_profile(gimp_dir)] if gimp_dir else _all_profiles()
     if dry_run:
@@ -220,7 +227,7 @@ def _ours(home: Path) -> list[Path]:
 
 
 def _remove_home(home: Path) -> None:
-    """Remove key, settings and edits, but for the edits that are under way: they are paid for."""
+    """Remove key, settings and edits, except edits that are in progress: they are paid for."""
     under_way = []
     for job in (home / "jobs").glob("*/lock"):
         with contextlib.suppress(OSError), locked_now(job) as free:
@@ -242,7 +249,10 @@ def _remove_home(home: Path) -> None:
 
 
 def _forget_key() -> None:
-    """Have the worker take the key out of the system's keyring, if it is there."""
+    """Remove the key from the system's keyring, with the worker, if the settings say it's there.
+
+    Prints what to do if that fails.
+    """
     if not any('"keyring"' in _text(home / "settings.json") for home in homes()):
         return
     pythons = {payload.worker_pythons(profile.folder).get("") for profile in _all_profiles()}
@@ -262,7 +272,7 @@ def _text(path: Path) -> str:
 
 
 def _refresh(profile: Profile) -> None:
-    """Have GIMP rewrite its list of plug-ins, in which a removed one stays until its next start."""
+    """Start GIMP to update its list of plug-ins, which keeps a removed one until the next start."""
     for gimp in profile.gimps[:1]:
         with contextlib.suppress(OSError):
             if payload.NAME in (profile.folder / "pluginrc").read_text("utf-8", errors="replace"):
@@ -270,7 +280,10 @@ def _refresh(profile: Profile) -> None:
 
 
 def examine(gimp_dir: Path | None) -> int:
-    """The command `doctor`: print every check and a report; 1 if anything is wrong."""
+    """The command `doctor`: print every finding and a report without secrets.
+
+    Returns 0, or 1 if anything is wrong. Raises Failure if there are no profiles.
+    """
     profiles = [named_profile(gimp_dir)] if gimp_dir else _all_profiles()
     if not profiles:
         raise Failure(NO_GIMP)
@@ -308,13 +321,14 @@ def _command(name: str, gimp_dir: Path | None) -> str:
 
 
 def _all_profiles() -> list[Profile]:
-    """The user's profiles, and the others that the plug-in was installed into."""
+    """Return the user's profiles, and all others in which the plug-in is installed."""
     found = find_profiles()
     known = {profile.folder for profile in found}
     return found + [named_profile(folder) for folder in _noted() if folder not in known]
 
 
-# Profiles named by hand can't be found again, and the environment must outlive the last of them.
+# The list of profiles with the plug-in. Profiles that were given with --gimp-dir can't be found
+# otherwise, and an environment must be kept until the last profile that uses it is gone.
 
 
 def _list_file() -> Path:
@@ -330,14 +344,15 @@ def _lock() -> contextlib.AbstractContextManager[None]:
 
 
 def _noted() -> list[Path]:
-    """The profiles noted so far that have the plug-in."""
+    """Return the listed profiles in which the plug-in is installed."""
     try:
         lines = os.fsdecode(_list_file().read_bytes()).splitlines()
     except OSError:
         return []
     for line in lines:
         with contextlib.suppress(OSError):
-            # Where a kill left an exchange half done, the plug-in is back before it is missed.
+            # Complete an exchange that was killed between its renames. Otherwise the plug-in would
+            # seem to be missing.
             payload.recover(Path(line))
     return [Path(line) for line in lines if payload.is_installed(Path(line))]
 
@@ -351,9 +366,10 @@ def _note(folders: set[Path]) -> None:
 
 
 def _prune(all_of_them: bool = False) -> dict[Path, str]:
-    """Remove environments that no profile's worker uses any more, or all of them.
+    """Remove the environments that no profile uses any more, or with `all_of_them` each one.
 
-    Returns those that had to stay, and why.
+    Without `all_of_them`, the current environment stays as well. Returns the environments that
+    could not be removed, with the reasons.
     """
     used = set() if all_of_them else {environment.current()}
     for profile in _all_profiles():

@@ -1,8 +1,8 @@
-"""A command inside a GIMP's folder tree, or straight on the machine for the machine's own GIMP.
+"""Run a command where a GIMP runs: in a private GIMP's folder tree, or directly on the machine.
 
-Inside, the machine's /dev, /proc, /tmp and name servers are the machine's, and so is its network:
-loopback servers outside can be reached. The mounts live in a namespace of the command's own and
-vanish with it.
+A command in a folder tree uses the machine's /dev, /proc, /tmp, name servers and network, so it can
+connect to servers on the machine's loopback interface. The mounts are in a namespace of the
+command's own and vanish with it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .folders import Failure
 from .profiles import Gimp
 
 INSIDE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# Sharing one of these would hide what the tree itself needs there.
+# These folders can't be shared: the share would hide files that the tree itself needs.
 _TREE = (
     "bin",
     "boot",
@@ -33,18 +33,20 @@ _TREE = (
     "usr",
     "var",
 )
+# Nothing inside these folders can be shared either.
 _TREE_WHOLLY = ("/etc", "/sys", "/usr/bin", "/usr/lib", "/usr/sbin", "/usr/share")
-# These are the machine's own anyway.
+# In the tree, these are always the machine's own folders.
 _MACHINE = ("/dev", "/proc", "/tmp")  # noqa: S108
 
 
 @functools.cache
 def unshare() -> list[str]:
-    """The start of a command line that gives the command a mount namespace of its own.
+    """Return the first words of a command line that runs in a mount namespace of its own.
 
-    Raises Failure where that is not allowed.
+    Raises Failure if this is not permitted.
     """
-    # Where / is no mount point (in a chroot), its propagation can't be set: see `_mounts`.
+    # In a chroot, / may not be a mount point. Its propagation can't be set then, and `_mounts`
+    # makes the tree private instead.
     for propagation in ("private", "unchanged"):
         command = ["unshare", "--mount", "--propagation", propagation]
         try:
@@ -63,7 +65,7 @@ def _within(path: Path, places: Iterable[str]) -> bool:
 
 
 def check_share(folder: Path) -> None:
-    """Raise Failure if this folder can't be made visible inside a GIMP's folder tree."""
+    """Raise Failure if a private GIMP's folder tree can't show `folder` at the same path."""
     if not folder.is_dir():
         raise Failure(f"{folder} can't be shared: there is no such folder.")
     if _within(folder.resolve(), _MACHINE):
@@ -76,11 +78,15 @@ def check_share(folder: Path) -> None:
 
 
 def _mounts(root: Path, shares: Iterable[Path], readonly: Iterable[Path], cwd: Path) -> str:
-    """The shell lines that build the view from inside; parents come before what lies in them."""
+    """Return the shell commands that mount the shared folders in the tree `root`.
+
+    They also create the folder `cwd` in the tree. Folders are mounted before the folders that they
+    contain.
+    """
     top = shlex.quote(str(root))
     lines = [
         "set -e",
-        # The tree becomes a mount of its own, so that nothing below is told to other namespaces.
+        # Make the tree a private mount, so that the mounts in it don't appear in other namespaces.
         f"mount --bind {top} {top}",
         f"mount --make-private {top}",
     ]
@@ -90,7 +96,7 @@ def _mounts(root: Path, shares: Iterable[Path], readonly: Iterable[Path], cwd: P
 
     writable: dict[Path, Path] = {}
     for share in shares:
-        # Under the name that the user knows and under its real one.
+        # Mount it at the path that the user gave and at the one without symbolic links.
         writable[share.absolute()] = writable[share.resolve()] = share.resolve()
     fixed = {path.absolute(): path.resolve() for path in readonly}
     for target, source in sorted({**fixed, **writable}.items()):
@@ -105,15 +111,16 @@ def _mounts(root: Path, shares: Iterable[Path], readonly: Iterable[Path], cwd: P
 
 
 def _inside(root: Path, path: Path) -> str:
-    """Shell words for `path` in the tree, with the tree's symbolic links followed inside it."""
+    """Return a shell word for `path` in the tree, with symbolic links resolved inside the tree."""
     top = shlex.quote(str(root))
     return f'{top}"$(chroot {top} realpath -m -- {shlex.quote(str(path))})"'
 
 
 def bare(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment to start a `command_line` with.
+    """Return the environment variables to start a `command_line` with.
 
-    It has the API key, as every user of the machine can read command lines, and PATH.
+    These are PATH and the API key in `env`, which can't be on the command line: every user of the
+    machine can read command lines.
     """
     return {
         "PATH": _own_path(),
@@ -133,12 +140,13 @@ def command_line(
     readonly: Iterable[Path] = (),
     cwd: Path | None = None,
 ) -> list[str]:
-    """The command line that runs `command` where `gimp` lives, with `env`.
+    """Return the command line that runs `command` where `gimp` runs.
 
-    It has to be started with `bare(env)` for its environment: then there is nothing else.
-    `shares` are folders that are visible and writable at the same path, `readonly` ones only
-    visible. PATH is added. The process that it starts becomes the command itself, so that its id
-    and its end are the command's. Raises Failure if a share is impossible.
+    Start it with the environment variables of `bare(env)`: the command then gets those in `env`,
+    PATH, and no others. It runs in the folder `cwd`, by default the current one. It can read and
+    write the folders in `shares`, and read those in `readonly`, at the same paths. The process is
+    replaced by the command, so its process ID and exit code are those of the command. Raises
+    Failure if a folder can't be shared.
     """
     where = cwd or Path.cwd()
     path = INSIDE_PATH if gimp.root else _own_path()

@@ -1,8 +1,8 @@
-"""The plug-in's files: into a GIMP profile in one step, and out of it.
+"""Copy the plug-in's files into a GIMP profile in one step, or remove them.
 
-GIMP wants `plug-ins/NAME/NAME.py`, so the folder is exchanged as a whole: by one call of the system
-where it has one (Linux, macOS), else by two renames. What a kill leaves between these is mended by
-the next run of any command.
+GIMP expects the file `plug-ins/NAME/NAME.py`, so the folder NAME is exchanged as a whole. Linux and
+macOS can do this with one system call. Elsewhere it takes two renames; if the installer is killed
+between them, its next run repairs the profile.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from .folders import CHECKOUT, Failure, remove
 NAME = "dimilinks_gimp"
 MAIN = f"{NAME}.py"
 WORKER_PYTHON = "worker-python.txt"
-"""The interpreters of the worker, a line for each place that the plug-in may run in: the path for
-the machine itself; `flatpak` or `snap`, a tab and the path for a sandbox."""
+"""The file with the worker's interpreters, one line for each place where the plug-in may run.
+
+The line for the machine itself is the path of the interpreter. The line for a Flatpak or Snap is
+`flatpak` or `snap`, a tab, and the path.
+"""
 
 
 def plugin_folder(profile: Path) -> Path:
-    """Where the plug-in lies in a profile: GIMP wants `plug-ins/NAME/NAME.py`."""
+    """Return the plug-in's folder in `profile`, where GIMP expects `plug-ins/NAME/NAME.py`."""
     return profile / "plug-ins" / NAME
 
 
@@ -36,7 +39,10 @@ def is_installed(profile: Path) -> bool:
 
 
 def version(folder: Path) -> str:
-    """The plug-in's version by the code in `folder` (a plug-in folder or the checkout)."""
+    """Return the plug-in's version, read from the code in `folder`.
+
+    `folder` is an installed plug-in or the checkout. Returns "unknown" if there is no version.
+    """
     try:
         text = (folder / "plugin" / "__init__.py").read_text(encoding="utf-8")
     except OSError:
@@ -46,7 +52,10 @@ def version(folder: Path) -> str:
 
 
 def worker_pythons(profile: Path) -> dict[str, str]:
-    """The interpreters noted for this profile's worker, by place ("" is the machine itself)."""
+    """Return the interpreters that WORKER_PYTHON lists for this profile, by place.
+
+    The place is "" for the machine itself. The dictionary is empty if the file can't be read.
+    """
     try:
         lines = os.fsdecode((plugin_folder(profile) / WORKER_PYTHON).read_bytes()).splitlines()
     except (OSError, UnicodeDecodeError):
@@ -56,13 +65,13 @@ def worker_pythons(profile: Path) -> dict[str, str]:
 
 
 def install(profile: Path, pythons: Mapping[str, str]) -> None:
-    """Put the checkout's plug-in into `profile`, with the interpreters of its worker, by place.
+    """Install the checkout's plug-in in `profile`, with its worker's interpreters by place.
 
-    What was there stays in place until the new files are complete, and comes back if the
-    exchange fails. Raises Failure if the profile can't be written.
+    A former plug-in stays until the new files are complete, and is restored if the exchange fails.
+    Raises Failure if the profile can't be written.
     """
     target = plugin_folder(profile)
-    # Both lie beside `plug-ins`, not in it: GIMP would take them for plug-ins.
+    # Both are next to `plug-ins`, not in it, because GIMP would try to load them as plug-ins.
     fresh = profile / f".{NAME}.new"
     former = profile / f".{NAME}.former"
     try:
@@ -70,7 +79,8 @@ def install(profile: Path, pythons: Mapping[str, str]) -> None:
         recover(profile)
         remove(fresh)
         _copy(fresh, pythons)
-        # Before it counts as the plug-in: a rename may outlive a power cut and the files not.
+        # Flush the files before the rename: after a power failure, the disk may have the new name
+        # but not the files.
         durable.flush_tree(fresh)
         if not target.exists():
             fresh.rename(target)
@@ -93,7 +103,7 @@ def install(profile: Path, pythons: Mapping[str, str]) -> None:
 
 
 def recover(profile: Path) -> None:
-    """Clear up after an exchange that was broken off, and bring the former plug-in back if need be.
+    """Clean up after an interrupted exchange, and restore the former plug-in if none is in place.
 
     Raises OSError.
     """
@@ -109,7 +119,7 @@ def recover(profile: Path) -> None:
 
 
 def _exchange(one: Path, two: Path) -> bool:
-    """Let two folders change places in one step; False where that can't be had."""
+    """Exchange two folders in one step; return False if the system can't do this."""
     if sys.platform == "win32":
         return False
     libc = ctypes.CDLL(None, use_errno=True)
@@ -131,25 +141,28 @@ def _copy(folder: Path, pythons: Mapping[str, str]) -> None:
     folder.mkdir()
     skip = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "locale")
     shutil.copytree(CHECKOUT / "plugin", folder / "plugin", ignore=skip)
-    # By it the plug-in mends its worker's environment, wherever the checkout has gone.
+    # With this copy, the plug-in can repair its worker's environment without the checkout.
     shutil.copytree(Path(__file__).parent, folder / "installer", ignore=skip)
     _compile_catalogues(folder / "locale")
     if (CHECKOUT / "LICENSE").is_file():
         shutil.copyfile(CHECKOUT / "LICENSE", folder / "LICENSE")
     lines = [f"{place}\t{python}" if place else python for place, python in pythons.items()]
     text = "".join(f"{line}\n" for line in lines)
-    # The bytes of a path need not be UTF-8.
+    # Paths need not be valid UTF-8.
     (folder / WORKER_PYTHON).write_bytes(os.fsencode(text))
-    # A fresh modification time, not the checkout's: GIMP asks a plug-in again only when it changed.
+    # copyfile sets a new modification time. GIMP queries a plug-in again only if it has changed.
     shutil.copyfile(main, folder / MAIN)
     (folder / MAIN).chmod(0o755)
 
 
 def _compile_catalogues(folder: Path) -> None:
-    """Make `LANGUAGE/LC_MESSAGES/NAME.mo`, where GIMP and the worker look for them."""
+    """Create the files `LANGUAGE/LC_MESSAGES/NAME.mo`, which GIMP and the worker read.
+
+    Raises Failure if a catalogue has a syntax error.
+    """
     ready = CHECKOUT / "locale"
     if ready.is_dir():
-        # This is an installed plug-in, which installs itself elsewhere.
+        # This code is part of an installed plug-in, which already has compiled catalogues.
         shutil.copytree(ready, folder)
         return
     folder.mkdir()
@@ -164,9 +177,10 @@ def _compile_catalogues(folder: Path) -> None:
 
 
 def uninstall(profile: Path) -> bool:
-    """Remove the plug-in from `profile`; False if it wasn't there. Raises Failure.
+    """Remove the plug-in from `profile`; return False if it wasn't there. Raises Failure.
 
-    What GIMP keeps of the plug-in's window goes too; it is in our own settings besides.
+    The settings that GIMP keeps for the plug-in's procedures are removed, too. Those of the window
+    are also in our own settings.
     """
     target = plugin_folder(profile)
     gone = profile / f".{NAME}.gone"
@@ -182,7 +196,7 @@ def uninstall(profile: Path) -> bool:
         raise Failure(
             f"{target} can't be removed: {error.strerror}. Close GIMP and try again."
         ) from error
-    # A profile that GIMP made is never empty: these are folders that we made for the plug-in.
+    # A profile that GIMP created is never empty. If this one is, we created it for the plug-in.
     with contextlib.suppress(OSError):
         if not any(each != target.parent for each in profile.iterdir()):
             target.parent.rmdir()

@@ -1,7 +1,7 @@
-"""A GIMP 3 of our own for machines that have none: a small Debian tree in the cache, fetched once.
+"""A private GIMP 3 for machines that have none: a small Debian system in our cache folder.
 
-Debian 13 carries GIMP 3.0 and its successor GIMP 3.2. The tree also has what GUI tests need
-(a virtual X server, accessibility, fonts).
+It is downloaded once. Debian 13 (trixie) has GIMP 3.0, and its successor has GIMP 3.2. The system
+also contains what the GUI tests need: a virtual X server, accessibility tools and fonts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PACKAGES = (
     *("fonts-dejavu-core", "fonts-droid-fallback"),
 )
 LOCALE = "en_US.UTF-8"
-"""GIMP speaks other languages (variable LANGUAGE) only where LANG names a real locale."""
+"""A locale for LANG. GIMP uses the language in LANGUAGE only if LANG names an existing locale."""
 MISSING = (
     "GIMP 3 is not installed here, and fetching a private one needs {}. "
     "Install GIMP 3.0 or 3.2 (gimp.org, or your system's package gimp) and try again."
@@ -36,10 +36,10 @@ MISSING = (
 
 @contextlib.contextmanager
 def obtain(series: str | None) -> Iterator[Gimp]:
-    """The GIMP to run: the machine's own if it has this series, else one in the cache.
+    """Yield a GIMP of `series`: the machine's own if it has one, or else one in the cache folder.
 
-    A fetched one can't be replaced by other runs meanwhile. Raises Failure with a sentence that
-    says what to install.
+    Without `series`, it is the machine's newest or else DEFAULT_SERIES. Other runs can't replace a
+    GIMP in the cache folder while the context lasts. Raises Failure, which says what to install.
     """
     own = [gimp for gimp in machine_gimps() if series in (None, gimp.series)]
     if own:
@@ -77,7 +77,10 @@ def _describe(series: str, folder: Path) -> Gimp:
 
 
 def _fetch(series: str, folder: Path) -> None:
-    """Make the tree under a temporary name, and rename it when it is complete."""
+    """Create the folder tree under a temporary name, and rename it when it is complete.
+
+    Raises Failure.
+    """
     if not shutil.which("apt-get"):
         raise Failure(MISSING.format("apt (Debian or Ubuntu)"))
     if os.geteuid() != 0:
@@ -104,7 +107,10 @@ def _fetch(series: str, folder: Path) -> None:
 
 
 def _make_locale(root: Path) -> None:
-    """Have the tree know LOCALE, which Debian leaves to be made; others may be using it."""
+    """Compile LOCALE in the folder tree, because Debian doesn't include it. Raises Failure.
+
+    Other runs may be using the tree at the same time.
+    """
     locales = Path("/usr/lib/locale")
     place = root / locales.relative_to("/") / LOCALE.replace("UTF-8", "utf8")
     if place.is_dir():
@@ -114,7 +120,7 @@ def _make_locale(root: Path) -> None:
     make = ["localedef", "--no-archive", "-i", language, "-f", charset]
     chroot = ["chroot", str(root), *make, str(locales / partial.name)]
     made = programs.run(chroot)
-    # A run at the same time may have come first.
+    # Another run may have created it in the meantime.
     with contextlib.suppress(OSError):
         if made.returncode == 0:
             partial.rename(place)
@@ -125,11 +131,11 @@ def _make_locale(root: Path) -> None:
 
 def _mmdebstrap(suite: str, root: Path) -> None:
     command = [
-        # What mmdebstrap mounts must be gone when it was killed: leftovers are removed.
+        # If mmdebstrap is killed, its mounts must vanish, because the next run removes its files.
         *unshare(),
         "mmdebstrap",
         "--variant=minbase",
-        # A suite that is still moving may be seen past the date that it names.
+        # A suite that still changes may already be past the date until which it says it is valid.
         '--aptopt=Acquire::Check-Valid-Until "false"',
         f"--include={','.join(PACKAGES)}",
         suite,
@@ -145,7 +151,7 @@ def _mmdebstrap(suite: str, root: Path) -> None:
 
 
 def apt_install(*packages: str) -> None:
-    """Install Debian packages on the machine, with the lists refreshed if need be."""
+    """Install Debian packages on the machine, after `apt-get update` if needed. Raises Failure."""
     say(f"Installing {' and '.join(packages)} with apt-get …")
     install = ["apt-get", "install", "--yes", "--no-install-recommends", *packages]
     try:

@@ -1,7 +1,7 @@
-"""Which GIMP 3 this user has, however it came to the machine, and which profiles these read.
+"""Find the user's GIMP 3 installations of every kind, and the profiles that they read.
 
-Where a fact about a foreign platform comes from stands with it. What runs here for real is Debian's
-GIMP; the others are tested on faked trees.
+Facts about other platforms are given with their sources. Only Debian's GIMP is tested on a real
+system; the other kinds are tested on simulated folders.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ SERIES = ("3.0", "3.2")
 
 FLATPAK_ID = "org.gimp.GIMP"
 SNAP_MOUNTS = (Path("/snap"), Path("/var/lib/snapd/snap"))
-"""Where snapd mounts its packages: the first on Debian and Ubuntu, the other on Fedora."""
+"""The folders in which snapd mounts snaps: the first on Debian and Ubuntu, the other on Fedora."""
 APPLICATIONS = Path("/Applications")
 NATIVE, FLATPAK, SNAP, APPIMAGE = "native", "Flatpak", "Snap", "AppImage"
 
 
 @dataclass(frozen=True)
 class Gimp:
-    """A GIMP 3. `root` is the folder tree that it lives in, or None for one on the machine itself.
+    """A GIMP 3.
 
-    `console` is what starts it without a window, `starter` what has to stand before that.
+    `root` is the folder tree of a private GIMP, and None for a GIMP on the machine itself.
+    `console` is the executable or option that starts it without a window. `starter` holds the words
+    that must precede `console` on the command line.
     """
 
     series: str
@@ -43,30 +45,30 @@ class Gimp:
 
     @property
     def place(self) -> str:
-        """Where its plug-ins run: "" for the machine itself, "flatpak" or "snap" for a sandbox.
+        """The place where its plug-ins run: "flatpak", "snap", or "" for the machine itself.
 
-        Interpreters are noted by it: what runs inside one sandbox doesn't exist outside.
+        Each place has its own interpreter for the worker, which does not exist elsewhere.
         """
         return self.kind.lower() if self.kind in (FLATPAK, SNAP) else ""
 
     def command(self, *arguments: str) -> list[str]:
-        """The command line that starts it without a window."""
+        """Return the command line that starts it without a window."""
         return [*self.starter, self.console, *arguments]
 
     def python(self, *arguments: str) -> list[str]:
-        """The command line for the Python that its plug-ins run in, inside its sandbox."""
+        """Return the command line for the Python of its plug-ins. Only for Flatpak and Snap."""
         if self.kind == FLATPAK:
             return ["flatpak", "run", "--command=python3", FLATPAK_ID, *arguments]
-        # `snap run --shell` hands its arguments to the shell inside.
+        # `snap run --shell` passes its arguments to a shell inside the snap.
         inside = 'exec python3 "$@"'
         return ["snap", "run", "--shell", "gimp", "-c", inside, "python3", *arguments]
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A folder that GIMP reads plug-ins and settings from, and the GIMPs that do.
+    """A folder from which GIMP reads plug-ins and settings, and the GIMPs that read it.
 
-    `named`: given by hand, so that GIMP has to be led there.
+    If `named`, the user chose the folder, and GIMP must be started with GIMP3_DIRECTORY to use it.
     """
 
     folder: Path
@@ -74,11 +76,11 @@ class Profile:
     named: bool = False
 
 
-# Which GIMPs there are
+# Finding GIMPs
 
 
 def machine_gimps() -> list[Gimp]:
-    """The GIMPs of the system's packages, of the series that we know, newest series last."""
+    """Return the GIMPs of a supported series on PATH, the newest series last."""
     names = ("gimp-console", *(f"gimp-console-{series}" for series in SERIES))
     found = {}
     for path in filter(None, map(shutil.which, names)):
@@ -88,12 +90,12 @@ def machine_gimps() -> list[Gimp]:
 
 
 def all_gimps() -> list[Gimp]:
-    """Every GIMP 3 of this user, the system's own first."""
+    """Return every GIMP of a supported series that this user has, the system's own first."""
     if sys.platform == "win32":
         return [gimp for path in _windows_consoles() for gimp in _described(str(path), "Windows")]
     found = machine_gimps()
     if sys.platform == "darwin":
-        # gimp-macos-build links the console without its version in there.
+        # gimp-macos-build creates a link to the console there, without the version in its name.
         for folder in (APPLICATIONS, Path.home() / "Applications"):
             for path in sorted(folder.glob("GIMP*.app/Contents/MacOS/gimp-console")):
                 found += _described(str(path), "macOS")
@@ -102,7 +104,7 @@ def all_gimps() -> list[Gimp]:
 
 
 def _described(console: str, kind: str = NATIVE) -> Iterator[Gimp]:
-    """The GIMP behind an executable, if it is one of the series that we know."""
+    """Yield the GIMP that the executable starts, if its series is supported."""
     version = version_of(console)
     if series_of(version) in SERIES:
         yield Gimp(series_of(version), version, console, kind=kind)
@@ -113,7 +115,7 @@ def series_of(version: str) -> str:
 
 
 def version_of(console: str, prefix: list[str] | None = None) -> str:
-    """The version that the executable reports, such as `3.0.4`; empty if it doesn't run."""
+    """Return the version that the executable reports, such as `3.0.4`, or "" if it doesn't run."""
     return _version_in(_answer([*(prefix or []), console, "--version"]))
 
 
@@ -130,9 +132,10 @@ def _answer(command: list[str]) -> str:
 
 
 def _flatpaks() -> Iterator[Gimp]:
-    """The Flatpak `org.gimp.GIMP`: by `flatpak info`, whose answer has a line `Version: 3.0.6`.
+    """Yield the Flatpak `org.gimp.GIMP`, if it is installed.
 
-    Which executable to ask for: GIMP installs gimp-console-SERIES everywhere.
+    The output of `flatpak info` has a line such as `Version: 3.0.6`. The executable is
+    gimp-console-SERIES, which every installation of GIMP has.
     """
     if not shutil.which("flatpak"):
         return
@@ -146,9 +149,10 @@ def _flatpaks() -> Iterator[Gimp]:
 
 
 def _snaps() -> Iterator[Gimp]:
-    """The Snap `gimp`: its version is in `meta/snap.yaml`, as in every mounted snap.
+    """Yield the Snap `gimp`, if it is installed.
 
-    It has one app, `gimp` (GIMP's build/linux/snap/snapcraft.yaml), which runs `usr/bin/gimp`.
+    Its version is in `meta/snap.yaml`, as in every mounted snap. Its only app, `gimp`, runs
+    `usr/bin/gimp` (GIMP's build/linux/snap/snapcraft.yaml).
     """
     for mount in SNAP_MOUNTS:
         try:
@@ -165,9 +169,10 @@ def _snaps() -> Iterator[Gimp]:
 
 
 def _appimages() -> Iterator[Gimp]:
-    """AppImages where people keep them, such as `GIMP-3.0.4-x86_64.AppImage`.
+    """Yield AppImages in the folders where people usually keep them.
 
-    That is how GIMP names them; its AppRun hands all arguments to GIMP. They run unconfined.
+    GIMP names them like `GIMP-3.0.4-x86_64.AppImage`. Their AppRun passes all arguments to GIMP.
+    They run without confinement.
     """
     home = Path.home()
     seen = set()
@@ -181,11 +186,12 @@ def _appimages() -> Iterator[Gimp]:
 
 
 def _windows_consoles() -> Iterator[Path]:
-    """The consoles of GIMP's installer for Windows.
+    """Yield the console executables that GIMP's installer for Windows has installed.
 
-    GIMP's build/windows/installer/base_gimp3264.iss: the folder is `GIMP 3` in Program Files or,
-    for this user only, in %LOCALAPPDATA%\\Programs (Inno Setup's {autopf}), or what the registry
-    says under `GIMP-3_is1` (its AppID); the executable is `bin\\gimp-console-SERIES.exe`.
+    They are called `bin\\gimp-console-SERIES.exe`. Their folder is in the registry under
+    `GIMP-3_is1` (the installer's AppID). By default it is `GIMP 3` in Program Files or, for a
+    single user, in %LOCALAPPDATA%\\Programs (Inno Setup's {autopf}). The source is GIMP's
+    build/windows/installer/base_gimp3264.iss.
     """
     folders = [*_windows_registry()]
     for variable in ("ProgramFiles", "ProgramW6432", "LOCALAPPDATA"):
@@ -215,13 +221,13 @@ def _windows_registry() -> Iterator[Path]:
             continue
 
 
-# Which profiles they read
+# Finding profiles
 
 
 def profile_folder(gimp: Gimp) -> Path:
-    """The profile that this GIMP reads where nothing else is said.
+    """Return the folder of the profile that `gimp` reads by default.
 
-    GIMP's libgimpbase/gimpenv.c: the configuration folder, then GIMP/SERIES.
+    It is GIMP/SERIES in the configuration folder (GIMP's libgimpbase/gimpenv.c).
     """
     if gimp.kind == FLATPAK:
         return _flatpak_profiles() / gimp.series
@@ -231,9 +237,11 @@ def profile_folder(gimp: Gimp) -> Path:
 
 
 def _flatpak_profiles() -> Path:
-    """The Flatpak's manifest asks for `--filesystem=xdg-config/GIMP`: where the user has a folder
-    ~/.config/GIMP already, Flatpak mounts that in place of the app's own (flathub/org.gimp.GIMP
-    issue 72; flatpak-builder-lint issue 232).
+    """Return the folder that contains the profiles of the Flatpak.
+
+    The Flatpak's manifest has `--filesystem=xdg-config/GIMP`. If the folder ~/.config/GIMP exists,
+    Flatpak therefore mounts it in place of the app's own (flathub/org.gimp.GIMP issue 72,
+    flatpak-builder-lint issue 232).
     """
     own = Path.home() / ".var/app" / FLATPAK_ID / "config/GIMP"
     shared = config_folder() / "GIMP"
@@ -241,22 +249,26 @@ def _flatpak_profiles() -> Path:
 
 
 def _snap_profiles() -> Path:
-    """The snap sees XDG_CONFIG_HOME=$SNAP_USER_DATA/.config, and `current` leads to that; snapd
-    copies it at each refresh (snapcrafters/gimp issue 45).
+    """Return the folder that contains the profiles of the Snap.
+
+    In the snap, XDG_CONFIG_HOME is $SNAP_USER_DATA/.config. The link `current` leads to
+    $SNAP_USER_DATA, which snapd copies at each refresh (snapcrafters/gimp issue 45).
     """
     return Path.home() / "snap/gimp/current/.config/GIMP"
 
 
 def _store_profiles() -> Iterator[Path]:
-    """The Microsoft Store's GIMP keeps what it writes to %APPDATA% in its package's own folder, as
-    it is not exempt from that (its AppxManifest.xml has no such capability), and can't be asked.
+    """Yield the folders that contain the profiles of the Microsoft Store's GIMP.
+
+    Windows redirects what it writes to %APPDATA% into a folder of its package: its AppxManifest.xml
+    has no capability that would prevent this. The installer can't query this GIMP.
     """
     if base := os.environ.get("LOCALAPPDATA"):
         yield from (Path(base) / "Packages").glob("*GIMP*_*/LocalCache/Roaming/GIMP")
 
 
 def _parents() -> Iterator[Path]:
-    """The folders that profiles lie in, by their series, whether their GIMP is found or not."""
+    """Yield the folders that contain profiles, named by series, whether GIMP is found or not."""
     yield config_folder() / "GIMP"
     if sys.platform == "win32":
         yield from _store_profiles()
@@ -266,9 +278,10 @@ def _parents() -> Iterator[Path]:
 
 
 def named_profile(folder: Path) -> Profile:
-    """The profile of a folder given by hand, with the GIMPs that read it, or would.
+    """Return the profile in a folder that the user chose, with the GIMPs to use it with.
 
-    The latter by the folder's name, else the newest.
+    These are the GIMPs that read it by default. If there are none, it is one on the machine itself:
+    of the series that the folder is named after, or else the newest.
     """
     folder = folder.expanduser().absolute()
     gimps = all_gimps()
@@ -282,10 +295,13 @@ def named_profile(folder: Path) -> Profile:
 
 
 def find_profiles() -> list[Profile]:
-    """The profiles of every GIMP 3 that is installed here or was used by this user."""
+    """Return the profiles of every GIMP 3 that is installed or was used by this user.
+
+    If GIMP3_DIRECTORY is set, it is the only one.
+    """
     own = os.environ.get("GIMP3_DIRECTORY")
     if own:
-        # GIMP takes a relative one from the home folder.
+        # GIMP resolves a relative path in the home folder.
         return [named_profile(Path.home() / Path(own).expanduser())]
     read: dict[Path, list[Gimp]] = {}
     for gimp in all_gimps():
@@ -298,9 +314,10 @@ def find_profiles() -> list[Profile]:
 
 
 def homes() -> list[Path]:
-    """Where the plug-in keeps key, settings and jobs: on the machine, and in each sandbox.
+    """Return the folders in which the plug-in keeps the key, settings and jobs.
 
-    Flatpak and Snap set XDG_DATA_HOME to a folder of the app's own.
+    These are the machine's folder, and those of the Flatpak and the Snap if they exist: both set
+    XDG_DATA_HOME to a folder of their own.
     """
     inside = (
         Path.home() / ".var/app" / FLATPAK_ID / "data" / NAME,

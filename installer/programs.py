@@ -1,7 +1,7 @@
-"""Starting other programs, and which variables of this process they get.
+"""Start other programs with suitable environment variables.
 
-Everything that the installer starts gets its variables from here. What runs beside a private GIMP
-is the exception: its variables are chosen one by one in host.py.
+The installer takes the variables of all programs from here. The exception is programs that run with
+a private GIMP: host.py chooses their variables one by one.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _KEYRING = "PYTHON_KEYRING_BACKEND"
 
 
 def environ(key: bool = False) -> dict[str, str]:
-    """The environment of an interpreter or a tool that does a step of the installer's.
+    """Return the environment variables for an interpreter or another tool of the installer.
 
-    The user's PYTHON* variables are left out: they can keep an interpreter from starting, or have
-    it load other packages than its own. Only the choice of a keyring stays. The API key is there
-    only with `key`: for the worker.
+    The user's PYTHON* variables are left out, because they can prevent an interpreter from starting
+    or make it load foreign packages. Only the choice of a keyring is kept. The API key is included
+    only with `key`, for the worker.
     """
     return {
         **{
@@ -27,23 +27,23 @@ def environ(key: bool = False) -> dict[str, str]:
             for name, value in os.environ.items()
             if (key or name != KEY) and (name == _KEYRING or not name.startswith("PYTHON"))
         },
-        # Paths and messages may have letters that the language's encoding lacks.
+        # Paths and messages may contain characters that the locale's encoding lacks.
         "PYTHONUTF8": "1",
     }
 
 
 def environ_of_gimp() -> dict[str, str]:
-    """The environment of the user's own GIMP: the user's, without the API key."""
+    """Return the environment variables for the user's own GIMP: all except the API key."""
     return {name: value for name, value in os.environ.items() if name != KEY}
 
 
 def run(
     command: list[str], env: dict[str, str] | None = None, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end, without input, and return what it printed.
+    """Run a program without input, wait for its end, and capture its output.
 
-    `env` is `environ()` by default, `options` are those of subprocess.run. Raises OSError, and
-    TimeoutExpired if a timeout is given.
+    `env` is `environ()` by default, and `options` are those of subprocess.run. Raises OSError, and
+    subprocess.TimeoutExpired if a timeout is given.
     """
     return subprocess.run(
         command,

@@ -1,4 +1,4 @@
-"""Commands that take long, with a sign of life."""
+"""Run slow commands and show their progress."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from . import programs
 from .folders import say
 
 WIDTH = 60
-# How often, in seconds, progress is shown on a terminal (one line that changes) and elsewhere.
+# Seconds between updates on a terminal, where one line is overwritten, and elsewhere.
 EVERY_TERMINAL, EVERY = 0.5, 15
 
 
 class CommandFailed(Exception):
-    """A command ended with an error; its last lines have been shown."""
+    """A command could not be started or ended with an error; its output has been shown."""
 
 
 def stop(process: subprocess.Popen[Any]) -> None:
-    """End a process that leads a session, and what it started there, if it is still running."""
+    """End a process that leads a session, with the processes it started there, if it still runs."""
     if sys.platform == "win32":
-        # There are no sessions: what it started ends by itself, with nobody to read from it.
+        # Windows has no sessions. The other processes end when nobody reads their output any more.
         process.kill()
         return
     for kind in (signal.SIGTERM, signal.SIGKILL):
@@ -40,10 +40,11 @@ def stop(process: subprocess.Popen[Any]) -> None:
 
 
 def run_with_progress(command: list[str], env: Mapping[str, str] | None = None) -> None:
-    """Run a command, showing its latest line and the time that has passed on standard error.
+    """Run a command, and show its latest line and the elapsed time on standard error.
 
-    `env` is programs.environ() by default; the language of messages is added. Raises CommandFailed,
-    after showing its last lines, if it ends with an error or isn't there.
+    `env` is programs.environ() by default. Variables for English messages and for apt without
+    questions are added. If the command ends with an error, its last lines are shown and
+    CommandFailed is raised. CommandFailed is also raised if it can't be started.
     """
     started = time.monotonic()
     lines = ["starting"]
@@ -53,7 +54,7 @@ def run_with_progress(command: list[str], env: Mapping[str, str] | None = None) 
     def show() -> None:
         while not done.wait(EVERY_TERMINAL if terminal else EVERY):
             text = f"  {time.monotonic() - started:3.0f} s  {lines[-1][:WIDTH]}"
-            # Spaces, as not every terminal knows how to clear a line.
+            # Overwrite the old text with spaces, because some terminals can't clear a line.
             shown = f"\r{text:<{WIDTH + 10}}" if terminal else f"{text}\n"
             print(shown, end="", file=sys.stderr)
             sys.stderr.flush()

@@ -1,16 +1,17 @@
-"""The command line, `python -m plugin …`, for the worker's interpreter."""
+"""The command line `python -m plugin …`, which runs in the worker's environment."""
 
 import contextlib
 import os
 import sys
 from pathlib import Path
 
-# Its threads wait busily, from the import on, while GIMP has better use for the processor.
+# OpenBLAS starts its threads on import, and they spin while they wait. With a single thread, the
+# processor stays free for GIMP.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 if sys.prefix != sys.base_prefix:
-    # As long as it is held, the installer leaves this environment alone (installer/environment.py).
-    # On Windows it is enough that the file is open.
+    # While this lock is held, the installer neither replaces nor removes the environment
+    # (installer/environment.py). On Windows it is enough to keep the file open.
     with contextlib.suppress(OSError):
         held = os.open(Path(sys.prefix) / "in-use.lock", os.O_RDWR | os.O_CREAT, 0o600)
         if os.name == "posix":
@@ -26,9 +27,9 @@ if sys.prefix != sys.base_prefix:
 from plugin.worker.cli import main
 
 code = main()
-# What was closed already is flushed.
+# Flushing a closed stream fails, but a stream is flushed when it is closed.
 with contextlib.suppress(OSError, ValueError):
     sys.stdout.flush()
     sys.stderr.flush()
-# So many libraries take longer to be put away than a small edit to be fitted.
+# Skip the interpreter's shutdown: unloading all libraries takes longer than fitting a small edit.
 os._exit(code)

@@ -1,28 +1,28 @@
-"""The job folder: one edit on disk, the one thing that the two sides share.
+"""The job folder: an edit on the disk, through which the plug-in and the worker communicate.
 
     jobs/20261122-133005-7f3a/
-        request.json    what is asked, written once
-        source.png      the region's pixels, sRGB
-        mask.png        the selection over them, gray, 255 = edit (none: edit everything)
+        request.json    what was asked, written once
+        source.png      the pixels of the region, in sRGB
+        mask.png        the selection in the region, gray, 255 = edit (absent: edit everything)
         reference-N.png
-        place.json      where the results belong in an image, if it came from one
-        state.json      how far it got, written by the worker alone
-        answer-N.*      what the service said, if no picture was found in it: read again on resume
+        place.json      where the results belong in an image, if the edit was made in GIMP
+        state.json      how far the edit got, written by the worker only
+        answer-N.*      an answer in which no picture was found; it is read again on resume
         result-N.*      the picture, as received
-        placed-N.png    the answer, fitted to source.png
-        blend.png       how much of the answer counts towards the selection's edge, if asked
-        original        the picture's file as it was read, until all results are written
+        placed-N.png    the result, fitted to source.png
+        blend.png       the weight of the result near the selection's edge, if there is a blend
+        original        a copy of the picture file that is edited, until all results are written
         imported-N      marker: variation N is in the image (or in a file)
-        maker           the lock in the folder `locks` that the process holds which made the job
+        maker           the name of a lock in the folder `locks`, held by the job's creator
         lock            held by the worker that works on the job
 
-The plug-in fills the folder under a temporary name and renames it when complete; from then on
-only the worker writes `state.json`. A crash at any point leaves a folder that says what may be
-done next. No key and no signed link is ever written here:
-in `answer-N` a mark stands for them.
+The plug-in, or the command line, fills the folder under a hidden name and renames it when it is
+complete. After that, only the worker writes `state.json`. A crash at any point leaves a folder that
+says what may be done next. No key and no signed link is ever written here; in `answer-N`, a mark
+replaces them.
 
-Who removes a folder holds its lock, and leaves what this version doesn't understand. No clock
-decides on what was paid for: see `Job.must_stay`.
+A process holds the lock of a job while it removes the folder. It leaves alone what this version
+doesn't understand. What was paid for is never removed because of its age: see `Job.must_stay`.
 """
 
 from __future__ import annotations
@@ -47,47 +47,47 @@ from plugin.region import Region
 from plugin.words import _
 
 PREPARED = "prepared"
-"""Complete and not sent: may be sent."""
+"""The job is complete and was not sent. It may be sent."""
 SENT = "sent"
-"""The request is on its way or was; with no worker about, the outcome is unknown."""
+"""The request is being sent, or was sent. If no worker holds the job, the outcome is unknown."""
 ACCEPTED = "accepted"
-"""The service took it and named a task."""
+"""The service accepted the request and named a task."""
 RECEIVED = "received"
-"""The result lies in the folder."""
+"""The result is in the folder."""
 FAILED = "failed"
-"""Ended without a result; `kind` and `message` say why."""
+"""The request ended without a result. `kind` and `message` say why."""
 
 _STATES = (SENT, ACCEPTED, PREPARED, RECEIVED, FAILED)
 
 
 class Kind:
-    """What can go wrong, in a word for programs."""
+    """The kinds of failure, as constants for programs."""
 
     SETUP = "setup"
-    """The key, the address, a file of the job: something must be mended here."""
+    """Something must be fixed on this machine: the key, the address, a file of the job."""
     UNREACHABLE = "unreachable"
-    """Nothing was sent: no connection came about."""
+    """The service could not be reached, so no complete request was sent."""
     REFUSED = "refused"
-    """The service said no, and why; nothing was made."""
+    """The service refused the edit and said why. Nothing was made."""
     BUSY = "busy"
-    """The service asked to come back later."""
+    """The service is busy and asked to try again later."""
     OUTCOME_UNKNOWN = "outcome unknown"
-    """It was sent and no answer came: it may have been made and billed."""
+    """The edit was sent and no usable answer came. It may have been made and billed."""
     PENDING = "pending"
-    """The service took it and may still finish it: it can be asked for, at no cost."""
+    """The service accepted the edit, or the result is kept. Resuming the job costs nothing."""
     ANSWER = "answer"
-    """It was made, and the answer can't be used or fetched."""
+    """The edit was made, but the answer can't be used or fetched."""
 
 
 _FREE = (Kind.SETUP, Kind.UNREACHABLE, Kind.REFUSED, Kind.BUSY)
-"""After these nothing was paid for."""
+"""The kinds of failure after which nothing was paid for."""
 
 PHASES = ("preparing", "uploading", "waiting", "downloading", "placing")
-"""What a worker does, one after the other."""
+"""The phases of a worker's work, in order."""
 
 
 def phase_text(phase: str) -> str:
-    """Return one of PHASES in words."""
+    """Return the text for `phase`, one of PHASES, in the user's language."""
     return {
         "preparing": _("Preparing the picture"),
         "uploading": _("Sending the picture"),
@@ -98,28 +98,29 @@ def phase_text(phase: str) -> str:
 
 
 _PICTURE = re.compile(r"(result|placed|reference|answer)-[0-9]{1,3}\.[a-z]{3,4}")
-"""What the files that a job names are called; anything else would lead out of its folder."""
+"""The names of files that a job may refer to. Any other name could lead out of its folder."""
 
 _DAY = 86400.0
-"""Seconds."""
+"""A day in seconds."""
 
 _HIDDEN = re.compile(r"\.[0-9]{8}-[0-9]{6}-[0-9a-f]+")
-"""What a folder is called that is being filled or removed; other hidden ones aren't ours."""
+"""The names of folders that are being filled or removed. Other hidden folders are not ours."""
 _MAKER = "maker"
 _IMPORTED = "imported"
 _RESULT = re.compile(r"result-([0-9]{1,3})\.")
 
 _UNSEEN = "\u115f\u1160\u2800\u3164\uffa0"
-"""Letters and a symbol that are drawn as nothing."""
+"""Characters that count as letters or symbols in Unicode, but are invisible."""
 
 _LATEST = 2**36
-"""Seconds since 1970 that a calendar still has a date for."""
+"""Upper limit for a time, in seconds since 1970. Later times may have no date in the calendar."""
 
 
 def check_prompt(text: str) -> str:
-    """Return the prompt without the space around it.
+    """Return the prompt without leading and trailing whitespace.
 
-    Raises ValueError with a sentence for the user.
+    Raises ValueError with a message for the user if it is empty, invisible, too long or not valid
+    Unicode.
     """
     prompt = text.strip()
     if not prompt:
@@ -138,7 +139,7 @@ def check_prompt(text: str) -> str:
 
 
 def _is_seen(character: str) -> bool:
-    """Whether a character shows by itself: spaces, controls and combining marks don't."""
+    """Return whether a character is visible by itself, unlike spaces and combining marks."""
     category = unicodedata.category(character)
     unseen = category[0] in "ZM" or category in ("Cc", "Cf") or character in _UNSEEN
     return not unseen
@@ -146,7 +147,11 @@ def _is_seen(character: str) -> bool:
 
 @dataclass(frozen=True)
 class Files:
-    """Where a job without GIMP came from and goes: paths; `mask` is "" if there is none."""
+    """The paths of a job made on the command line.
+
+    `image` is the picture file that is edited, `mask` the file of its mask ("" if there is none),
+    and `out` the folder for the results.
+    """
 
     image: str
     mask: str
@@ -155,30 +160,37 @@ class Files:
 
 @dataclass(frozen=True)
 class JobRequest:
-    """What is asked: `request.json`."""
+    """What is asked of the service: the contents of `request.json`."""
 
     prompt: str
     model: str
     region: Region | None
-    """None where it can't be read any more."""
+    """None if the saved region can't be read."""
     variations: int = 1
     references: tuple[str, ...] = ()
-    """The pictures' names in the folder."""
+    """The file names of the references in the job folder."""
     blend: int = 0
-    """Pixels inside the selection's edge over which a result fades in."""
+    """Width of the strip inside the selection's edge in which a result fades in, in pixels."""
     repair: bool = True
     keep_alpha: bool | None = None
-    """Whether results get the source's transparency; jobs of version 0.1.0 don't say."""
+    """Whether results get the transparency of the source.
+
+    None in jobs of version 0.1.0, which don't have this value. Their results get the transparency
+    if there is no mask.
+    """
     created: float = 0
-    """Seconds since 1970; 0 if unknown."""
+    """Time of creation in seconds since 1970, or 0 if it is unknown."""
     file: Files | None = None
+    """None for a job made in GIMP."""
 
     @staticmethod
     def from_json(saved: Any) -> JobRequest:
-        """Read what `asdict` gave in any version, and what may have been changed since.
+        """Return the request that `dataclasses.asdict` turned into `saved`.
 
-        Raises KeyError, TypeError or ValueError where that leaves no edit to speak of. Of the rest
-        what can't be read is left out: nobody needs it to get at results that have arrived.
+        `saved` may come from any version, and may have been changed since. Raises KeyError or
+        TypeError if the prompt, the number of variations or the names of the references are
+        invalid. Other values that can't be read are replaced by defaults: they are not needed to
+        get at results that have arrived.
         """
         if not isinstance(saved, dict):
             raise TypeError
@@ -218,18 +230,24 @@ def _is_whole(value: Any) -> TypeGuard[int]:
 
 
 def _is_text(value: Any) -> TypeGuard[str]:
-    """Whether it is a text that can be shown and sent: JSON has halves of characters, too."""
+    """Return whether `value` is a string that can be shown and sent.
+
+    Strings in JSON may contain null characters and halves of surrogate pairs, which can't.
+    """
     return isinstance(value, str) and _shown(value) == value
 
 
 def _shown(text: str) -> str:
-    """What of a text can be shown: names of files may be no text at all."""
+    """Return `text` with "?" in place of what can't be shown.
+
+    It may contain the name of a file, which need not be valid text.
+    """
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
 
 
 @dataclass
 class Post:
-    """One request to the service, that is one variation, and what became of it."""
+    """The state of one variation, which is one POST to the service."""
 
     state: str = PREPARED
     task: str = ""
@@ -239,13 +257,16 @@ class Post:
     placed: str = ""
     notes: list[str] = field(default_factory=list)
     route: str = ""
-    """How it was sent, one of settings.ROUTES; jobs from before there were two don't say."""
+    """The route by which it was sent, one of settings.ROUTES.
+
+    It is "" in jobs from the time when there was only one route.
+    """
     service: str = ""
-    """The address of the service that has the task, as the settings have it."""
+    """The address of the service that has the task, as it is in the settings."""
     answer: str = ""
-    """The file with what the service said, where no picture was found in it."""
+    """The name of the file that holds the answer, if no picture was found in it."""
     others: dict[str, Any] = field(default_factory=dict)
-    """What a newer version has noted besides: kept as it is."""
+    """Fields that a newer version has saved, which are kept unchanged."""
 
     @property
     def to_be_placed(self) -> bool:
@@ -253,38 +274,39 @@ class Post:
 
     @property
     def may_be_sent_again(self) -> bool:
-        """Whether it failed and surely cost nothing, so that the user may have it sent again."""
+        """Whether it failed and certainly cost nothing, so that it may be sent again on request."""
         paid = self.result or self.answer
         return self.state == FAILED and self.kind in _FREE and not paid
 
     @property
     def may_be_forgotten(self) -> bool:
-        """Whether nothing can come of it any more that was or will be paid for.
+        """Whether it has ended, and no result that was paid for can be lost with it.
 
-        An answer that can't be used yet was paid for. An unknown outcome was told to the user, and
-        there is nothing that it could be fetched by.
+        An answer that can't be used yet was paid for, so it is not forgotten. An edit with an
+        unknown outcome may be forgotten: the user was informed, and there is no way to fetch its
+        result.
         """
         over = self.state == FAILED and self.kind in (*_FREE, Kind.OUTCOME_UNKNOWN)
         return over and not self.answer
 
     @property
     def may_be_asked_for_again(self) -> bool:
-        """Whether its task may be told another time, or its picture be a better one.
+        """Whether it failed, but another request for its task may bring a usable picture.
 
-        The service forgets a task if the key is another one meanwhile, and what came in place of a
-        picture may have been a network's own page.
+        The service does not find a task if the key has changed meanwhile. What came in place of a
+        picture may have been a page inserted by the network.
         """
         asked = self.state == FAILED and self.kind == Kind.ANSWER
         return asked and bool(self.task) and not self.placed
 
     @property
     def may_be_read_again(self) -> bool:
-        """Whether something arrived that could not be used, and that a later version may read."""
+        """Whether something arrived that could not be used, but that a later version may read."""
         return self.state == FAILED and bool(self.result or self.answer) and not self.placed
 
     @property
     def recoverable(self) -> bool:
-        """Whether going on may bring the result of what was sent, at no cost."""
+        """Whether resuming the job may bring the result of what was sent, at no cost."""
         waits = self.state == ACCEPTED and bool(self.task)
         again = self.may_be_asked_for_again or self.may_be_read_again
         return waits or self.to_be_placed or again
@@ -292,32 +314,36 @@ class Post:
 
 @dataclass
 class State:
-    """Where a job stands: the posts, one per variation, and what is true of them together."""
+    """The state of a job: its posts, one per variation, and what follows from them."""
 
     posts: list[Post]
     others: dict[str, Any] = field(default_factory=dict)
-    """What a newer version has noted besides: kept as it is."""
+    """Fields that a newer version has saved, which are kept unchanged."""
 
     @property
     def name(self) -> str:
-        """The whole job's state: unfinished as long as one post is, received if any one is."""
+        """The state of the whole job.
+
+        It is unfinished as long as one post is: sent, accepted or prepared, in this order of
+        precedence. After that it is received if at least one post is, and failed otherwise.
+        """
         states = {post.state for post in self.posts}
         return next(s for s in _STATES if s in states)
 
     @property
     def messages(self) -> list[str]:
-        """The failures' sentences, each once."""
+        """The messages of the failures, without duplicates."""
         return list(dict.fromkeys(post.message for post in self.posts if post.message))
 
     @property
     def notes(self) -> list[str]:
-        """What the user should hear about the results, each sentence once."""
+        """The notes for the user about the results, without duplicates."""
         return list(dict.fromkeys(note for post in self.posts for note in post.notes))
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job on disk."""
+    """A job on the disk. Its properties read the files of the folder."""
 
     folder: Path
 
@@ -327,7 +353,10 @@ class Job:
 
     @property
     def request(self) -> JobRequest:
-        """What was asked. Raises OSError or ValueError if the folder is damaged."""
+        """The contents of `request.json`.
+
+        Raises OSError, and ValueError with a message for the user if the file is malformed.
+        """
         try:
             saved = json.loads(settings.read_private(self.folder / "request.json"))
             return JobRequest.from_json(saved)
@@ -336,7 +365,10 @@ class Job:
 
     @property
     def state(self) -> State:
-        """How far it got. Raises OSError or ValueError if the folder is damaged."""
+        """The contents of `state.json`. Without this file, all variations are prepared.
+
+        Raises OSError, and ValueError with a message for the user if the file is malformed.
+        """
         try:
             saved = json.loads(settings.read_private(self.folder / "state.json"))
             posts = [_checked_post(post) for post in saved.pop("posts") or [None]]
@@ -347,7 +379,10 @@ class Job:
             raise ValueError(_damaged(self, "state.json")) from error
 
     def save_state(self, state: State) -> None:
-        """Put `state` on the disk before the step that it announces is taken. Raises OSError."""
+        """Write `state` to the disk. Call this before the step that the state announces.
+
+        Raises OSError.
+        """
         posts = [asdict(post) for post in state.posts]
         for post in posts:
             post.update(post.pop("others"))
@@ -356,9 +391,9 @@ class Job:
 
     @property
     def imported(self) -> frozenset[int]:
-        """The variations that reached the user's picture, by number.
+        """The numbers of the variations that are in the user's image or file.
 
-        Raises OSError or ValueError if the folder is damaged.
+        Raises OSError, and ValueError if the job is damaged.
         """
         numbers = [
             int(marker.name.removeprefix(f"{_IMPORTED}-"))
@@ -366,15 +401,15 @@ class Job:
             if marker.name.removeprefix(f"{_IMPORTED}-").isdecimal()
         ]
         if (self.folder / _IMPORTED).exists():
-            # An older version noted this of all that was fitted by then.
+            # An older version wrote one marker for all variations that were fitted by then.
             numbers += self._fitted()
         return frozenset(numbers)
 
     @property
     def unimported(self) -> frozenset[int]:
-        """The variations that have arrived and did not reach the user's picture, by number.
+        """The numbers of the variations that have arrived, but are not in the user's image or file.
 
-        Raises OSError or ValueError if the folder is damaged.
+        Raises OSError, and ValueError if the job is damaged.
         """
         arrived = {
             number
@@ -386,11 +421,11 @@ class Job:
         return frozenset(arrived) - self.imported
 
     def mark_imported(self, numbers: Iterable[int]) -> None:
-        """Note that these variations reached the user's picture.
+        """Mark these variations as being in the user's image or file.
 
-        Others that were noted stay so. Raises OSError.
+        Variations that were marked before stay marked. Raises OSError.
         """
-        # A file for each: plug-in and worker may note some at the same time.
+        # Each variation has its own file, because several processes may mark some at the same time.
         for number in numbers:
             (self.folder / f"{_IMPORTED}-{number}").touch(mode=0o600)
         settings.sync_folder(self.folder)
@@ -399,32 +434,40 @@ class Job:
         return [number for number, post in enumerate(self.state.posts, 1) if post.placed]
 
     def discard(self) -> None:
-        """Remove the job and everything in it, whatever may come of it: the user wants that."""
+        """Remove the job and everything in it, even results that are not used yet.
+
+        This is for a job that the user wants to discard.
+        """
         try:
             folder = _put_away(self.folder)
         except OSError:
-            # On Windows somebody has one of its files open.
+            # On Windows, another process has one of its files open.
             folder = self.folder
         shutil.rmtree(folder, ignore_errors=True)
 
     def age(self, now: float) -> float:
-        """Seconds from the last change of a file of it to `now` (seconds since 1970).
+        """Return the seconds from the last change of one of its files to `now`.
 
-        Less than 0 if the clock was set back since. Raises OSError or ValueError.
+        `now` is in seconds since 1970. The age is negative if the clock was set back since. Raises
+        OSError, and ValueError if the job is damaged.
         """
         files = (file for file in self.folder.iterdir() if file.name != "lock")
         return now - max(self.request.created, *(file.lstat().st_mtime for file in files))
 
     def must_stay(self, now: float) -> bool:
-        """Whether it isn't understood, or may be sent, or holds what was paid for.
+        """Return whether the job must not be removed automatically.
 
-        Of what was sent nothing goes before it has come to an end, however long ago that was: the
-        next window, or `resume`, asks for a task, which then arrives or is gone, and notes that an
-        outcome is unknown. Results stay until they are imported, and answers that can't be used
-        stay as well: a newer version may read them. What stays can be discarded by the user.
+        A job must stay in these cases:
 
-        A worker that is about to change all that holds the lock, which isn't asked here. Raises
-        OSError.
+        - This version can't read it.
+        - It was sent and has not ended, however long ago that was. The next window, or `resume`,
+          asks for the result of its task, or records that the outcome is unknown.
+        - It has results that are not imported, or answers that can't be used. A newer version may
+          be able to read these answers.
+        - It was not sent, and its last change was less than a day ago or its creator still runs.
+
+        The user can discard such a job. This method does not check whether a worker holds the lock
+        of the job and is about to change it. Raises OSError.
         """
         try:
             age, imported, unimported = self.age(now), self.imported, self.unimported
@@ -438,7 +481,10 @@ class Job:
         return bool(to_be_sent) and (age < _DAY or self.maker_lives())
 
     def maker_lives(self) -> bool:
-        """Whether the process that made it is still there, and may show it in a window."""
+        """Return whether the process that created the job still runs, and may show it in a window.
+
+        Raises OSError.
+        """
         return _maker_lives(self.folder)
 
 
@@ -450,10 +496,13 @@ def _damaged(job: Job, name: str) -> str:
 
 
 def _checked_post(saved: Any) -> Post:
-    """Return it if its parts are of the right kind. Raises AttributeError, KeyError, TypeError."""
+    """Return the post in `saved`, a part of `state.json`.
+
+    Raises AttributeError, KeyError or TypeError if `saved` is malformed.
+    """
     known = {each.name for each in fields(Post)} - {"others"}
     others = {name: value for name, value in saved.items() if name not in known}
-    # Without a state it would count as not sent.
+    # A state is required: with the default, a post without one would count as not sent.
     post = Post(saved["state"], **{name: saved[name] for name in saved.keys() & known - {"state"}})
     post.others = others
     texts = [value for name, value in asdict(post).items() if name not in ("notes", "others")]
@@ -469,18 +518,21 @@ def _checked_post(saved: Any) -> Post:
 
 
 def jobs_folder() -> Path:
-    """Return the folder of all jobs, made if need be. Raises OSError."""
+    """Return the folder of all jobs, which is created if necessary. Raises OSError."""
     return settings.private_folder(settings.home() / "jobs")
 
 
 def all_jobs() -> list[Job]:
-    """Return the complete jobs, oldest first: the history. Raises OSError."""
+    """Return all complete jobs, oldest first. They are the history of edits. Raises OSError."""
     folders = (f for f in jobs_folder().iterdir() if (f / "request.json").exists())
     return [Job(f) for f in sorted(folders) if not f.name.startswith(".")]
 
 
 def find(job_id: str) -> Job:
-    """Return the job of that id. Raises ValueError with a sentence for the user."""
+    """Return the job with that id.
+
+    Raises OSError, and ValueError with a message for the user if there is no such job.
+    """
     for job in all_jobs():
         if job.id == job_id:
             return job
@@ -490,30 +542,35 @@ def find(job_id: str) -> Job:
 
 
 def total_bytes() -> int:
-    """Return the room that all jobs take on the disk. Raises OSError."""
+    """Return the size of all jobs on the disk, in bytes. Raises OSError."""
     total = 0
     for file in jobs_folder().rglob("*"):
-        # A worker may be replacing it.
+        # A worker may be replacing the file.
         with contextlib.suppress(FileNotFoundError):
             total += file.lstat().st_size
     return total
 
 
 def prune(days: int, now: float) -> None:
-    """Remove the jobs that nothing has changed for `days` (0: none), if nothing is lost by it.
+    """Remove the jobs without a change for more than `days` days, except those that must stay.
 
-    What a window that is open may show stays, too. `now` is in seconds since 1970. Raises OSError.
+    With 0 `days`, no job is removed. A job whose creator still runs stays, too, because a window
+    may show it. Folders that killed processes left half filled or half removed are removed in any
+    case. `now` is in seconds since 1970. Raises OSError.
     """
     _remove_left(now)
     for old in all_jobs() if days > 0 else []:
-        # It may be damaged, or be removed by another process at this very moment.
+        # The job may be damaged, or another process may be removing it.
         with contextlib.suppress(OSError, ValueError):
             if old.age(now) > days * _DAY and not old.maker_lives():
                 _remove(old, now)
 
 
 def clear(now: float) -> None:
-    """Remove all jobs, if nothing is lost by it. Raises OSError."""
+    """Remove all jobs, except those that must stay. Raises OSError.
+
+    `now` is in seconds since 1970.
+    """
     _remove_left(now)
     for old in all_jobs():
         with contextlib.suppress(OSError):
@@ -521,22 +578,23 @@ def clear(now: float) -> None:
 
 
 def _remove(old: Job, now: float) -> None:
-    """Remove a job unless it must stay or is worked on. Raises OSError if it can't be removed."""
+    """Remove a job, unless it must stay or a worker holds it. Raises OSError."""
     if old.folder.is_symlink() or old.must_stay(now):
         return
     with contextlib.ExitStack() as holding:
         ours = holding.enter_context(lock.held(old.folder / "lock"))
-        # A worker may have been at it until now.
+        # A worker may have changed the job until this process got the lock.
         if not ours or old.must_stay(now):
             return
         if os.name == "nt":
-            # No folder is renamed there with an open file in it, that of a worker's lock either.
+            # Windows does not rename a folder that contains an open file. The lock is closed for
+            # that reason; a worker that takes it now keeps the folder from being renamed.
             holding.close()
         shutil.rmtree(_put_away(old.folder), ignore_errors=True)
 
 
 def _remove_left(now: float) -> None:
-    """Remove what killed processes have left half prepared or half removed. Raises OSError."""
+    """Remove the folders that killed processes left half filled or half removed. Raises OSError."""
     for left in jobs_folder().glob(".*"):
         if not _HIDDEN.fullmatch(left.name) or left.is_symlink():
             continue
@@ -544,21 +602,24 @@ def _remove_left(now: float) -> None:
             if (left / _MAKER).exists():
                 over = not _maker_lives(left)
             else:
-                # Of a version that noted none.
+                # Older versions did not write this file.
                 over = now - left.stat().st_mtime > _DAY
             if over:
                 shutil.rmtree(left, ignore_errors=True)
 
 
 def _put_away(folder: Path) -> Path:
-    """Give a folder a hidden name, by which it is a job no more; return it. Raises OSError."""
+    """Give a job folder a hidden name, so that it is no job any more, and return its new path.
+
+    Raises OSError.
+    """
     hidden = folder.with_name(_hidden_name())
     end = time.monotonic() + 1
     while True:
         try:
             return folder.rename(hidden)
         except PermissionError:
-            # A worker that was killed may not have ended yet.
+            # On Windows, a worker that was killed may not have ended yet.
             if os.name != "nt" or time.monotonic() > end:
                 raise
             time.sleep(0.02)
@@ -569,18 +630,21 @@ def _hidden_name() -> str:
 
 
 _held: tuple[Path, int] | None = None
-"""The lock that this process holds as long as it lives, and its descriptor."""
+"""The lock that this process holds until it ends, and its file descriptor."""
 _holding = threading.Lock()
 
 
 def _maker() -> str:
-    """Return the name of the lock that tells that this process lives. Raises OSError."""
+    """Return the name of the lock that shows that this process runs. Raises OSError.
+
+    The lock is taken at the first call, and again if its file or the data folder has changed.
+    """
     global _held
     with _holding:
         folder = settings.locks_folder()
         if _held is None or _held[0].parent != folder or not _held[0].exists():
             for left in folder.glob(f"{_MAKER}-*"):
-                # Most of them are of processes that have ended.
+                # Most of these locks are from processes that have ended.
                 with contextlib.suppress(OSError):
                     lock.remove(left)
             descriptor = None
@@ -594,7 +658,7 @@ def _maker() -> str:
 
 
 def _maker_lives(folder: Path) -> bool:
-    """Whether the process that filled `folder` is still there. Raises OSError."""
+    """Return whether the process that created `folder` still runs. Raises OSError."""
     try:
         name = settings.read_private(folder / _MAKER)
     except (FileNotFoundError, ValueError):
@@ -606,9 +670,9 @@ def _maker_lives(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def prepare() -> Iterator[Path]:
-    """Give a folder to fill; it becomes a job by `publish`, and is gone if that never came.
+    """Yield a new hidden folder to fill, within a `with` block.
 
-    Raises OSError.
+    `publish` makes it a job. Otherwise it is removed at the end of the block. Raises OSError.
     """
     folder = jobs_folder() / _hidden_name()
     folder.mkdir(mode=0o700)
@@ -620,9 +684,12 @@ def prepare() -> Iterator[Path]:
 
 
 def publish(folder: Path, request: JobRequest) -> Job:
-    """Make the filled folder a job, at once and for good. Raises OSError."""
+    """Turn the filled folder into a job by renaming it. Raises OSError.
+
+    The new name is flushed to the disk.
+    """
     for file in folder.iterdir():
-        # GIMP and the libraries write by the user's umask.
+        # GIMP and the libraries create files with the permissions of the user's umask.
         file.chmod(0o600)
     settings.write_private(folder / "request.json", json.dumps(asdict(request), indent=1))
     final = folder.with_name(folder.name.removeprefix("."))

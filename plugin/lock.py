@@ -1,8 +1,11 @@
-"""Locks between processes: a file that one process holds, until it lets go or ends.
+"""Locks between processes, made of files.
 
-A process that dies lets go, however it dies. These are the locks that the library filelock takes,
-which the worker uses: flock on Unix, the file's first byte on Windows. On a file system without
-locks each lock is free, because nobody can hold one there.
+A process holds a lock until it releases it or ends. The operating system releases the lock of a
+process that crashes or is killed.
+
+The locks are compatible with those of the library filelock, which the worker uses: `flock` on
+Unix, and a lock of the file's first byte on Windows. On a file system without locks every lock
+counts as free, because no process can hold one there.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _POLL = 0.005
-"""Seconds between two attempts to take a lock that is held."""
+"""Seconds between two attempts to take a lock that another process holds."""
 
 if sys.platform == "win32":
     import msvcrt
@@ -33,7 +36,7 @@ else:
     import fcntl
 
     _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
-    """What network file systems and FUSE answer where they have no locks."""
+    """Errors of network and FUSE file systems that don't support locks."""
 
     def _locked(descriptor: int) -> bool:
         try:
@@ -47,9 +50,11 @@ else:
 
 
 def take(path: Path) -> int | None:
-    """Take the lock `path` and return its descriptor; closing that lets go.
+    """Take the lock `path` and return its file descriptor. Closing it releases the lock.
 
-    Returns None if the lock is held, by another process or elsewhere in this one. Raises OSError.
+    Return None if the lock is held by another process, or elsewhere in this process. Also return
+    None if its former holder has removed the file meanwhile; another attempt may succeed then.
+    Raises OSError.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     with contextlib.ExitStack() as closing:
@@ -61,7 +66,7 @@ def take(path: Path) -> int | None:
 
 
 def _is_still(path: Path, descriptor: int) -> bool:
-    """Whether `path` is the file that was locked: a former holder may have removed that."""
+    """Return whether `path` is still the locked file. A former holder may have removed it."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
@@ -70,9 +75,10 @@ def _is_still(path: Path, descriptor: int) -> bool:
 
 @contextlib.contextmanager
 def held(path: Path, seconds: float = 0) -> Iterator[bool]:
-    """Hold the lock `path`, and tell whether it is held: False if others held it for `seconds`.
+    """Hold the lock `path` within a `with` block, and yield whether it could be taken.
 
-    Raises OSError.
+    Wait up to `seconds` for another holder to release it. Yield False if the lock is still held
+    then. Raises OSError.
     """
     end = time.monotonic() + seconds
     while (descriptor := take(path)) is None:
@@ -100,11 +106,13 @@ def remove(path: Path) -> None:
     if descriptor is None:
         return
     if os.name == "nt":
-        # An open file can't be removed there, which protects a new holder as well.
+        # Windows does not remove an open file. The descriptor must therefore be closed first, and
+        # the file of a process that takes the lock in between is safe.
         os.close(descriptor)
         path.unlink()
         return
-    # Before letting go: a new holder would hold a file without a name.
+    # Remove the file before the lock is released. Otherwise another process could take the lock in
+    # between, and would then hold a file that has no name any more.
     try:
         path.unlink()
     finally:

@@ -1,7 +1,8 @@
-"""The PNGs in which GIMP and the worker hand each other pictures: written quickly, not small.
+"""Write PNG files quickly, for the pictures that GIMP and the worker exchange.
 
-Libraries that write PNGs choose a filter for each row and pack the pixels, or copy them several
-times. That takes up to ten times as long as to read them again.
+Speed matters more than file size here. Other PNG writers choose a filter for each row and compress
+the pixels, or copy the pixels several times. Writing a file then takes up to ten times as long as
+reading it.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 STRIP_PIXELS = 1_000_000
-"""A good size of the strips that are encoded one after the other."""
+"""Suitable number of pixels for each of the strips that are passed to `encoded`."""
 _COLOURS = {1: 0, 3: 2, 4: 6}
-"""PNG's numbers for gray, RGB and RGBA, by their channels."""
+"""The colour types of PNG for gray, RGB and RGBA, by number of channels."""
 _CHANNELS = {number: channels for channels, number in _COLOURS.items()}
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -22,10 +23,11 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 def encoded(
     size: tuple[int, int], channels: int, strips: Iterable[bytes], level: int = 0
 ) -> Iterator[bytes]:
-    """Yield the parts of a PNG of `size` (width, height), in sRGB with 8 bits a channel.
+    """Yield the bytes of a PNG file of `size` (width, height), with 8 bits per channel.
 
-    `channels` is 1 for gray, 3 for RGB, 4 for RGBA. `strips` are whole rows of pixels, from the
-    top; `level` is zlib's, 0 to pack nothing.
+    `channels` is 1 for gray, 3 for RGB, 4 for RGBA. `strips` holds the pixels from top to bottom;
+    each strip has whole rows. Pixels are expected in sRGB: the file contains no colour profile.
+    `level` is the compression level of zlib; 0 stores the pixels uncompressed.
     """
     width, height = size
     packer = zlib.compressobj(level)
@@ -36,7 +38,7 @@ def encoded(
     length = width * channels
     for strip in strips:
         rows = (strip[start : start + length] for start in range(0, len(strip), length))
-        # A byte before each row says that it is not filtered.
+        # Each row begins with a byte for its filter; 0 means that it has none.
         yield from _chunk(b"IDAT", packer.compress(b"\0" + b"\0".join(rows)))
     yield from _chunk(b"IDAT", packer.flush())
     yield from _chunk(b"IEND", b"")
@@ -49,7 +51,11 @@ def _chunk(kind: bytes, data: bytes) -> Iterator[bytes]:
 
 
 def header(path: Path) -> tuple[int, int, int]:
-    """Return width, height and channels of a PNG of 8 bits. Raises OSError and ValueError."""
+    """Return the width, height and number of channels of a PNG file with 8 bits per channel.
+
+    The number of bits is not checked. Raises OSError, and ValueError if the file is not a PNG in
+    gray, RGB or RGBA.
+    """
     with path.open("rb") as file:
         head = file.read(26)
     if len(head) < 26 or not head.startswith(_SIGNATURE) or head[25] not in _CHANNELS:

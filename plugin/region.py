@@ -1,9 +1,11 @@
-"""What part of a picture is sent, and at which ratio and size: pure geometry.
+"""Compute which part of a picture is sent, with which ratio and size.
 
-The region is the selection with context around it, brought to a ratio of the service's table:
-first by growing and shifting inside the picture, and only where the picture ends beyond it
-(there the worker repeats the edge). Selecting more never makes it cost less. All boxes are whole
-pixels; x to the right, y down.
+The region is the selection with context around it, enlarged to a ratio of the service's table. It
+grows and shifts within the picture as far as possible. Only a region that does not fit into the
+picture extends beyond it; the worker fills that part by repeating the picture's edge. A larger
+selection never costs less than a part of it.
+
+All boxes have whole pixels, with x to the right and y down.
 """
 
 from __future__ import annotations
@@ -27,19 +29,22 @@ _LANDSCAPE = {
 }
 
 RATIOS: dict[str, dict[str, tuple[int, int]]] = {}
-"""The service's table: RATIOS["3:2"]["1k"] is the answer's (width, height) in pixels."""
+"""The service's sizes: RATIOS["3:2"]["1k"] is the (width, height) of an answer in pixels."""
 for _name, _sizes in _LANDSCAPE.items():
     _a, _b = _name.split(":")
     RATIOS[_name] = dict(zip(TIERS, _sizes))
     RATIOS[f"{_b}:{_a}"] = dict(zip(TIERS, ((h, w) for w, h in _sizes)))
 
 RATIO_TOLERANCE = 0.004
-"""A picture this close to a ratio counts as having it: results are scaled by more anyway."""
+"""Relative difference up to which a picture counts as having a ratio.
+
+Results are scaled by more than this in any case.
+"""
 
 CONTEXT_FLOOR = 64
-"""Pixels of surroundings that even the smallest selection takes along."""
+"""Smallest context on each side, in pixels."""
 CONTEXT_SHARE = 0.12
-"""Context on each side, as a share of the selection's diagonal."""
+"""Context on each side, as a fraction of the selection's diagonal."""
 
 _EXACT_SIZE = re.compile(r"(\d{2,5})\s*[x×*]\s*(\d{2,5})", re.IGNORECASE)
 _EXACT_PIXELS = (655_360, 8_294_400)
@@ -47,7 +52,7 @@ _EXACT_PIXELS = (655_360, 8_294_400)
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle of whole pixels."""
+    """A rectangle of whole pixels, from (x, y) up to, but not including, (right, bottom)."""
 
     x: int
     y: int
@@ -68,7 +73,10 @@ class Box:
 
     @staticmethod
     def from_json(saved: Any) -> Box:
-        """Read x, y, width and height. Raises TypeError or ValueError if it is something else."""
+        """Return the box of a list of x, y, width and height.
+
+        Raises TypeError or ValueError if `saved` is anything else.
+        """
         return Box(*whole_numbers(saved, 4))
 
     def intersection(self, other: Box) -> Box:
@@ -94,12 +102,14 @@ class Box:
 
 @dataclass(frozen=True)
 class Region:
-    """What is sent.
+    """The part of a picture that is sent, and the sizes of the upload and of the answer.
 
-    `box` is the picture sent, `content` the part of it that is really there (the rest is
-    repeated edge); both in the coordinates of the layer or canvas. `size` and `resolution` are
-    the service's fields; `answer` the (width, height) that they ask for; `upload` the (width,
-    height) at which `box` goes up: 1:1 unless the tier is smaller.
+    `box` is the rectangle that is sent. `content` is the part of it inside the picture; the rest is
+    filled by repeating the picture's edge. Both are in the coordinates of the layer or canvas.
+
+    `size` and `resolution` are the fields of the request. `answer` is the (width, height) in pixels
+    that they ask for. `upload` is the (width, height) to which `box` is scaled for the upload. It
+    is the size of `box` itself, unless the answer is smaller.
     """
 
     box: Box
@@ -111,9 +121,9 @@ class Region:
 
     @staticmethod
     def from_json(saved: Any) -> Region:
-        """Read what `asdict` gave.
+        """Return the region that `dataclasses.asdict` turned into `saved`.
 
-        Raises KeyError, TypeError or ValueError if it is something else.
+        Raises KeyError, TypeError or ValueError if `saved` is no valid region.
         """
         box, content = (
             Box.from_json([saved[name][each] for each in ("x", "y", "width", "height")])
@@ -126,7 +136,7 @@ class Region:
             raise TypeError
         if content.empty or content.intersection(box) != content:
             raise ValueError
-        # Nothing larger is asked for; what goes up may be larger by RATIO_TOLERANCE.
+        # No answer has more pixels than this. The upload may exceed the answer by RATIO_TOLERANCE.
         if min(across, down, width, height) < 1 or across * down > _EXACT_PIXELS[1]:
             raise ValueError
         if width * height > 1.1 * _EXACT_PIXELS[1]:
@@ -135,7 +145,10 @@ class Region:
 
 
 def whole_numbers(saved: Any, count: int) -> list[int]:
-    """Return that many integers. Raises TypeError or ValueError if it is something else."""
+    """Return `saved` as a list if it is a list or tuple of `count` integers.
+
+    Raises TypeError or ValueError if it is anything else.
+    """
     if not isinstance(saved, (list, tuple)) or len(saved) != count:
         raise ValueError
     if not all(isinstance(each, int) and not isinstance(each, bool) for each in saved):
@@ -146,7 +159,8 @@ def whole_numbers(saved: Any, count: int) -> list[int]:
 def check_size(size: str) -> str:
     """Return `size` as the service spells it: "auto", a ratio of the table, or "WxH".
 
-    Raises ValueError with a sentence for the user.
+    Raises ValueError with a message for the user if it is none of these, or if the service can't
+    make a picture of that width and height.
     """
     text = size.strip().lower() or "auto"
     if text == "auto" or text in RATIOS:
@@ -183,12 +197,20 @@ def plan(
     ceiling: str = "4k",
     context: int | None = None,
 ) -> Region:
-    """Return the region for `selection` in the picture `extent` (both in the same coordinates).
+    """Return the region for `selection` in the picture `extent`, both in the same coordinates.
 
-    `selection` equal to `extent` means the whole picture. `resolution` "auto" takes the smallest
-    tier that doesn't shrink the region, up to `ceiling`. `context` is in pixels on each side,
-    None for CONTEXT_SHARE of the selection, at least CONTEXT_FLOOR. Raises ValueError with a
-    sentence for the user if the selection misses the picture or the size is impossible.
+    To send the whole picture, pass `extent` as `selection`.
+
+    `size` is described at `check_size`. "auto" chooses the ratio with the lowest tier and, among
+    these, the fewest pixels (see `_cost`). `resolution` is a tier, or "auto" for the smallest tier
+    that doesn't shrink the region, at most `ceiling`. For an exact size ("WxH"), "auto" chooses the
+    tier by the number of pixels of this size, and `ceiling` has no effect.
+
+    `context` is the context on each side, in pixels. None means CONTEXT_SHARE of the selection's
+    diagonal, and at least CONTEXT_FLOOR.
+
+    Raises ValueError with a message for the user if the selection lies outside the picture, or the
+    size is not possible.
     """
     size = check_size(size)
     wanted = selection.intersection(extent)
@@ -241,11 +263,12 @@ def _numbers(text: str, separator: str) -> tuple[int, int]:
 
 
 def _brought_to(size: str, inner: Box) -> tuple[int, int, str]:
-    """The smallest (width, height) around `inner` that has the ratio of `size`."""
+    """Return the smallest width and height around `inner` with the ratio of `size`, and `size`."""
     across, down = _numbers(size, "x" if "x" in size else ":")
     ratio = across / down
     height = max(inner.height, math.ceil(inner.width / ratio / (1 + RATIO_TOLERANCE)))
-    # With few pixels not every height has a width near enough; a multiple of the ratio has.
+    # In a small region, not every height has a width in whole pixels that is close enough to the
+    # ratio. The loop ends, because the multiples of the ratio fit exactly.
     while True:
         width = max(inner.width, math.ceil(height * ratio / (1 + RATIO_TOLERANCE)))
         if width <= height * ratio * (1 + RATIO_TOLERANCE):
@@ -254,7 +277,7 @@ def _brought_to(size: str, inner: Box) -> tuple[int, int, str]:
 
 
 def _cost(width: int, height: int, extent: Box) -> int:
-    """Pixels sent, those of repeated edge counted five times."""
+    """Return the number of pixels sent. Those beyond the picture are counted five times."""
     inside = min(width, extent.width) * min(height, extent.height)
     return inside + 5 * (width * height - inside)
 
@@ -269,7 +292,11 @@ def _tier(ratio: str, width: int, height: int, ceiling: str) -> str:
 
 
 def _shifted(start: int, length: int, wanted: int, low: int, whole: int) -> int:
-    """Where a stretch grown from `length` to `wanted` begins: centred, then shifted inside."""
+    """Return the start of an interval that grows from `length` to `wanted` pixels.
+
+    The interval grows evenly on both sides of [start, start + length), and is then shifted into
+    [low, low + whole). If it is longer than that, it is centred there.
+    """
     begin = start - (wanted - length) // 2
     if wanted >= whole:
         return low - (wanted - whole) // 2

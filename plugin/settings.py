@@ -1,7 +1,8 @@
-"""Where things lie and what the user chose: the home folder, the service's address, the key.
+"""The data folder, the user's settings, the service's address, and the place of the API key.
 
-Environment variables win over the settings file. The key is never among the settings, only a note
-that the system's keyring has it: the keyring itself is asked by the worker alone.
+Environment variables take precedence over the settings file, `settings.json` in the data folder.
+The key is never in this file, which only records where the key is. Only the worker accesses the
+system's keyring.
 """
 
 from __future__ import annotations
@@ -29,61 +30,69 @@ DOCUMENTED_BASE_URLS = ("https://dimilinks.com/v1", "https://api-direct.dimilink
 SANDBOX = "sandbox"
 EDITS, ASYNC = "edits", "async"
 ROUTES = (EDITS, ASYNC)
-"""How edits are sent. The first is the default: its answer comes in one go, with the picture. With
-the other a task is named at once, which can be asked for after any break."""
+"""The routes, which are the ways to send an edit.
+
+The first one is the default: the service answers the request with the picture. With the other one,
+the service names a task at once, and its result can be asked for even after the connection broke.
+"""
 
 ENVIRONMENT, KEYRING, FILE = "environment", "keyring", "file"
-"""Where the key can be."""
+"""The places where the key can be."""
 
 MASK_LINE = (
     "The last picture is a mask for the first one: edit only where it is white (transparent), and "
     "keep everything exactly as it is where it is black."
 )
-"""What is added to the prompt of an edit with a mask, if the user wants it explained."""
+"""This is added to the prompt of an edit with a mask, if the user has chosen that."""
 MOST_KEEP_DAYS = 3650
 _KEEP_DAYS = 30
 _CONNECT_SECONDS = 1, 10, 120
-"""Least, default, most."""
+"""Lowest, default and highest value, in seconds."""
 _READ_SECONDS = 30, 600, 3600
 _IN_USE_SECONDS = 1.0 if os.name == "nt" else 0.0
-"""Seconds for which a reader may keep a file from being replaced."""
+"""Seconds to retry the replacement of a file, which a reader of the file prevents on Windows."""
 
 
 _PATIENCE = 10.0
-"""Seconds to wait for another process that changes the settings, and for Windows to let us read."""
+"""Seconds to wait for another process that changes the settings, or that replaces a file."""
 
 
 class Unusable(OSError, ValueError):
-    """The home folder, the settings or one of them can't be used; the message is for the user.
+    """The data folder, the settings file or one of the settings can't be used.
 
-    Whoever needs them tells the message, as with any ValueError here; whoever can do without them
-    goes on, as after any OSError.
+    The message is for the user. Callers that need the settings show it, as they do for every
+    ValueError of this module. Callers that can do without the settings continue, as they do after
+    any OSError.
     """
 
 
 def home() -> Path:
-    """Return the folder of jobs and settings, made if need be and private to the user.
+    """Return the data folder, with the jobs and settings, which is created if necessary.
 
-    Raises Unusable where it can't be made, or where others could read or plant what lies in it.
+    Raises Unusable if it can't be created or, on POSIX, if it belongs to another user or is
+    writable for everyone.
     """
     return private_folder(home_path())
 
 
 def home_path() -> Path:
-    """Return where the folder of jobs and settings is, made or not. Raises Unusable."""
+    """Return the path of the data folder, which need not exist. Raises Unusable."""
     told = os.environ.get("DIMILINKS_HOME")
     return chosen_home(told) if told else data_folder()
 
 
 def chosen_home(told: str) -> Path:
-    """Return the folder that DIMILINKS_HOME names with `told`. Raises Unusable."""
+    """Return the data folder for `told`, the value of DIMILINKS_HOME.
+
+    Raises Unusable if the path is relative.
+    """
     try:
         folder = Path(told).expanduser()
     except RuntimeError:
-        # There is no such user.
+        # The path begins with ~user, and there is no such user.
         folder = Path(told)
     if not folder.is_absolute():
-        # GIMP and the worker run in different folders.
+        # GIMP and the worker have different working directories.
         raise Unusable(
             _(
                 "DIMILINKS_HOME is the relative path “{path}”, which is not supported: set it to "
@@ -94,7 +103,10 @@ def chosen_home(told: str) -> Path:
 
 
 def data_folder() -> Path:
-    """Return the platform's per-user folder for our data, made or not. Raises Unusable."""
+    """Return the default path of the data folder on this platform, which need not exist.
+
+    Raises Unusable if the user's home folder can't be determined.
+    """
     if sys.platform == "win32":
         told, usual = os.environ.get("LOCALAPPDATA", ""), "AppData/Local"
     elif sys.platform == "darwin":
@@ -103,7 +115,7 @@ def data_folder() -> Path:
         told, usual = os.environ.get("XDG_DATA_HOME", ""), ".local/share"
     base = Path(told)
     if not base.is_absolute():
-        # The XDG specification has relative values ignored.
+        # The XDG specification requires relative paths to be ignored.
         with contextlib.suppress(RuntimeError):
             base = Path.home() / usual
     if not base.is_absolute():
@@ -117,7 +129,11 @@ def data_folder() -> Path:
 
 
 def private_folder(folder: Path) -> Path:
-    """Return `folder`, made if need be and the user's own. Raises Unusable."""
+    """Return `folder`, which is created if necessary.
+
+    Raises Unusable if it can't be created or, on POSIX, if it belongs to another user or is
+    writable for everyone.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         about = folder.stat()
@@ -138,7 +154,7 @@ def private_folder(folder: Path) -> Path:
 
 
 def locks_folder() -> Path:
-    """Return the folder of the locks between our processes. Raises Unusable."""
+    """Return the folder of the locks between processes of Dimilinks. Raises Unusable."""
     return private_folder(home() / "locks")
 
 
@@ -147,10 +163,10 @@ def _file() -> Path:
 
 
 def load() -> dict[str, Any]:
-    """Return the saved settings, {} as long as there are none.
+    """Return the saved settings, or {} if there is no settings file.
 
-    Raises Unusable where they can't be read. Defaults don't do then: they would send the key to
-    another address than the user has set, or remove what is to be kept.
+    Raises Unusable if the file can't be read. Defaults are not used in this case: they could send
+    the key to an address that the user has not chosen, or remove edits that are to be kept.
     """
     path = _file()
     try:
@@ -178,9 +194,9 @@ def load() -> dict[str, Any]:
 
 
 def comforts() -> dict[str, Any]:
-    """Return the saved settings, {} where they can't be read.
+    """Return the saved settings, or {} if they can't be read.
 
-    For what does no harm by being forgotten: where a window was, what was typed.
+    Use this for values that may be lost without harm, such as the position of a window.
     """
     try:
         return load()
@@ -194,9 +210,10 @@ def save(**changes: Any) -> None:
 
 
 def change(changed: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Save what `changed` makes of the saved settings, with no other process in between.
+    """Call `changed` with the saved settings, and save what it returns.
 
-    Settings that can't be read are not replaced. Raises Unusable, OSError.
+    A lock keeps other processes from changing the settings in between. Settings that can't be read
+    are not replaced. Raises Unusable, OSError.
     """
     with lock.held(locks_folder() / "settings", _PATIENCE) as ours:
         if not ours:
@@ -205,9 +222,9 @@ def change(changed: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
 
 
 def set_aside() -> Path:
-    """Give the settings file another name, which is returned, so that the defaults count.
+    """Rename the settings file, so that the defaults apply, and return its new path.
 
-    That is for the user to decide. Raises OSError.
+    Only call this if the user asks for it. Raises OSError.
     """
     with lock.held(locks_folder() / "settings", _PATIENCE):
         name = f"settings.json.damaged-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -223,27 +240,29 @@ def set_aside() -> Path:
 def read_private(path: Path) -> str:
     """Return the text of a file that another process may be replacing at this moment.
 
-    Editors may have put a byte order mark before it. Raises OSError, UnicodeDecodeError.
+    A byte order mark, which some editors add, is skipped. Raises OSError, UnicodeDecodeError.
     """
     end = time.monotonic() + _PATIENCE
     while True:
         try:
             return path.read_text("utf-8-sig")
         except PermissionError:
-            # Windows says so for as long as the file is being replaced.
+            # Windows reports this error while the file is being replaced.
             if os.name != "nt" or time.monotonic() > end:
                 raise
             time.sleep(0.02)
 
 
 def write_private(path: Path, content: str | bytes | memoryview) -> None:
-    """Write so that the file is whole or untouched, on the disk when this returns, 0600.
+    """Write a file atomically, with the permissions 0600. Raises OSError.
 
-    Raises OSError.
+    After a failure the file is as it was before. On success its contents have been flushed to the
+    disk.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):
-        # Left by a process that died: with modes, or leading to places, of its own.
+        # A process that died may have left this file. It may have other permissions, or be a
+        # symbolic link to another place.
         temporary.unlink()
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -253,14 +272,14 @@ def write_private(path: Path, content: str | bytes | memoryview) -> None:
             os.fsync(file.fileno())
         _replace(temporary, path)
     except OSError:
-        # On a full disk a part of it would take the room of what is smaller.
+        # On a full disk, the incomplete file would take up space that a smaller file could use.
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
 
 def _replace(temporary: Path, path: Path) -> None:
-    """Rename, also over a file that somebody is reading, which Windows refuses meanwhile."""
+    """Rename `temporary` to `path`. Windows refuses this while another process reads `path`."""
     end = time.monotonic() + _IN_USE_SECONDS
     while True:
         try:
@@ -273,7 +292,7 @@ def _replace(temporary: Path, path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's names to the disk, where the platform can."""
+    """Flush the names of the files in a folder to the disk, on POSIX only. Raises OSError."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -283,7 +302,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _text(name: str) -> str:
-    """Return a saved text, "" if there is none. Raises Unusable."""
+    """Return the setting `name`, a string, or "" if it is not set. Raises Unusable."""
     saved = load().get(name, "")
     if not isinstance(saved, str):
         raise _wrong(name)
@@ -291,7 +310,7 @@ def _text(name: str) -> str:
 
 
 def _wrong(name: str) -> Unusable:
-    # Without the value: a key may have got there by mistake.
+    # The message does not contain the value, which may be a key that was entered by mistake.
     return Unusable(
         _(
             "The setting “{name}” in {path} has an invalid value: choose it again in "
@@ -301,24 +320,25 @@ def _wrong(name: str) -> Unusable:
 
 
 def base_url() -> str:
-    """Return the service's address with /v1, or "sandbox".
+    """Return the service's address, usually with /v1, or "sandbox".
 
-    Raises ValueError with a sentence for the user: the key must not travel in the clear, nor to a
-    service that the user has not chosen.
+    Raises ValueError with a message for the user if the address or the settings can't be used. The
+    key must not be sent unencrypted, nor to a service that the user has not chosen.
     """
     chosen = os.environ.get("DIMILINKS_BASE_URL") or _text("base_url")
     return check_base_url(chosen or DOCUMENTED_BASE_URLS[0])
 
 
 _ENDPOINT = re.compile(r"/images/(edits|generations)$")
-"""What the documentation's examples have after the address."""
+"""The path that follows the address in the examples of the service's documentation."""
 
 
 def check_base_url(text: str) -> str:
-    """Return a typed address as it is used: with /v1, or "sandbox".
+    """Return an address that the user has entered as it is used, or "sandbox".
 
-    The route of an edit, which comes along when an example is copied, is left out. Raises
-    ValueError with a sentence for the user.
+    Slashes at its end are removed, and so is the path of the endpoint for edits, which is often
+    copied from an example. Raises ValueError with a message for the user if it is not the address
+    of a service.
     """
     url = _ENDPOINT.sub("", text.strip().rstrip("/")).rstrip("/")
     if url == SANDBOX:
@@ -335,7 +355,7 @@ def check_base_url(text: str) -> str:
     except ValueError as error:
         raise _no_address(url) from error
     if "@" in parts.netloc:
-        # Such an address would show its password in every message.
+        # The password in such an address would be shown in every message.
         raise ValueError(
             _(
                 "The service's address must not hold a name or password: take out what stands "
@@ -343,7 +363,7 @@ def check_base_url(text: str) -> str:
             )
         )
     if "?" in url or "#" in url:
-        # What stands there may be a key, too.
+        # The query or fragment may contain a key, so it is not repeated in the message.
         raise ValueError(
             _("The service's address must not contain “?” or “#”. Usually it ends with /v1.")
         )
@@ -364,12 +384,12 @@ def _no_address(url: str) -> ValueError:
 
 
 def service_is_set_by_environment() -> bool:
-    """Whether a variable decides on the service's address, so that the setting has no effect."""
+    """Return whether an environment variable overrides the setting of the service's address."""
     return bool(os.environ.get("DIMILINKS_BASE_URL"))
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` names this machine, without asking a name server."""
+    """Return whether `host` is this machine, without a DNS query."""
     if host == "localhost":
         return True
     try:
@@ -379,7 +399,10 @@ def is_loopback(host: str) -> bool:
 
 
 def route() -> str:
-    """Return the way edits are sent. Raises ValueError with a sentence for the user."""
+    """Return the route by which edits are sent, one of ROUTES.
+
+    Raises ValueError with a message for the user if another one is set.
+    """
     chosen = os.environ.get("DIMILINKS_ROUTE") or _text("route") or ROUTES[0]
     if chosen not in ROUTES:
         raise ValueError(
@@ -392,17 +415,20 @@ def route() -> str:
 
 
 def route_is_set_by_environment() -> bool:
-    """Whether a variable decides on the route, so that the setting has no effect."""
+    """Return whether an environment variable overrides the setting of the route."""
     return bool(os.environ.get("DIMILINKS_ROUTE"))
 
 
 def connect_seconds() -> float:
-    """Return how long a connection to the service may take to come about."""
+    """Return the time limit for connecting to the service, in seconds."""
     return _seconds("connect_seconds", *_CONNECT_SECONDS)
 
 
 def read_seconds() -> float:
-    """Return how long an answer may take. Edits of up to 280 s were seen, and proxies of 600 s."""
+    """Return the time limit for an answer, in seconds.
+
+    Edits that took 280 seconds, and proxies with a limit of 600 seconds, have been observed.
+    """
     return _seconds("read_seconds", *_READ_SECONDS)
 
 
@@ -414,9 +440,10 @@ def _seconds(name: str, least: float, default: float, most: float) -> float:
 
 
 def ceiling() -> str:
-    """Return the largest tier that an automatic resolution may take, one of limits.TIERS.
+    """Return the largest tier that an automatic resolution may choose, one of limits.TIERS.
 
-    Raises Unusable: it decides on the price.
+    Raises Unusable if the setting is invalid. There is no default in this case, because the tier
+    determines the price.
     """
     chosen = _text("ceiling") or TIERS[-1]
     if chosen not in TIERS:
@@ -425,16 +452,19 @@ def ceiling() -> str:
 
 
 def explains_mask() -> bool:
-    """Whether MASK_LINE goes with the prompt of an edit with a mask.
+    """Return whether MASK_LINE is added to the prompt of an edit with a mask.
 
-    False where that can't be read: results that are there are fitted without it, and
-    check_service lets nothing be sent.
+    Return False if the setting can't be read. Fitting a result that has arrived does not need it,
+    and `check_service` prevents edits from being sent in this case.
     """
     return comforts().get("explain_mask") is True
 
 
 def keep_days() -> int:
-    """Return for how many days edits are kept on the disk; 0 for ever. Raises Unusable."""
+    """Return for how many days edits are kept on the disk. 0 means for ever.
+
+    Raises Unusable if the settings can't be read or the value is invalid.
+    """
     chosen = load().get("keep_days", _KEEP_DAYS)
     whole = isinstance(chosen, int) and not isinstance(chosen, bool)
     if not whole or not 0 <= chosen <= MOST_KEEP_DAYS:
@@ -443,17 +473,18 @@ def keep_days() -> int:
 
 
 def key_file() -> Path:
-    """Return where the key lies if neither the environment nor the keyring has it.
+    """Return the path of the file for a key that is neither in the environment nor in the keyring.
 
-    It need not be there. Raises Unusable.
+    The file need not exist. Raises Unusable.
     """
     return home() / "key"
 
 
 def key_place() -> str:
-    """Return where the key is: "environment", "keyring", "file", or "" for nowhere.
+    """Return where the key is: "environment", "keyring", "file", or "" if there is none.
 
-    The keyring isn't asked: it may have lost the key meanwhile. Raises Unusable.
+    "keyring" is taken from the settings. The keyring is not accessed, and may have lost the key
+    meanwhile. Raises Unusable.
     """
     if os.environ.get("DIMILINKS_API_KEY", "").strip():
         return ENVIRONMENT
@@ -480,10 +511,10 @@ def _unreadable_key(error: Exception) -> Unusable:
 
 
 def api_key() -> str:
-    """Return the key: from the environment, else from the private file `key`; "" for none.
+    """Return the key from the environment, else from the file `key`, or "" if there is none.
 
-    What the keyring has, key_store in the worker knows. Raises ValueError with a sentence for the
-    user if it can't be a key.
+    A key in the keyring is only available to the worker, through its module `key_store`. Raises
+    ValueError with a message for the user if the file can't be read or the text can't be a key.
     """
     key = os.environ.get("DIMILINKS_API_KEY", "").strip()
     if not key:
@@ -504,14 +535,15 @@ _VARIABLE = re.compile(r"(export\s+)?[A-Z][A-Z0-9]*_[A-Z0-9_]*=[^=]", re.ASCII)
 
 
 def check_key(text: str) -> str:
-    """Return the key in what was typed or copied, "" if there is nothing.
+    """Return the key in a text that was typed or copied, or "" if the text is empty.
 
-    Quotes around it and the word Bearer before it are left out, and so is what can't be seen.
-    Raises ValueError with a sentence for the user, which never holds what was typed.
+    Quotes around the key, "Bearer" or "Authorization: Bearer" before it, and whitespace and
+    invisible characters at both ends are removed. Raises ValueError with a message for the user if
+    the rest can't be a key. The message never contains the text.
     """
     key = _trimmed(text)
     for _each in range(2):
-        # Either may stand outside.
+        # Twice, because the quotes may enclose the word Bearer, or follow it.
         if len(key) > 1 and _QUOTES.get(key[0]) == key[-1]:
             key = _trimmed(key[1:-1])
         key = _trimmed(re.sub(r"^(authorization:\s*)?bearer\s+", "", key, flags=re.IGNORECASE))
@@ -537,7 +569,7 @@ def check_key(text: str) -> str:
 
 
 def _trimmed(text: str) -> str:
-    """Leave out space and what can't be seen at both ends."""
+    """Return `text` without whitespace and invisible characters at both ends."""
     first, last = 0, len(text)
     while first < last and _is_unseen(text[first]):
         first += 1
@@ -551,11 +583,11 @@ def _is_unseen(character: str) -> bool:
 
 
 def check_service() -> None:
-    """Find out before anything is exported whether an edit could be sent at all.
+    """Check, before anything is exported, whether the settings allow an edit to be sent.
 
-    Raises ValueError with a sentence for the user.
+    Raises ValueError with a message for the user if they don't.
     """
-    # Whatever the environment decides, the other settings count as well.
+    # Settings that no environment variable overrides must be valid in any case.
     if not isinstance(load().get("explain_mask", False), bool):
         raise _wrong("explain_mask")
     ceiling()

@@ -1,6 +1,7 @@
-"""The catalogues of translations: read, compared with the sources, written in one fixed form.
+"""Read the catalogues of translations, compare them with the sources, and write them.
 
-`tests/translate` brings them up to date; `tests/pure/test_words.py` wants them to be.
+`tests/translate` updates the catalogues. `tests/pure/test_words.py` checks that they are up to
+date.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from babel.messages.pofile import read_po, write_po
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 FOLDER = CHECKOUT / "plugin" / "locale"
-# The stand-in plays the service, whose words are its own.
+# The sandbox's texts are not translated, because a real service's would not be.
 _WITHOUT_WORDS = CHECKOUT / "plugin" / "worker" / "sandbox"
 _KEYWORDS = {"_": None, "plural": (1, 2)}
 
@@ -24,7 +25,7 @@ def languages() -> list[str]:
 
 
 def sources() -> Catalog:
-    """Every text of the sources, with the files that it stands in."""
+    """Return a catalogue of every text in the sources, with the files that contain it."""
     catalog = Catalog()
     for path in sorted((CHECKOUT / "plugin").rglob("*.py")):
         if path.is_relative_to(_WITHOUT_WORDS):
@@ -43,7 +44,10 @@ def read(language: str) -> Catalog:
 
 
 def written(catalog: Catalog, language: str) -> bytes:
-    """The catalogue as it stands in its file: no dates and no line numbers, which only churn."""
+    """Return the content of the catalogue's file.
+
+    It has no dates and no line numbers, which would change with every update.
+    """
     out = io.BytesIO()
     write_po(
         out,
@@ -68,10 +72,10 @@ def written(catalog: Catalog, language: str) -> bytes:
 
 
 def updated(language: str) -> bytes:
-    """The catalogue of that language with the texts that the sources have now.
+    """Return the content of the catalogue's file, updated with the current texts of the sources.
 
-    What was translated stays; a text that is like a former one gets the translation of that,
-    marked as fuzzy.
+    Existing translations are kept. A new text that is similar to a former one gets that one's
+    translation, marked as fuzzy.
     """
     known = (FOLDER / f"{language}.po").exists()
     catalog = read(language) if known else Catalog(locale=language)

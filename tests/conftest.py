@@ -1,4 +1,4 @@
-"""What all tests share: a home of their own, real photographs, a service on loopback."""
+"""Fixtures for all tests: an empty home folder, real photographs, and a service on loopback."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from plugin.worker.sandbox import Sandbox
 
 @pytest.fixture(scope="session", autouse=True)
 def english() -> Iterator[None]:
-    """The language of the sources, whatever the user speaks."""
+    """Use English, the language of the sources, whatever the user's language is."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("LANGUAGE", "LC_ALL", "LC_MESSAGES"):
             patch.delenv(name, raising=False)
@@ -25,7 +25,10 @@ def english() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """DIMILINKS_HOME, empty; and no other variable of the user's, nor the user's keyring."""
+    """Return an empty folder, to which DIMILINKS_HOME is set.
+
+    The plug-in's other variables are removed, and the user's keyring is disabled.
+    """
     for name in ("DIMILINKS_API_KEY", "DIMILINKS_BASE_URL", "DIMILINKS_ROUTE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
@@ -37,20 +40,20 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def photo_files() -> Path:
-    """A folder with real photographs: coffee.png, chelsea.png, astronaut.png, rocket.jpg, …"""
+    """Return a folder of photographs: coffee.png, chelsea.png, astronaut.png, rocket.jpg, …"""
     return Path(skimage.__file__).parent / "data"
 
 
 @pytest.fixture(scope="session")
 def coffee(photo_files: Path) -> Image.Image:
-    """A photograph, 600×400, RGB."""
+    """Return a photograph, 600×400, RGB."""
     with Image.open(photo_files / "coffee.png") as picture:
         return picture.convert("RGB")
 
 
 @pytest.fixture
 def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    """A service that the settings point to, with a key that it accepts."""
+    """Run a sandbox, with the environment variables set to its address and to a valid key."""
     with Sandbox(keys={"test-key"}) as running:
         monkeypatch.setenv("DIMILINKS_BASE_URL", running.base_url)
         monkeypatch.setenv("DIMILINKS_API_KEY", "test-key")

@@ -1,4 +1,4 @@
-"""Photographs of nature for benches, larger than those that come with scikit-image."""
+"""Photographs of nature for the benches, larger than those in scikit-image."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from pathlib import Path
 from installer.folders import cache_folder
 
 _PACKAGE = "mate-backgrounds"
-"""Debian's; it is fetched once, and not installed."""
+"""A Debian package. It is downloaded once, and not installed."""
 
 
 def nature() -> Path:
-    """A folder with Wood.jpg (2560×1920), Blinds.jpg (1920×1200), Storm.jpg, Dune.jpg, …"""
+    """Return a folder with Wood.jpg (2560×1920), Blinds.jpg (1920×1200), Storm.jpg, Dune.jpg, …
+
+    The photographs are downloaded with apt-get if they are not there.
+    """
     place = cache_folder() / "photographs"
     if not (place / "Wood.jpg").is_file():
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as name:
-            # So that apt's own user may write there.
+            # apt-get downloads as a user of its own, which must have access to the folder.
             Path(name).chmod(0o755)
             download = ["apt-get", "download", _PACKAGE]
             subprocess.run(download, cwd=name, check=True, capture_output=True)

@@ -1,1 +1,5 @@
-"""The side inside GIMP: gi and the standard library only, for it must load in every GIMP."""
+"""The part of the plug-in that runs inside GIMP.
+
+Its modules import only gi, the standard library and the small modules beside this folder, so that
+they load in the Python of every GIMP.
+"""

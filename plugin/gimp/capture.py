@@ -1,7 +1,8 @@
-"""From the image to the job folder: what is edited, and the pixels that leave GIMP.
+"""Capture an edit: copy what it is made from, and write the pixels that leave GIMP to a job folder.
 
-What an edit is about is copied in one moment, before anything slow begins, and everything that the
-import will need is remembered as it was: the user goes on working meanwhile.
+The user continues to work during an edit. The selection and the layers are therefore copied at one
+moment, before anything slow begins. Everything that placing the result needs later is recorded as
+it was at that moment.
 """
 
 from __future__ import annotations
@@ -42,15 +43,16 @@ from plugin.region import Box, Region
 
 PLACE = "place.json"
 _TITLE = 40
-"""Characters of a prompt that name a layer."""
+"""The maximum length of a prompt that is used as the name of a layer, in characters."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of `dimilinks-edit`, by the same names.
+    """The arguments of `dimilinks-edit`, with the same names.
 
-    `titled` edits were asked for in a window: their layers are named after the prompt, and
-    variations share a group. Scripts get plain names and no prompt in the image.
+    `titled` is set if a person asked for the edit, in the window or with *Repeat*. The result
+    layers are then named after the prompt, and variations are put into a group. Scripts get layers
+    with plain names, and the image contains no prompt.
     """
 
     prompt: str
@@ -79,11 +81,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the results of a job belong, and as what: `place.json`.
+    """Where the results of a job belong in the image, as saved in `place.json`.
 
-    `layer` is the tattoo of the one that was edited; `visible` that it was the canvas. `on_canvas`
-    is what was sent of it, in the canvas's coordinates, and `marks` what tells where that is by
-    now. `name` is what a result's layer is called, `sandbox` whether the sandbox made it.
+    `layer` is the tattoo of the layer that was edited. `visible` is true if everything visible was
+    edited instead. `on_canvas` is the part that was sent, in canvas coordinates, and `marks`
+    contains what is needed to find this part again. `name` is the name of the result layers.
+    `sandbox` is true if the sandbox made the results.
     """
 
     layer: int
@@ -94,7 +97,7 @@ class Place:
     marks: Landmarks
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as the object that `from_json` reads."""
+        """Return a JSON object that `from_json` can read."""
         return {
             **vars(self),
             "on_canvas": astuple(self.on_canvas),
@@ -103,7 +106,10 @@ class Place:
 
     @staticmethod
     def from_json(saved: Any) -> Place:
-        """Read it again. Raises KeyError, TypeError or ValueError if it is damaged."""
+        """Read an object that `to_json` returned.
+
+        Raises KeyError, TypeError or ValueError if the object is damaged.
+        """
         on_canvas = Box.from_json(saved["on_canvas"])
         marks = Landmarks.from_json(saved["marks"])
         layer, name = saved["layer"], saved["name"]
@@ -122,10 +128,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Capture:
-    """One layer, or the canvas, as it was when its edit began.
+    """A layer or the canvas as it was when its edit began, and the job of the edit.
 
-    `selection` is a copy of the selection where it was sent, in the canvas's coordinates; None for
-    a whole-layer edit.
+    `selection` is a copy of the selection in canvas coordinates, or None if the whole layer or
+    canvas is edited. `keeps_alpha` is true if the result gets the alpha of the source.
     """
 
     image: Gimp.Image
@@ -138,22 +144,23 @@ class Capture:
 
     @property
     def box(self) -> Box:
-        """What was sent, in the layer's coordinates (the canvas's for `visible`)."""
+        """The part that was sent, in layer coordinates, or canvas coordinates if `visible`."""
         return self.place.marks.box
 
     @property
     def on_canvas(self) -> Box:
-        """The same place in the canvas's coordinates."""
+        """The same part in canvas coordinates."""
         return self.place.on_canvas
 
 
 def targets(
     image: Gimp.Image, drawables: Sequence[Gimp.Drawable], request: Request
 ) -> list[Gimp.Layer]:
-    """Return the layers to edit, each once.
+    """Return the layers to edit, without duplicates.
 
-    Raises EditError for one that can't be edited at all, NotReplaceable for one that needs a new
-    layer.
+    A layer mask stands for its layer. If everything visible is edited, only the first layer is
+    returned. Raises NotReplaceable if the result has to go to a new layer, CallingError if
+    `drawables` can't be edited, and EditError if the image has a floating selection.
     """
     if image.get_floating_sel() is not None:
         raise EditError(
@@ -197,10 +204,10 @@ def targets(
 
 
 class Selected(NamedTuple):
-    """A selection as it was at one moment, in the canvas's coordinates.
+    """A selection as it was at one moment, in canvas coordinates.
 
-    `shares` holds at least what lies in `bounds`, the box around all that is selected; beyond it
-    nothing is.
+    `bounds` is the bounding box of everything that is selected. `shares` contains at least the
+    values inside `bounds`; outside, nothing is selected.
     """
 
     shares: Gegl.Buffer
@@ -208,10 +215,11 @@ class Selected(NamedTuple):
 
 
 def selection_of(image: Gimp.Image) -> Selected | None:
-    """Copy the selection as it is now; None if nothing is selected. Raises EditError.
+    """Copy the current selection, or return None if nothing is selected. Raises EditError.
 
-    GIMP copies it in one go, into a mask that no layer has. Bounds that are the same before and
-    after belong to the copy.
+    GIMP copies the selection in one step, into a mask that is not added to any layer. The bounds
+    are read before and after. If they are the same, they belong to the copy; otherwise the
+    selection is copied again.
     """
     while True:
         check_open(image)
@@ -230,7 +238,10 @@ def selection_of(image: Gimp.Image) -> Selected | None:
 
 
 def _in_memory(mask: Gimp.LayerMask, place: Box) -> Gegl.Buffer:
-    """Copy a mask's shares to where `place` is, so that GIMP is not asked for them any more."""
+    """Copy the values of a mask to `place` in a new buffer.
+
+    Reading this buffer later needs no calls to GIMP.
+    """
     shares = Gegl.Buffer.new(Babl.get_name(mask.get_format()), *astuple(place))
     whole = pixels.rectangle(pixels.extent(mask))
     mask.get_buffer().copy(whole, Gegl.AbyssPolicy.NONE, shares, pixels.rectangle(place))
@@ -238,17 +249,17 @@ def _in_memory(mask: Gimp.LayerMask, place: Box) -> Gegl.Buffer:
 
 
 def selection_bounds(image: Gimp.Image) -> Box | None:
-    """Return the box around what is selected right now; None if nothing is."""
+    """Return the bounding box of the current selection, or None if nothing is selected."""
     _ok, there, x1, y1, x2, y2 = Gimp.Selection.bounds(image)
     return Box(x1, y1, x2 - x1, y2 - y1) if there else None
 
 
 @dataclass(frozen=True)
 class Edited:
-    """What is edited, a layer or the canvas, as it is at one moment.
+    """The layer or canvas that is edited, as it is at one moment.
 
-    `extent` is all of it in its own coordinates, which begin at `origin` on the canvas. `selected`
-    is None where the whole is edited.
+    `extent` is all of it, in its own coordinates, and `origin` is the position of these coordinates
+    on the canvas. `selected` is None if the whole layer or canvas is edited.
     """
 
     name: str
@@ -261,7 +272,7 @@ class Edited:
 def edited(
     image: Gimp.Image, layer: Gimp.Layer, request: Request, selected: Selected | None
 ) -> Edited:
-    """Return what an edit of `layer` is about; `layer` may be a copy."""
+    """Describe what an edit of `layer` is applied to. `layer` may be a copy of the real layer."""
     canvas = Box(0, 0, image.get_width(), image.get_height())
     if request.visible:
         return Edited(layer.get_name(), canvas, (0, 0), canvas, selected)
@@ -270,9 +281,10 @@ def edited(
 
 @dataclass(frozen=True)
 class Plan:
-    """What is sent of a layer, or of the canvas.
+    """The part of a layer or of the canvas that is sent.
 
-    `region` and `wanted`, the part to be edited, are in its own coordinates.
+    `wanted` is the part to be edited. It and `region` are in the coordinates of the layer or
+    canvas.
     """
 
     region: Region
@@ -280,7 +292,11 @@ class Plan:
 
 
 def planned(what: Edited, request: Request) -> Plan:
-    """Plan an edit. Raises EditError if the selection misses what is edited."""
+    """Plan which part is sent for an edit.
+
+    Raises EditError if the selection doesn't touch the layer or canvas, and CallingError if the
+    size is impossible or a setting can't be used.
+    """
     wanted = what.extent
     if what.selected is not None:
         dx, dy = what.origin
@@ -312,17 +328,17 @@ def _result_name(name: str, request: Request) -> str:
 
 
 def shortened(prompt: str) -> str:
-    """Return the beginning of a prompt, as a title."""
+    """Return the prompt, cut to the length of a title."""
     words = " ".join(prompt.split())
     return words if len(words) <= _TITLE else words[: _TITLE - 1].rstrip() + "…"
 
 
 def capture(image: Gimp.Image, layers: Sequence[Gimp.Layer], request: Request) -> list[Capture]:
-    """Export what an edit of `layers` needs, into a new job for each.
+    """Export what the edit of each layer needs into a new job for each, and return the captures.
 
-    The selection and the layers are copied before anything slow begins, so that what the user does
-    meanwhile counts for the next edit. Raises EditError if an edit can't be made or nothing of its
-    result would be seen, OSError if a job can't be written; no job is left then.
+    The selection and the layers are copied before anything slow begins, so that later changes by
+    the user only affect the next edit. Raises EditError if an edit can't be made or its result
+    would be invisible, and OSError if a job can't be written. No job is left behind in these cases.
     """
     with contextlib.ExitStack() as copies:
         selected = selection_of(image) if request.use_selection else None
@@ -340,7 +356,7 @@ def capture(image: Gimp.Image, layers: Sequence[Gimp.Layer], request: Request) -
 
 
 def _reference(layer: Gimp.Drawable, copies: contextlib.ExitStack) -> Gimp.Layer:
-    """Copy a reference layer, until `copies` ends. Raises EditError."""
+    """Copy a reference layer. The copy exists until `copies` is closed. Raises EditError."""
     try:
         return copies.enter_context(copy_of(layer))
     except EditError as error:
@@ -351,9 +367,10 @@ def _reference(layer: Gimp.Drawable, copies: contextlib.ExitStack) -> Gimp.Layer
 
 @dataclass(frozen=True)
 class _Source:
-    """A layer or the canvas, with a copy of its pixels: all that its edit is made from.
+    """A layer or the canvas, with a copy of its pixels, as the source of an edit.
 
-    `copy` is the layer's own copy, or a picture of all that is visible; no image holds it.
+    `copy` is a copy of the layer, or one layer with everything visible. It is in no image. `tattoo`
+    is that of the original layer.
     """
 
     image: Gimp.Image
@@ -370,21 +387,21 @@ class _Source:
         selected: Selected | None,
         copies: contextlib.ExitStack,
     ) -> _Source:
-        """Copy what is edited, until `copies` ends. Raises EditError."""
+        """Copy what is edited. The copy exists until `copies` is closed. Raises EditError."""
         name, tattoo = layer.get_name(), layer.get_tattoo()
         copy = copies.enter_context(all_seen(image) if request.visible else copy_of(layer))
         what = replace(edited(image, copy, request, selected), name=name)
         return _Source(image, layer, tattoo, copy, what)
 
     def look(self, request: Request) -> Look:
-        """Return what it looks like at a glance."""
+        """Return a coarse picture of the layer or canvas, by which a change is recognised."""
         shown = self.image if request.visible else self.layer
-        # GIMP may have the thumbnail of the thing itself at hand, which of a copy it makes anew.
+        # GIMP may have cached a thumbnail of the original, but would have to make one of a copy.
         return landmarks.glance(shown if shown.is_valid() else self.copy)
 
 
 def _exported(source: _Source, request: Request, references: Sequence[Gimp.Layer]) -> Capture:
-    """Write the job of one edit. Raises EditError and OSError."""
+    """Write the job of one edit, and return its capture. Raises EditError and OSError."""
     plan = planned(source.what, request)
     box = plan.region.content
     if request.visible or request.replace or looks_like_itself(source.copy):
@@ -441,10 +458,11 @@ def _written(
 def _check_shows(
     source: _Source, shown: Picture, request: Request, plan: Plan, keeps_alpha: bool
 ) -> None:
-    """Raise EditError if nothing of the result would be seen: it is paid for all the same.
+    """Raise EditError if no part of the result would be visible.
 
-    A result that keeps the alpha of what was edited shows where that shows, and a layer that is
-    replaced keeps its mask. A result has the opacity of its layer.
+    The user would have to pay for it nevertheless. A result that keeps the alpha of its source is
+    visible only where the source is. A replaced layer keeps its layer mask. A result gets the
+    opacity of its layer.
     """
     what, copy = source.what, source.copy
     wanted = plan.wanted
@@ -480,19 +498,19 @@ def _check_shows(
 
 
 def _any_edited(read: Callable[[Box], bytes], box: Box, what: Edited) -> bool:
-    """Whether any pixel of `box` that is edited is not 0, as read."""
+    """Return whether `read` gives a value other than 0 for any edited pixel of `box`."""
     if what.selected is None:
         return pixels.any_in(read, box)
     return pixels.any_selected(read, box, what.selected.shares, box.moved(*what.origin))
 
 
 def hidden_by(layer: Gimp.Layer, request: Request) -> str:
-    """Return a sentence that names what hides the place of the result; "" if nothing does."""
+    """Return a message that names what hides the result, or "" if nothing does."""
     if request.visible:
         return ""
     for each in ancestors(layer):
         if each is layer and not request.replace:
-            # A new layer shows where a hidden one doesn't.
+            # A new layer is visible even if the layer that it was made from is hidden.
             continue
         if not each.get_visible() or each.get_opacity() == 0:
             return _("The result is hidden with “{name}”: show that to see it.").format(
@@ -502,9 +520,11 @@ def hidden_by(layer: Gimp.Layer, request: Request) -> str:
 
 
 def recalled(done: Job, image: Gimp.Image) -> Capture:
-    """Return what is remembered of a job's capture, for its results to become layers of `image`.
+    """Recreate the capture of an earlier job, so that its results can become layers of `image`.
 
-    Raises EditError if too little of it is left.
+    Arguments that the job doesn't contain get default values. The `layer` of the capture is None if
+    `image` has no layer with its tattoo. Raises EditError if the files of the job are missing or
+    damaged.
     """
     try:
         place = Place.from_json(json.loads((done.folder / PLACE).read_text("utf-8")))
@@ -587,7 +607,7 @@ def _open(path: str) -> Gimp.Image:
         raise EditError(message) from error
     if opened is None:
         raise EditError(message)
-    # As the user sees the picture elsewhere: GIMP leaves the rotation that its EXIF data asks for
-    # to whoever opens a file without a window.
+    # Rotate the picture as its EXIF data say, which is how the user sees it elsewhere. GIMP does
+    # this only when it opens a file in a window, and leaves it to the caller otherwise.
     opened.policy_rotate(False)
     return opened

@@ -1,6 +1,6 @@
-"""What was chosen, from one window to the next.
+"""Save and restore what the user has chosen, from one window to the next.
 
-GIMP remembers a procedure's arguments as well, but only once its window is closed, and it writes
+GIMP also saves the arguments of a procedure, but only when its window is closed. Besides, it writes
 them into the image, where neither prompts nor paths belong.
 """
 
@@ -20,20 +20,20 @@ _REMEMBERED = (
     *("size", "resolution", "output", "source", "use-selection", "variations"),
     *("blend", "context", "repair"),
 )
-"""The procedure's arguments that come again, beside the prompt."""
+"""The arguments of the procedure that are restored, besides the prompt."""
 _PROMPTS = 30
 ONE_PRESS = 2.0
-"""Seconds within which a second press, as of a double click, begins no second edit."""
+"""Seconds in which a second press, such as that of a double click, starts no second edit."""
 _REPEATING = "repeating"
-"""The lock that *Repeat* has until its picture is exported."""
+"""The name of the lock that *Repeat* holds until its picture is exported."""
 
 
 def recall(config: Gimp.ProcedureConfig) -> None:
-    """Give the arguments the values of the last window, and the last prompt if there is none."""
+    """Set the arguments to those of the last window, but the prompt only if it is empty."""
     saved = settings.comforts()
     choices = saved.get("choices")
     for name, value in (choices if isinstance(choices, dict) else {}).items():
-        # What another version has saved may not be a choice any more.
+        # The values may have been saved by another version, which has other choices.
         with contextlib.suppress(TypeError, ValueError):
             if name in _REMEMBERED:
                 config.set_property(name, value)
@@ -43,7 +43,10 @@ def recall(config: Gimp.ProcedureConfig) -> None:
 
 
 def remember(config: Gimp.ProcedureConfig, files: Sequence[str], edited: str = "") -> None:
-    """Keep the arguments, the reference files, and the prompt if it was edited with."""
+    """Save the arguments and the paths of the reference files.
+
+    Also add `edited`, the prompt of an edit that has begun, to the list of past prompts.
+    """
     kept = {
         "prompt": config.get_property("prompt") or "",
         "reference_files": list(files),
@@ -51,33 +54,33 @@ def remember(config: Gimp.ProcedureConfig, files: Sequence[str], edited: str = "
     }
 
     def changed(saved: dict[str, Any]) -> dict[str, Any]:
-        # Another window may have added to them.
+        # Read the list here, because another window may have added prompts to it.
         prompts = _listed(saved, "prompts")
         if edited:
             prompts = [edited, *(each for each in prompts if each != edited)][:_PROMPTS]
         return {**saved, **kept, "prompts": prompts}
 
-    # A comfort only: that the disk is full is told when it matters.
+    # These values are only a convenience. If the disk is full, the user is told when it matters.
     with contextlib.suppress(OSError):
         settings.change(changed)
 
 
 def keep_prompt(prompt: str) -> None:
-    """Keep a prompt that was typed and not yet edited with."""
+    """Save a prompt that was typed but not used for an edit yet."""
     with contextlib.suppress(OSError):
         settings.save(prompt=prompt)
 
 
 @contextlib.contextmanager
 def one_press() -> Iterator[bool]:
-    """Tell whether *Repeat* was chosen anew, and not by a key that is held for example.
+    """Yield whether *Repeat* was chosen anew, rather than by a key that is held down, for example.
 
-    Whatever is pressed before this ends, or within ONE_PRESS afterwards, counts as the same press:
-    GIMP hands on late what was pressed while a picture was exported.
+    Every press before the end of the `with` block, and within ONE_PRESS seconds after it, counts as
+    the same press. This is because GIMP delivers the keys that were pressed during an export later.
     """
     with contextlib.ExitStack() as pressing:
         ours, before = True, None
-        # Without files that can be written nobody can tell.
+        # Without writable files, this can't be determined, and each press counts as a new one.
         with contextlib.suppress(OSError, settings.Unusable):
             ours = pressing.enter_context(lock.held(settings.locks_folder() / _REPEATING))
             before = settings.comforts().get("repeated")
@@ -96,12 +99,12 @@ def _note_press() -> None:
 
 
 def past_prompts() -> list[str]:
-    """Return the prompts that were edited with, the last one first."""
+    """Return the prompts that were used for edits, the last one first."""
     return _texts("prompts")
 
 
 def reference_files() -> list[str]:
-    """Return the paths of the last reference files."""
+    """Return the paths of the reference files of the last window."""
     return _texts("reference_files")
 
 

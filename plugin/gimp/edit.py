@@ -1,9 +1,9 @@
-"""One edit: captured, worked on by a worker for each layer, placed when all of them have ended.
+"""Run one edit: capture it, start a worker for each layer, and place the results of all workers.
 
     check ──▶ Edit(…) ──start──▶ workers ──▶ placed, or `sentences` that say why not
                           └─cancel / discard
 
-A script waits for it in `edit`; a window goes on and is told of every change.
+A script waits for the edit in `edit`. A window continues, and is notified of every change.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ def edit(
     request: Request,
     captured: Callable[[], None] = lambda: None,
 ) -> tuple[list[Gimp.Layer], list[str]]:
-    """Edit and return the result layers, and what the user should hear about them.
+    """Edit `drawables`, and return the result layers and the messages for the user.
 
-    `captured` is called once everything that is sent is exported. Raises EditError if nothing
-    came of it; the image is as it was then.
+    Waits until the results are placed. `captured` is called when everything that is sent has been
+    exported. Raises EditError if no result was placed. The image is unchanged then, unless its
+    layer was changed by the user while the result was written to it.
     """
     layers = check(image, drawables, request)
     loop = GLib.MainLoop()
@@ -71,7 +72,7 @@ def edit(
 def check(
     image: Gimp.Image, drawables: Sequence[Gimp.Drawable], request: Request
 ) -> list[Gimp.Layer]:
-    """Return the layers to edit, having looked for every reason not to begin.
+    """Check everything that could prevent an edit, and return the layers to edit.
 
     Nothing is exported yet. Raises EditError.
     """
@@ -93,11 +94,11 @@ def check(
 
 
 class Edit:
-    """An edit from its capture on.
+    """An edit, from its capture to its placed results.
 
-    Making one exports what is sent, and raises EditError, with no job left behind, if it can't.
-    `changed` is called whenever there is something new: in `reports`, `sentences`, `placed`,
-    `ended`.
+    The constructor exports what is sent. It raises EditError if this fails, and leaves no job
+    behind then. `changed` is called whenever `reports`, `sentences`, `placed` or `ended` may have
+    changed.
     """
 
     def __init__(
@@ -113,24 +114,26 @@ class Edit:
         Gegl.init(None)
         self.captures = _captured(image, layers, request)
         self.reports: dict[tuple[str, int], dict[str, Any]] = {}
-        """The last word of a worker about each variation, by job and number; 0 for all of a job."""
+        """The latest report on each variation, by job id and number. 0 stands for the whole job."""
         self.sentences: list[str] = []
-        """What went wrong or is worth knowing, each once."""
+        """Messages on what went wrong or what the user should know, without duplicates."""
         self.placed: list[Placed] = []
         self.ended = False
-        """Whether no worker is at it any more."""
+        """Whether no worker of the edit runs any more."""
         self.detached = False
-        """Whether the user has stopped waiting: what still arrives stays in its job."""
+        """Whether the user has stopped waiting. Results that arrive later stay in their job."""
         self.waiting_since = 0.0
-        """When the service had the first of it, on the monotonic clock; 0: not yet."""
+        """When the service received the first request, on the monotonic clock; 0 if not yet."""
         self._changed = changed
         self._waiting: list[Capture] = []
         self._running: dict[str, WorkerProcess] = {}
 
     def start(self) -> bool:
-        """Let the workers begin, a few at a time; what is finished or not to be sent is left.
+        """Start the workers, a few at a time.
 
-        Nothing happens while they are at it.
+        This also continues an edit that has ended: the workers skip what is finished or must not be
+        sent again. Does nothing while the edit runs. Returns False, so that GLib calls it only
+        once.
         """
         if self._running or self._waiting:
             return False
@@ -143,7 +146,11 @@ class Edit:
         return False
 
     def cancel(self) -> None:
-        """Send nothing more, and wait no longer for what was sent: that is paid for and kept."""
+        """Send nothing more, and stop waiting for the results.
+
+        What was sent is paid for. Its worker continues until it has the answer, which stays in the
+        job.
+        """
         self.detached = True
         self._forget_waiting()
         for worker in self._running.values():
@@ -151,12 +158,12 @@ class Edit:
         self._changed()
 
     def wait_again(self) -> None:
-        """Place after all what still arrives of an edit that was cancelled."""
+        """Resume waiting after `cancel`, so that results that arrive are placed."""
         self.detached = False
         self._changed()
 
     def discard(self) -> None:
-        """Stop whatever is under way, and remove the jobs with all that has arrived."""
+        """Stop all workers at once, and remove the jobs with everything that has arrived."""
         self.detached = True
         self._waiting.clear()
         for worker in self._running.values():
@@ -166,7 +173,7 @@ class Edit:
         self._changed()
 
     def _forget_waiting(self) -> None:
-        """Leave no job behind of what no worker has begun, unless some of it was sent before."""
+        """Drop the jobs that wait for a worker, and remove those of which nothing was ever sent."""
         waiting, self._waiting = self._waiting, []
         for one in waiting:
             _discard_unsent(one.job)
@@ -177,7 +184,10 @@ class Edit:
 
     @property
     def is_leaving(self) -> bool:
-        """Whether a worker that has sent nothing is about to end; its job goes with it."""
+        """Whether a worker still runs that has sent nothing.
+
+        After `cancel`, such a worker ends soon, and its job is removed.
+        """
         return any(_is_unsent(one.job) for one in self.captures if one.job.id in self._running)
 
     def phase(self) -> str:
@@ -186,12 +196,12 @@ class Edit:
         return next((phase for phase in PHASES if phase in phases), "preparing")
 
     def uploaded(self) -> tuple[int, int]:
-        """The bytes that have left, and their total, of all variations that are being uploaded."""
+        """The bytes sent and the bytes in total, for all variations that are being uploaded."""
         reports = [r for r in self.reports.values() if r.get("phase") == "uploading"]
         return sum(r.get("sent", 0) for r in reports), sum(r.get("total", 0) for r in reports)
 
     def phase_text(self) -> str:
-        """The phase in words, or why it takes longer."""
+        """Return the phase in words, or the reason for a delay."""
         phase = self.phase()
         notes = [report["note"] for report in self.reports.values() if report.get("note")]
         if notes:
@@ -244,7 +254,10 @@ class Edit:
         return ended
 
     def _finish(self) -> None:
-        """Place what has arrived, unless the user stopped waiting for it: then it is kept."""
+        """Place the results that have arrived, unless the user has stopped waiting.
+
+        In this case they stay in their jobs.
+        """
         if self.detached:
             return
         delivered = []
@@ -273,7 +286,7 @@ class Edit:
 
 
 def _captured(image: Gimp.Image, layers: Sequence[Gimp.Layer], request: Request) -> list[Capture]:
-    """Export every layer, or leave no job behind. Raises EditError."""
+    """Export every layer. Raises EditError, and leaves no job behind in this case."""
     try:
         return capture.capture(image, layers, request)
     except settings.Unusable as error:
@@ -287,7 +300,7 @@ def _captured(image: Gimp.Image, layers: Sequence[Gimp.Layer], request: Request)
 
 
 def _is_unsent(job: Job) -> bool:
-    """Whether nothing of a job has ever been sent, as far as it can be read."""
+    """Return whether nothing of a job was ever sent. Return False if the job can't be read."""
     try:
         return all(post.state == PREPARED for post in job.state.posts)
     except (OSError, ValueError):
@@ -295,7 +308,7 @@ def _is_unsent(job: Job) -> bool:
 
 
 def _discard_unsent(job: Job) -> None:
-    """Leave nothing of a job that was never sent, nor will be."""
+    """Remove a job if nothing of it was ever sent."""
     if _is_unsent(job):
         job.discard()
 
@@ -306,12 +319,13 @@ def _pulse() -> bool:
 
 
 def _sentences(job: Job, state: State) -> list[str]:
-    """What went wrong with a job or is worth knowing."""
+    """Return messages on what went wrong with a job or what the user should know about it."""
     sentences = state.messages + state.notes
     for post in state.posts:
         if post.message or post.placed:
             continue
-        # The worker ended without a word: it was killed, or the machine ran out of memory.
+        # The worker ended without recording a reason: it was killed, or the computer ran out of
+        # memory.
         if post.state == PREPARED:
             sentences.append(_("The worker stopped before anything was sent. Try again."))
         elif post.state == RECEIVED:

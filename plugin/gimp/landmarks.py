@@ -1,8 +1,9 @@
-"""Where exported pixels went: users crop, move, resize and flip while the service thinks.
+"""Find exported pixels again after the user has cropped, moved, scaled or flipped their layer.
 
-Nothing in GIMP says what became of a place in a layer. So short runs of its pixels are remembered,
-and looked for. Where they are not found any more, the layer has either got new colours, and the
-place is the old one, or been reshaped: a small picture of the whole tells these apart.
+GIMP doesn't report what happens to a position in a layer while the service works. Short runs of
+pixels are therefore recorded before, and searched for later. If they are not found any more, either
+the layer got new colours and the position is unchanged, or the layer was reshaped. A small picture
+of the whole layer shows which of the two happened.
 """
 
 from __future__ import annotations
@@ -19,26 +20,32 @@ from plugin.gimp.pixels import Picture
 from plugin.region import Box, whole_numbers
 
 _RUN = 24
-"""Pixels in a row that are remembered together."""
+"""The number of adjacent pixels in a run."""
 _ROWS, _COLUMNS = 24, 16
-"""The grid on which they are taken; of every row the two best."""
+"""The rows and columns of the grid on which runs are taken. Each row keeps its best two."""
 _MOST_PLACES = 200
-"""What a run is found in more often says nothing."""
+"""Runs that are found at more places than this are ignored."""
 _ENOUGH = 3
 _MAJORITY = 0.5
-"""So many in the old place need no search elsewhere, whatever was painted over."""
+"""If this share of the runs is found in the old place, no other place is searched."""
 _GLANCE = 24
-"""Values of the longer side of a look."""
+"""The number of values along the longer side of a look."""
 _SAMPLES = 4
-"""Pixels of GIMP's thumbnail for each, across and down: it doesn't average deep images."""
+"""The number of pixels of GIMP's thumbnail per value, in each direction.
+
+They are averaged here because GIMP doesn't average the pixels of deep images.
+"""
 _SURELY = 0.8
-"""Correlation from which on two looks show the same."""
+"""The correlation above which two looks show the same thing."""
 _HARDLY = 0.7
-"""Below it, something else is to be seen than was before."""
+"""The correlation below which two looks show different things."""
 
 
 class Look(NamedTuple):
-    """A layer or an image at a glance: lightness over white, in rows."""
+    """A coarse picture of a layer or an image: its lightness over white, row by row.
+
+    Each value is the sum of lightness × 255 over the thumbnail's pixels in one cell.
+    """
 
     width: int
     height: int
@@ -47,10 +54,11 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class Landmarks:
-    """What tells where the pixels of `box` are: taken from one picture, looked for in another.
+    """The data by which the pixels of `box` are found again in a later picture.
 
-    `size` is (width, height) of the layer or image, `look` its content at a glance; `runs` are
-    (x, y, bytes), from the origin of the box.
+    `size` is the (width, height) of the layer or image, and `look` a coarse picture of it. Each of
+    the `runs` is (x, y, bytes), with its position relative to the box and its pixels as RGBA with 8
+    bits per channel.
     """
 
     box: Box
@@ -59,7 +67,7 @@ class Landmarks:
     runs: tuple[tuple[int, int, bytes], ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return them as the object that `from_json` reads."""
+        """Return a JSON object that `from_json` can read."""
         return {
             "box": astuple(self.box),
             "size": self.size,
@@ -69,7 +77,10 @@ class Landmarks:
 
     @staticmethod
     def from_json(saved: dict[str, Any]) -> Landmarks:
-        """Read them again. Raises KeyError, TypeError or ValueError if they are damaged."""
+        """Read an object that `to_json` returned.
+
+        Raises KeyError, TypeError or ValueError if the object is damaged.
+        """
         width, height, values = saved["look"]
         across, down = whole_numbers(saved["size"], 2)
         look = Look(width, height, tuple(whole_numbers(values, width * height)))
@@ -81,7 +92,11 @@ class Landmarks:
 
 
 def take(seen: Look, size: tuple[int, int], picture: Picture, box: Box) -> Landmarks:
-    """Remember `box` of `picture`, which is exported of a thing of that size and look."""
+    """Record the landmarks of `box` in `picture`.
+
+    `size` and `seen` are the (width, height) and the look of the layer or image that `picture` was
+    exported from.
+    """
     length = min(_RUN, box.width)
     runs = []
     for y in range(0, box.height, max(1, box.height // _ROWS)):
@@ -97,11 +112,12 @@ def take(seen: Look, size: tuple[int, int], picture: Picture, box: Box) -> Landm
 
 
 def _read(picture: Picture, box: Box) -> bytes:
-    """The pixels of `box` as RGBA of 8 bits."""
+    """Return the pixels of `box` as sRGB with alpha, 8 bits per channel."""
     values = pixels.srgb(picture, box)
     if picture.alpha:
         return values
-    # GEGL can add it too, but needs up to half a second to find out how, in every process.
+    # GEGL can add the alpha channel too, but each process needs up to half a second to find the
+    # conversion.
     whole = bytearray(b"\xff") * (len(values) // 3 * 4)
     for channel in range(3):
         whole[channel::4] = values[channel::3]
@@ -113,7 +129,10 @@ def _colours(run: bytes) -> int:
 
 
 def unmoved(marks: Landmarks, thing: Gimp.Layer | Gimp.Image) -> bool:
-    """Whether `thing` looks just as it did, without a closer look at its pixels."""
+    """Return whether the size and the look of `thing` are unchanged.
+
+    Its pixels are not compared.
+    """
     return (thing.get_width(), thing.get_height()) == marks.size and glance(thing) == marks.look
 
 
@@ -123,11 +142,12 @@ def find(
     pictures: Iterable[Picture],
     likely: Box,
 ) -> Box | None:
-    """Return where the pixels of `marks.box` are now, in the same kind of coordinates.
+    """Return where the pixels of `marks.box` are now, or None if this can't be determined.
 
-    `pictures` show `thing`, or its part at that box, in the ways that may show them again. Of
-    several equal copies the one in the old place or at `likely` is taken. None if that can't be
-    told.
+    The box is in the coordinates of `thing`, like `marks.box`. Each of `pictures` shows all of
+    `thing`, or the part at `marks.box`, in a way in which the exported pixels may appear again. If
+    there are several equal copies of the pixels, the one in the old place or at `likely` is
+    returned.
     """
     box = marks.box
     whole = Box(0, 0, thing.get_width(), thing.get_height())
@@ -146,7 +166,7 @@ def find(
             return None
         x, y = (known or best)[0]
         return Box(x, y, box.width, box.height)
-    # Not one of its pixels is as it was: it has new colours, or another shape.
+    # No picture has enough of the runs: `thing` has new colours or another shape.
     same_size = (whole.width, whole.height) == marks.size
     return box if same_size and not _reshaped(marks.look, glance(thing)) else None
 
@@ -160,7 +180,7 @@ def _matching(marks: Landmarks, picture: Picture) -> int:
 
 
 def _votes(marks: Landmarks, picture: Picture) -> Counter[tuple[int, int]]:
-    """For every origin of the box that a run speaks for, how many do."""
+    """Count, for each possible origin of the box, how many runs were found that imply it."""
     places: list[list[tuple[int, int]]] = [[] for _run in marks.runs]
     for strip in pixels.strips(pixels.covered(picture.buffer)):
         values = _read(picture, strip)
@@ -175,7 +195,7 @@ def _votes(marks: Landmarks, picture: Picture) -> Counter[tuple[int, int]]:
 
 
 def glance(thing: Gimp.Layer | Gimp.Image) -> Look:
-    """Return how it looks now, from a thumbnail that GIMP makes within milliseconds."""
+    """Return the current look, from a thumbnail that GIMP makes within milliseconds."""
     side = _GLANCE * _SAMPLES
     thumbnail, across, down, bpp = thing.get_thumbnail_data(side, side)
     data = thumbnail.get_data()
@@ -194,11 +214,12 @@ def glance(thing: Gimp.Layer | Gimp.Image) -> Look:
 
 
 def _reshaped(before: Look, now: Look) -> bool:
-    """Whether it was flipped, turned or exchanged rather than given new colours."""
+    """Return whether the content was flipped, rotated or exchanged, not just recoloured."""
     as_it_was = _correlation(before, now)
     if abs(as_it_was) < _HARDLY and len(set(before.values)) > 1:
         return True
-    # Symmetric pictures fit either way; what was really turned fits far better.
+    # A symmetric picture fits in several orientations. One that was really turned fits much better
+    # in its new orientation.
     return any(
         (fits := _correlation(turn(before), now)) > _SURELY and 1 - fits < (1 - as_it_was) / 4
         for turn in _TURNS
@@ -231,10 +252,10 @@ _TURNS: tuple[Callable[[Look], Look], ...] = (
 
 
 def _correlation(one: Look, other: Look) -> float:
-    """From -1 to 1; 0 where nothing can be compared."""
+    """Return the correlation, from -1 to 1, or 0 if the looks can't be compared."""
     if (one.width, one.height) != (other.width, other.height):
         return 0
-    # Loaded here: it takes a while, and is hardly ever needed.
+    # Imported here because it takes a while and is rarely needed.
     import statistics
 
     try:

@@ -1,7 +1,7 @@
-"""Starting the worker's interpreter, which is not GIMP's own: where it is, and how it is started.
+"""Find and start the worker's Python interpreter, which is not GIMP's own.
 
-Its libraries take as long to load as GIMP's do here, so it starts before they are loaded: no gi in
-this module, and nothing that needs it.
+The worker takes as long to load its libraries as this process takes to load GIMP's. It is therefore
+started before they are loaded: this module imports neither gi nor anything that needs gi.
 """
 
 from __future__ import annotations
@@ -16,44 +16,48 @@ from pathlib import Path
 from plugin import lock, settings
 
 STARTED = time.time()
-"""When GIMP started this process, in seconds since 1970."""
+"""When this module was loaded, right after the start of the process, in seconds since 1970."""
 _ROOT = Path(__file__).resolve().parents[2]
 NOTE = _ROOT / "worker-python.txt"
-"""Where the installer wrote down the interpreter; a line is `PATH`, or `PLACE`, a tab, `PATH`."""
+"""The file with the path of the interpreter, written by the installer.
+
+Each line is `PATH`, or `PLACE`, a tab, `PATH`. See `_place`.
+"""
 
 PLACING = "placing"
-"""The lock that a process has while it puts results into an image."""
+"""The name of the lock that a process holds while it puts results into an image."""
 
 _ready: subprocess.Popen[bytes] | None = None
-"""A worker that has no job yet."""
+"""A worker that was started and has no job yet."""
 
 
 def get_ready_early() -> None:
-    """Start a worker before it is known what this process is to do, if it may need one.
+    """Start a worker before it is known whether this process needs one.
 
-    Whether it can run is seen when it is needed.
+    Errors are ignored here. They are reported when the worker is needed.
     """
     with contextlib.suppress(OSError, settings.Unusable):
-        # A process that GIMP starts while another one places a result is there to write it.
+        # A process that starts while another one puts a result into an image was probably started
+        # to write this result, and needs no worker.
         if not lock.is_held(settings.locks_folder() / PLACING):
             get_ready()
 
 
 def get_ready() -> subprocess.Popen[bytes]:
-    """Start a worker before there is a job for it, and return it; one that waits already will do.
+    """Start a worker that has no job yet, or return the one that is waiting already.
 
-    It reads its job from standard input, and ends with this process if it is not needed. Raises
-    OSError if it can't start.
+    The worker reads its job from standard input. It ends with this process if it gets none. Raises
+    OSError if it can't be started.
     """
     global _ready
     if _ready is None or _ready.poll() is not None:
-        # What it has to say goes to the job's log, once there is one.
+        # Once it has a job, the worker writes its messages to the log of the job.
         _ready = start([interpreter(), "-m", "plugin", "work"], stderr=subprocess.DEVNULL)
     return _ready
 
 
 def take() -> subprocess.Popen[bytes]:
-    """Return a worker for a job, that nobody else will be given. Raises OSError."""
+    """Return a worker for a job. No later call returns the same worker. Raises OSError."""
     global _ready
     process = get_ready()
     _ready = None
@@ -61,7 +65,7 @@ def take() -> subprocess.Popen[bytes]:
 
 
 def taken(process: subprocess.Popen[bytes]) -> bool:
-    """Whether a worker was given a job."""
+    """Return whether `take` has returned this worker."""
     return process is not _ready
 
 
@@ -72,12 +76,13 @@ def start(
     language: str = "",
     key: bool = True,
 ) -> subprocess.Popen[bytes]:
-    """Start a program of ours outside GIMP's own Python, with pipes to it.
+    """Start a program of the plug-in outside GIMP's own Python, connected by pipes.
 
-    Without `key` it does not get the API key of the environment. Raises OSError.
+    Without `key`, it doesn't get the API key of the environment. Raises OSError.
     """
-    # Bundles of GIMP and users have variables that keep the worker's Python from starting, or have
-    # it load other packages than its own. The choice of a keyring is not Python's.
+    # Remove the PYTHON… variables that GIMP's bundles and users set. They can prevent the worker's
+    # Python from starting, or make it load other packages than its own. PYTHON_KEYRING_BACKEND
+    # belongs to the keyring library and is kept.
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -86,31 +91,33 @@ def start(
     if not key:
         environment.pop("DIMILINKS_API_KEY", None)
     if "APPDIR" in environment:
-        # An AppImage has everything load its libraries first: the worker is of the machine.
+        # An AppImage makes every program load the libraries in it first, but the worker uses those
+        # of the system.
         for variable in ("LD_PRELOAD", "LD_LIBRARY_PATH"):
             environment.pop(variable, None)
     if language:
         environment["LANGUAGE"] = language
-    # Both ends agree on UTF-8, whatever the language's encoding is.
+    # Both ends use UTF-8, whatever the encoding of the locale is.
     environment["PYTHONUTF8"] = "1"
     return subprocess.Popen(
         command,
-        # What is written is not held back, and what is there is read.
+        # Without buffers, what is written is sent at once, and what has arrived can be read at
+        # once.
         bufsize=0,
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=stderr,
         cwd=_ROOT,
         env=environment,
-        # On Windows a console would come up for it.
+        # On Windows, a console window would open otherwise.
         creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
     )
 
 
 def interpreter() -> str:
-    """Return the worker's interpreter, as the installer wrote it down.
+    """Return the path of the worker's interpreter, as recorded by the installer.
 
-    Raises FileNotFoundError if there is none, or none any more.
+    Raises FileNotFoundError if no path is recorded or the file doesn't exist any more.
     """
     path = _noted().get(_place(), "")
     if not path or not Path(path).exists():
@@ -119,7 +126,7 @@ def interpreter() -> str:
 
 
 def note(path: str) -> None:
-    """Write down the interpreter for where this process runs. Raises OSError."""
+    """Record the interpreter for the place where this process runs. Raises OSError."""
     noted = {**_noted(), _place(): path}
     lines = [f"{place}\t{path}" if place else path for place, path in noted.items()]
     settings.write_private(NOTE, os.fsencode("".join(f"{line}\n" for line in lines)))
@@ -136,21 +143,21 @@ def _noted() -> dict[str, str]:
 
 
 def _place() -> str:
-    """Where this process runs: "" for the machine itself, else the sandbox that GIMP is in."""
+    """Return "flatpak" or "snap" if GIMP runs in one of these, otherwise ""."""
     if Path("/.flatpak-info").exists():
         return "flatpak"
     return "snap" if os.environ.get("SNAP_NAME") == "gimp" else ""
 
 
 def installers_python() -> list[str]:
-    """The start of a command line for a Python that can make the worker's environment."""
-    # Loaded here: it takes a while, and every edit would wait for it.
+    """Return the start of a command line for a Python that can create the worker's environment."""
+    # Imported here because it takes a while, for which every edit would have to wait.
     import shutil
 
     if os.name == "nt":
-        # GIMP's own is MSYS2's, for which there are no ready packages.
+        # GIMP's own Python is that of MSYS2, for which there are no prebuilt packages.
         return ["py", "-3"] if shutil.which("py") else ["python"]
-    # Not the one in an AppImage: it lies somewhere else at each start.
+    # Ignore the Python in an AppImage, because its path is different at each start.
     inside = os.environ.get("APPDIR")
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
     outside = [folder for folder in folders if not (inside and folder.startswith(inside))]

@@ -1,8 +1,9 @@
-"""Layers as an edit needs them: copied at once, drawn as they look, checked for what can be done.
+"""Copy layers, render them as they look, and check what can be done with them.
 
-The user goes on working while an edit is captured or placed. Reading a layer's pixels in the moment
-in which it is deleted, or its image closed, ends the plug-in's process. A copy that no image holds
-outlives both, and takes a few milliseconds: GIMP copies its tiles only when they change.
+The user continues to work while an edit is captured or placed. If a layer is deleted, or its image
+is closed, while this process reads the pixels of the layer, the process is killed. A copy that is
+in no image is not affected. Making one takes a few milliseconds, because GIMP copies tiles only
+when they change.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ _LAYER_TYPES = {
 
 
 def new_layer(image: Gimp.Image, name: str, size: tuple[int, int]) -> Gimp.Layer:
-    """Return a normal layer with alpha for `image` of that (width, height), in no image yet.
+    """Return a new layer for `image`, with alpha and mode *Normal*, which is not inserted yet.
 
-    Raises EditError if the image was closed.
+    `size` is (width, height). Raises EditError if the image was closed.
     """
     check_open(image)
     kind = _LAYER_TYPES[image.get_base_type()]
@@ -40,13 +41,13 @@ def new_layer(image: Gimp.Image, name: str, size: tuple[int, int]) -> Gimp.Layer
 
 
 def offsets(layer: Gimp.Layer) -> tuple[int, int]:
-    """Return where the layer's origin is on the canvas."""
+    """Return the position of the layer's origin on the canvas."""
     _ok, x, y = layer.get_offsets()
     return x, y
 
 
 def ancestors(layer: Gimp.Layer) -> Iterator[Gimp.Layer]:
-    """Yield the layer and the groups that it is in, the innermost first."""
+    """Yield the layer and the groups that contain it, the innermost group first."""
     while layer is not None:
         yield layer
         layer = layer.get_parent()
@@ -59,19 +60,23 @@ def check_open(image: Gimp.Image) -> None:
 
 
 def made(thing: T | None) -> T:
-    """Return what GIMP was to make for an image. Raises EditError if it made nothing of it."""
+    """Return `thing`, which GIMP has made for an image, unless it is None.
+
+    Raises EditError if it is None: GIMP could not make it because the image was closed.
+    """
     if thing is None:
         raise EditError(_("The image was closed."))
     return thing
 
 
 def keeping(image: Gimp.Image, work: Callable[[], T]) -> T:
-    """Do `work`, and have GIMP keep the image with its layers until it is done, closed or not.
+    """Call `work` and return its result. GIMP keeps the image and its layers until it returns.
 
-    GIMP kills a process that writes into a layer whose image is closed. It keeps an image as long
-    as a procedure runs that got it as an argument: here a temporary one, which does the work. It
-    should be quick, as calls end in the order in which they began, also those of other plug-ins.
-    Raises EditError if the image was closed before, and what `work` raises.
+    GIMP kills a process that writes to a layer of a closed image. It keeps an image as long as a
+    procedure runs that has the image as an argument. `work` is therefore called by a temporary
+    procedure with this argument. It should be quick: procedure calls end in the order in which they
+    began, including those of other plug-ins. Raises EditError if the image was closed before, and
+    whatever `work` raises.
     """
     done: list[T] = []
     raised: list[BaseException] = []
@@ -84,7 +89,7 @@ def keeping(image: Gimp.Image, work: Callable[[], T]) -> T:
         return procedure.new_return_values(Gimp.PDBStatusType.SUCCESS, None)
 
     check_open(image)
-    # Names are for all of GIMP: those of other windows are their own.
+    # Names of procedures are global in GIMP, so each window needs one of its own.
     name = f"dimilinks-keeping-{os.getpid()}"
     plug_in = Gimp.get_plug_in()
     procedure = Gimp.Procedure.new(plug_in, name, Gimp.PDBProcType.TEMPORARY, run, None)
@@ -93,7 +98,7 @@ def keeping(image: Gimp.Image, work: Callable[[], T]) -> T:
     )
     plug_in.add_temp_procedure(procedure)
     try:
-        # Only what was looked up is called by way of GIMP.
+        # Only a procedure that was looked up is called through GIMP.
         called = Gimp.get_pdb().lookup_procedure(name)
         config = called.create_config()
         config.set_property("image", image)
@@ -103,16 +108,16 @@ def keeping(image: Gimp.Image, work: Callable[[], T]) -> T:
     if raised:
         raise raised[0]
     if not done:
-        # GIMP didn't even begin: the image is no argument any more.
+        # GIMP has not called the procedure, because a closed image is no valid argument.
         raise EditError(_("The image was closed."))
     return done[0]
 
 
 def let_go(image: Gimp.Image, thing: Gimp.Item) -> None:
-    """Delete what was made for `image`, and is not in it.
+    """Delete an item that was made for `image` and is not in it, if the image is still open.
 
-    GIMP would look into the image for that, and crash now and then if that was closed: it keeps the
-    thing then until it ends.
+    To delete it, GIMP would access the image, and might crash if the image was closed. In this case
+    the item is left to GIMP, which keeps it until GIMP ends.
     """
     if image.is_valid():
         thing.delete()
@@ -120,14 +125,14 @@ def let_go(image: Gimp.Image, thing: Gimp.Item) -> None:
 
 @contextlib.contextmanager
 def copy_of(drawable: Gimp.Drawable) -> Iterator[Gimp.Layer]:
-    """Give a copy of a drawable that no image holds, with the mask and filters that it has.
+    """Yield a copy of a drawable, with its layer mask and its filters. The copy is in no image.
 
-    Raises EditError if the drawable is gone.
+    Raises EditError if the drawable was deleted or its image was closed.
     """
     image = drawable.get_image() if drawable.is_valid() else None
     copy = None if image is None else Gimp.Layer.new_from_drawable(drawable, image)
     try:
-        # GIMP copies a deleted layer too, as long as its undo history holds it.
+        # GIMP also copies a deleted layer, as long as it is in the undo history.
         if copy is None or not drawable.is_valid():
             raise EditError(_("The layer was deleted, or its image was closed."))
         yield copy
@@ -137,20 +142,21 @@ def copy_of(drawable: Gimp.Drawable) -> Iterator[Gimp.Layer]:
 
 
 def looks_like_itself(layer: Gimp.Layer) -> bool:
-    """Whether the layer's own pixels are what it looks like: no mask and no filter changes them."""
+    """Return whether no layer mask and no visible filter changes how the layer's pixels look."""
     return not (shaped_by_mask(layer) or any(each.get_visible() for each in layer.get_filters()))
 
 
 def shaped_by_mask(layer: Gimp.Layer) -> bool:
-    """Whether a mask hides parts of the layer."""
+    """Return whether the layer has a layer mask that is applied."""
     return layer.get_mask() is not None and bool(layer.get_apply_mask())
 
 
 @contextlib.contextmanager
 def drawn(layer: Gimp.Layer, box: Box) -> Iterator[Picture]:
-    """Give what is in `box` of a layer as it looks by itself, with its mask and its filters.
+    """Yield the part `box` of a layer as it looks on its own, with its layer mask and its filters.
 
-    GIMP draws no more than the canvas, so the canvas of a scratch image is the box.
+    The picture is in layer coordinates. GIMP renders only what is on the canvas, so the layer is
+    rendered in a temporary image whose canvas is the box. Raises EditError.
     """
     image = layer.get_image()
     check_open(image)
@@ -177,7 +183,7 @@ def drawn(layer: Gimp.Layer, box: Box) -> Iterator[Picture]:
 
 @contextlib.contextmanager
 def all_seen(image: Gimp.Image) -> Iterator[Gimp.Layer]:
-    """Give everything visible in an image, in a layer that no image holds. Raises EditError."""
+    """Yield everything visible as a single layer that is in no image. Raises EditError."""
     check_open(image)
     seen = made(Gimp.Layer.new_from_visible(image, image, "seen"))
     try:
@@ -187,13 +193,13 @@ def all_seen(image: Gimp.Image) -> Iterator[Gimp.Layer]:
 
 
 def is_locked(layer: Gimp.Layer) -> bool:
-    """Whether the pixels of a layer are locked, or those of a group that it is in."""
+    """Return whether the pixels of a layer, or of a group that contains it, are locked."""
     return layer.is_valid() and any(each.get_lock_content() for each in ancestors(layer))
 
 
 @contextlib.contextmanager
 def unlocked(layer: Gimp.Layer, what: Literal["content", "position"]) -> Iterator[None]:
-    """Lift the locks of a layer, and of the groups that it is in, and put them back."""
+    """Unlock a layer and the groups that contain it, and lock them again afterwards."""
     locked = [each for each in ancestors(layer) if getattr(each, f"get_lock_{what}")()]
 
     def lock(again: bool) -> None:
@@ -209,7 +215,7 @@ def unlocked(layer: Gimp.Layer, what: Literal["content", "position"]) -> Iterato
 
 
 def check_replaceable(layer: Gimp.Layer) -> None:
-    """Raise NotReplaceable if new pixels can't be written into `layer`."""
+    """Raise NotReplaceable if new pixels can't be written to `layer`."""
     kinds = (
         (layer.is_group(), _("a layer group")),
         (layer.is_text_layer(), _("a text layer")),

@@ -1,4 +1,4 @@
-"""Words for the user, in the user's language, and the errors that carry them to GIMP."""
+"""Translate messages for the user, and define the errors that carry them to GIMP."""
 
 from __future__ import annotations
 
@@ -11,27 +11,30 @@ from plugin import words
 
 
 def _(text: str) -> str:
-    """Return `text` in the user's language, from the plug-in's own catalogue."""
+    """Return the translation of `text` from the plug-in's own catalogue."""
     return str(GLib.dgettext(None, text))
 
 
 def plural(one: str, many: str, count: int) -> str:
-    """Return the one of the two that fits `count`, in the user's language, yet to be formatted."""
+    """Return the translation of `one` or `many`, whichever fits `count`.
+
+    Placeholders in it, such as `{count}`, are not filled in.
+    """
     return str(GLib.dngettext(None, one, many, count))
 
 
 def language() -> str:
-    """Return the language that `_` speaks, for the worker.
+    """Return the code of the language that `_` translates to, for use by the worker.
 
-    GIMP finds it in its preferences, the environment or the system, differently on every platform;
-    the head of the catalogue that it found says what came of that.
+    GIMP takes the language from its preferences, the environment or the system, in a different way
+    on each platform. The header of the catalogue that it has loaded contains the outcome.
     """
     found = re.search(r"^Language: *(\w+)", GLib.dgettext(None, ""), re.MULTILINE)
     return found[1] if found else "en"
 
 
 class _Gimps(gettext.NullTranslations):
-    """The catalogue that GIMP found, for the pure modules."""
+    """The catalogue that GIMP has loaded, for the modules outside this package."""
 
     def gettext(self, message: str) -> str:
         return _(message)
@@ -44,8 +47,8 @@ words.use(_Gimps())
 
 
 def unforeseen(error: Exception) -> str:
-    """Return the sentence for a fault of ours, whose traceback goes to standard error."""
-    # Loaded here: hardly ever needed.
+    """Return the message for an unexpected exception, and print its traceback to standard error."""
+    # Imported here because it is rarely needed.
     import traceback
 
     from plugin import settings
@@ -54,7 +57,7 @@ def unforeseen(error: Exception) -> str:
     try:
         folder = settings.home() / "jobs"
     except ValueError as unusable:
-        # The cause, and nothing can have been kept there.
+        # This is the cause of the failure. Nothing can have been kept in the folder.
         return str(unusable)
     return _(
         "Something unforeseen went wrong ({why}). What the service delivered is kept in {folder}."
@@ -62,16 +65,16 @@ def unforeseen(error: Exception) -> str:
 
 
 class EditError(Exception):
-    """An edit that can't be made, with a sentence that says what to do."""
+    """An edit can't be made. The message tells the user what to do."""
 
 
 class CallingError(EditError):
-    """The procedure was called with arguments that make no edit."""
+    """The procedure was called with invalid arguments."""
 
 
 class WorkerBroken(EditError):
-    """The worker can't run; the window has a button that mends it."""
+    """The worker can't run. The window offers to repair it."""
 
 
 class NotReplaceable(EditError):
-    """The result can't go into the layer itself, but into a new one."""
+    """The result can't be written to the layer itself, but can become a new layer."""

@@ -1,6 +1,6 @@
-"""Pixels between GIMP's buffers and PNG files, and which of them a selection leaves out.
+"""Convert pixels between GIMP's buffers and PNG files, and handle what a selection leaves out.
 
-Buffers keep their own precision and colour space; what goes to a PNG is converted to sRGB, 8 bits.
+Buffers keep their own precision and colour space. PNG files contain sRGB with 8 bits per channel.
 """
 
 from __future__ import annotations
@@ -20,24 +20,27 @@ from plugin.region import Box
 _NONE = Gegl.AbyssPolicy.NONE
 _STRIP_PIXELS = 8_000_000
 JOINED_PIXELS = 250_000
-"""Few enough to stay in the processor's cache, as bytes."""
+"""A number of pixels whose bytes fit into the processor's cache."""
 _PIXELS_PER_COPY = 32
-"""From so few pixels a copy on, joining bytes is faster: measured from u8 to float."""
+"""The pixels per box below which joining bytes is faster than a call for each box.
+
+It was measured with formats from u8 to float.
+"""
 _NOT_SELECTED = re.compile(rb"\0+")
-"""A run of pixels in a row, by what is selected of each."""
+"""A run of unselected pixels in a row of one byte per pixel."""
 _ALL_OR_NOTHING = bytes([0]) + bytes([255]) * 255
 _FORMATS = {1: "Y' u8", 3: "R'G'B' u8", 4: "R'G'B'A u8"}
-"""What is in our PNGs, by their channels."""
+"""The formats of the PNG files that GIMP and the worker exchange, by number of channels."""
 SHARES = "Y float"
-"""How much of each pixel counts, 0 to 1."""
+"""The format of buffers that contain the weight of each pixel, from 0 to 1."""
 _BETWEEN = {3: "R'G'B' u16", 4: "R'G'B'A u16"}
-"""By the bytes of a pixel of 8 bits: what it comes through into another colour space."""
+"""The intermediate formats for converting pixels with 8 bits per channel, by bytes per pixel."""
 
 
 class Picture(NamedTuple):
-    """Pixels in the coordinates of their layer or canvas, of all of it or of a part.
+    """The pixels of a layer or the canvas, or of a part of it, in its coordinates.
 
-    `alpha`: whether they have any.
+    `alpha` is true if they have an alpha channel.
     """
 
     buffer: Gegl.Buffer
@@ -45,17 +48,17 @@ class Picture(NamedTuple):
 
     @property
     def channels(self) -> int:
-        """How many they have as sRGB."""
+        """The number of channels of the pixels in sRGB."""
         return 4 if self.alpha else 3
 
 
 def picture(drawable: Gimp.Drawable) -> Picture:
-    """The drawable's own pixels."""
+    """Return the drawable's own pixels."""
     return Picture(drawable.get_buffer(), drawable.has_alpha())
 
 
 def moved(shown: Picture, box: Box) -> Picture:
-    """The same pixels, which begin at the origin, where `box` is. Nothing is copied."""
+    """Return the same pixels, moved from the origin to `box`. They are not copied."""
     buffer = Gegl.Buffer(
         source=shown.buffer,
         x=box.x,
@@ -69,23 +72,23 @@ def moved(shown: Picture, box: Box) -> Picture:
 
 
 def rectangle(box: Box) -> Gegl.Rectangle:
-    """The same box for GEGL."""
+    """Return the box as a rectangle of GEGL."""
     return Gegl.Rectangle.new(box.x, box.y, box.width, box.height)
 
 
 def extent(drawable: Gimp.Drawable) -> Box:
-    """The whole drawable, in its own coordinates."""
+    """Return the box of the whole drawable, in its own coordinates."""
     return Box(0, 0, drawable.get_width(), drawable.get_height())
 
 
 def covered(buffer: Gegl.Buffer) -> Box:
-    """What the buffer holds, in its own coordinates."""
+    """Return the box that the buffer contains, in its own coordinates."""
     rectangle = buffer.get_extent()
     return Box(rectangle.x, rectangle.y, rectangle.width, rectangle.height)
 
 
 def srgb(shown: Picture, box: Box) -> bytes:
-    """The pixels of `box` as sRGB of 8 bits, with alpha if they have any."""
+    """Return the pixels of `box` as sRGB with 8 bits per channel, and with alpha if present."""
     pixel_format = _FORMATS[shown.channels]
     part, buffer = rectangle(box), shown.buffer
     between = _between(buffer, Gegl.Buffer.new(pixel_format, 0, 0, 1, 1))
@@ -96,11 +99,11 @@ def srgb(shown: Picture, box: Box) -> bytes:
 
 
 def _between(source: Gegl.Buffer, target: Gegl.Buffer) -> str:
-    """Return the format through which pixels get faster from `source` to `target`, "" if none.
+    """Return the intermediate format that speeds up copying `source` to `target`, or "" if none.
 
-    To convert 8 bits to 8 bits, of another colour space or with an alpha channel added, Babl fills
-    a table of all colours. That takes up to two seconds and 400 MB in each process; with more bits
-    between it needs none.
+    To convert 8 bits to 8 bits, when the colour space differs or an alpha channel is added, Babl
+    fills a table of all colours. This takes up to two seconds and 400 MB in each process. With more
+    bits in between, no table is needed.
     """
     size, wanted = source.get_property("px-size"), target.get_property("px-size")
     few_bits = size in _BETWEEN and wanted in _BETWEEN and size <= wanted
@@ -109,7 +112,7 @@ def _between(source: Gegl.Buffer, target: Gegl.Buffer) -> str:
 
 
 def _convert(source: Gegl.Buffer, target: Gegl.Buffer) -> None:
-    """Copy all pixels of a PNG's buffer into `target`, from its origin, in its own format."""
+    """Copy all pixels of a PNG's buffer to the origin of `target`, in the format of `target`."""
     whole = covered(source)
     between = _between(source, target)
     for strip in strips(whole) if between else [whole]:
@@ -121,13 +124,16 @@ def _convert(source: Gegl.Buffer, target: Gegl.Buffer) -> None:
 
 
 def write_png(shown: Picture, box: Box, path: Path) -> None:
-    """Write the pixels of `box` as an sRGB PNG: large, for the worker makes it smaller."""
+    """Write the pixels of `box` to an sRGB PNG.
+
+    The file is not compressed. The worker makes it smaller before sending it.
+    """
     _write(path, box, lambda strip: srgb(shown, strip), shown.channels, 0)
 
 
 def write_mask_png(selection: Gegl.Buffer, box: Box, path: Path) -> None:
-    """Write the selection over `box` as a gray PNG, 255 = selected."""
-    # The selection's numbers as they are: through Y' they would be taken for lightness.
+    """Write the selection in `box` to a gray PNG, in which 255 is selected."""
+    # The values must not be converted. In a buffer with Y' they would be treated as lightness.
     _write(path, box, lambda strip: shares(selection, strip), 1, 1)
 
 
@@ -138,7 +144,7 @@ def _write(path: Path, box: Box, read: Callable[[Box], bytes], channels: int, le
 
 
 def read_png(path: Path) -> Gegl.Buffer:
-    """Return a PNG's pixels as they are in it, from the origin on."""
+    """Return the pixels of a PNG without converting them, in a buffer that begins at the origin."""
     width, height, channels = quick_png.header(path)
     read = Gegl.Buffer.new(_FORMATS[channels], 0, 0, width, height)
     graph = Gegl.Node()
@@ -150,14 +156,15 @@ def read_png(path: Path) -> Gegl.Buffer:
 
 
 def load_png(path: Path, target: Gegl.Buffer) -> None:
-    """Write a PNG's pixels into `target`, from its origin, in its own format."""
-    # Converted here: the graph would take a way of its own, and half a second to find it.
+    """Write the pixels of a PNG to the origin of `target`, in the format of `target`."""
+    # Convert the pixels here. The graph of GEGL would use another conversion, which takes it half a
+    # second to find.
     _convert(read_png(path), target)
     target.flush()
 
 
 def png_size(path: Path) -> tuple[int, int]:
-    """Return a PNG's (width, height); (0, 0) if there is none that can be read."""
+    """Return the (width, height) of a PNG, or (0, 0) if it can't be read."""
     try:
         return quick_png.header(path)[:2]
     except (OSError, ValueError):
@@ -165,9 +172,9 @@ def png_size(path: Path) -> tuple[int, int]:
 
 
 def get_ready(pixel_format: str, blending: bool) -> None:
-    """Let GEGL find out how a PNG's pixels come into buffers of `pixel_format`.
+    """Let GEGL find the conversions from PNG pixels to `pixel_format`.
 
-    `blending`: by `lay_over`, too. That takes it up to half a second, once in each process.
+    With `blending`, also prepare `lay_over`. This takes up to half a second, once in each process.
     """
     one = Box(0, 0, 1, 1)
     target = Gegl.Buffer.new(pixel_format, *astuple(one))
@@ -176,22 +183,24 @@ def get_ready(pixel_format: str, blending: bool) -> None:
     _convert(opaque, target)
     _convert(see_through, target)
     if blending:
-        # What is laid over is hardly ever transparent itself, for which GEGL needs 350 MB more.
+        # Only opaque pictures are laid over here. Transparent ones are rare, and GEGL would need
+        # another 350 MB for them.
         shares = Gegl.Buffer.new(SHARES, *astuple(one))
         lay_over(target.dup(), opaque, shares, one, target)
 
 
 def copy(source: Gegl.Buffer, target: Gegl.Buffer, box: Box) -> None:
-    """Copy the pixels of `box` to the same place of another buffer, in its own format."""
+    """Copy the pixels of `box` to the same place in `target`, in the format of `target`."""
     source.copy(rectangle(box), _NONE, target, rectangle(box))
 
 
 def lay_over(
     below: Gegl.Buffer, top: Gegl.Buffer, shares: Gegl.Buffer, box: Box, target: Gegl.Buffer
 ) -> None:
-    """Write `below` with `top` laid over it at `box` into `target`.
+    """Lay `top` over `below` at `box`, and write the result to `target`.
 
-    `shares`, in the format SHARES, says how much of `top` counts; both begin at the origin.
+    `shares` contains the weight of each pixel of `top`, in the format SHARES. `top` and `shares`
+    begin at the origin.
     """
     graph = Gegl.Node()
     over = _node(graph, "gegl:over")
@@ -209,7 +218,10 @@ def lay_over(
 
 
 def linear_gray(path: Path, box: Box) -> Gegl.Buffer:
-    """Return a gray PNG of the size of `box` as shares, 0 to 1 by its very numbers."""
+    """Return the values of a gray PNG as shares from 0 to 1, without converting them.
+
+    The PNG has the size of `box`. The buffer begins at the origin.
+    """
     read = read_png(path)
     shares = Gegl.Buffer.new("Y u8", 0, 0, box.width, box.height)
     for strip in strips(Box(0, 0, box.width, box.height)):
@@ -219,7 +231,7 @@ def linear_gray(path: Path, box: Box) -> Gegl.Buffer:
 
 
 def multiply(buffer: Gegl.Buffer, shares: Gegl.Buffer) -> None:
-    """Multiply a mask's buffer in place by shares of the same size."""
+    """Multiply the buffer of a mask in place by shares of the same size."""
     graph = Gegl.Node()
     product = _node(graph, "gegl:multiply")
     _node(graph, "gegl:buffer-source", buffer=buffer.dup()).link(product)
@@ -237,10 +249,9 @@ def _node(graph: Gegl.Node, operation: str, **properties: object) -> Gegl.Node:
 
 
 def selected_bounds(selection: Gegl.Buffer, box: Box) -> Box:
-    """Return the box around what is selected inside `box`: at least half of 1/255.
+    """Return the bounding box of the pixels in `box` that are selected by at least half of 1/255.
 
-    In deep images the tail of a feathered selection never ends; what lies under that limit is
-    outside.
+    In deep images, a feathered selection never ends. What is selected by less counts as outside.
     """
     left, top, right, bottom = box.right, box.bottom, box.x, box.y
     for strip in strips(box):
@@ -259,9 +270,10 @@ def selected_bounds(selection: Gegl.Buffer, box: Box) -> Box:
 def clear_outside(
     buffer: Gegl.Buffer, pixel_format: str, box: Box, selection: Gegl.Buffer, at: Box
 ) -> None:
-    """Make the pixels of `box` that are not selected 0; `pixel_format` is the buffer's own.
+    """Set the pixels of `box` that are not selected to 0.
 
-    The selection lies over `at`, of the same size, in its own coordinates.
+    `pixel_format` is the buffer's own. `at` is the box of the same size in the coordinates of the
+    selection.
     """
     for strip in strips(box, JOINED_PIXELS):
         selected = selected_part(selection, strip, box, at)
@@ -275,29 +287,38 @@ def clear_outside(
 
 
 def selected_part(selection: Gegl.Buffer, strip: Box, box: Box, at: Box) -> bytes:
-    """What is selected in a strip of `box`, a byte a pixel; the selection has `box` at `at`."""
+    """Return the selection in a strip of `box`, one byte per pixel.
+
+    `at` is the position of `box` in the coordinates of the selection.
+    """
     return shares(selection, strip.moved(at.x - box.x, at.y - box.y))
 
 
 def joined(inside: bytes, outside: bytes, selected: bytes) -> bytes:
-    """The pixels of `inside` where `selected` has one that is not 0, elsewhere of `outside`."""
+    """Return the pixels of `inside` where `selected` is not 0, and those of `outside` elsewhere.
+
+    `selected` has one byte per pixel. The other two have the same format.
+    """
     each = len(inside) // len(selected)
     shares = selected.translate(_ALL_OR_NOTHING)
     mask = bytearray(len(inside))
     for number in range(each):
         mask[number::each] = shares
-    # As one long number each: Python alone has no other fast way to do it.
+    # Treat each as a single long number: there is no other fast way in Python alone.
     chosen, new, old = (int.from_bytes(part, "little") for part in (mask, inside, outside))
     return (old ^ ((old ^ new) & chosen)).to_bytes(len(inside), "little")
 
 
 def any_in(read: Callable[[Box], bytes], box: Box) -> bool:
-    """Whether anything in `box`, read as one byte a pixel, is not 0."""
+    """Return whether any pixel in `box` is not 0. `read` returns one byte per pixel."""
     return any(read(strip).strip(b"\0") for strip in strips(box, JOINED_PIXELS))
 
 
 def any_selected(read: Callable[[Box], bytes], box: Box, selection: Gegl.Buffer, at: Box) -> bool:
-    """As `any_in`, of what is selected in `box`, by a selection that has it at `at`."""
+    """Return whether any selected pixel in `box` is not 0, as read by `read`.
+
+    `at` is the position of `box` in the coordinates of the selection.
+    """
 
     def chosen(strip: Box) -> bytes:
         values = read(strip)
@@ -307,19 +328,19 @@ def any_selected(read: Callable[[Box], bytes], box: Box, selection: Gegl.Buffer,
 
 
 def alpha(shown: Picture, box: Box) -> bytes:
-    """The alpha of `box`, a byte a pixel, of pixels that have any."""
+    """Return the alpha of `box`, one byte per pixel. The picture must have an alpha channel."""
     return srgb(shown, box)[3::4]
 
 
 def shares(mask: Gegl.Buffer, box: Box) -> bytes:
-    """What a mask or a selection shows of `box`, a byte a pixel."""
+    """Return the values of a mask or a selection in `box`, one byte per pixel."""
     return bytes(mask.get(rectangle(box), 1.0, "Y u8", _NONE))
 
 
 def _few(boxes: Iterator[Box], selected: bytes) -> list[Box] | None:
-    """Return the boxes of a strip, None if there are too many to work on each.
+    """Return the boxes of a strip, or None if there are too many to handle each on its own.
 
-    Speckles, as left by a selection by colour: so many calls would take seconds.
+    A selection by colour can leave many small speckles. A call for each of them would take seconds.
     """
     most = len(selected) // _PIXELS_PER_COPY
     few = list(itertools.islice(boxes, most + 1))
@@ -327,7 +348,7 @@ def _few(boxes: Iterator[Box], selected: bytes) -> list[Box] | None:
 
 
 def _boxes_outside(selected: bytes, strip: Box) -> Iterator[Box]:
-    """Yield boxes that cover what is not selected; rows that look alike share theirs."""
+    """Yield boxes that cover the unselected pixels. Equal adjacent rows share their boxes."""
     row = 0
     while row < strip.height:
         line = selected[row * strip.width : (row + 1) * strip.width]
@@ -344,7 +365,10 @@ def _boxes_outside(selected: bytes, strip: Box) -> Iterator[Box]:
 
 
 def strips(box: Box, pixels: int = _STRIP_PIXELS) -> Iterator[Box]:
-    """Cut `box` into boxes of whole rows, so that no more than that is held as bytes at once."""
+    """Cut `box` into strips of whole rows, with about `pixels` pixels at most.
+
+    This limits how much is held in memory as bytes at once.
+    """
     rows = max(1, pixels // max(1, box.width))
     for y in range(box.y, box.bottom, rows):
         yield Box(box.x, y, box.width, min(rows, box.bottom - y))

@@ -1,9 +1,9 @@
-"""From the job folder into the image: results as new layers, or into the layer in place.
+"""Place the results of a job in the image, as new layers or in the edited layer itself.
 
-Everything slow is done on layers that no image holds, so that the user can't be in its way; what
-the image gets then takes milliseconds. Nothing of it depends on the selection of that moment. What
-lies outside the selection that was sent stays as it is, bit for bit: a new layer's mask is exactly
-0 there, and of a replaced layer only pixels inside are written.
+Slow work is done on layers that are in no image, where the user can't interfere. Inserting new
+layers then takes milliseconds. The changes to the image don't depend on the selection of that
+moment. Everything outside the selection that was sent stays the same, bit for bit: the layer mask
+of a new layer is exactly 0 there, and only the pixels inside a replaced layer are written.
 """
 
 from __future__ import annotations
@@ -39,24 +39,27 @@ from plugin.job import Job
 from plugin.region import Box
 
 _REPLACING = 1
-"""The variation that replaces a layer: there is only one."""
+"""The variation that replaces a layer. There is only one."""
 _QUICK_BYTES = 30_000_000, 9_000_000
-"""Up to so many, whole layers and chosen pixels are written by this process, if nobody can lock or
-delete the layer meanwhile: starting another one takes longer than the writing."""
+"""The most bytes that this process writes itself, for a whole layer and for a selected part.
+
+This is only done if nobody can lock or delete the layer meanwhile. Starting another process would
+take longer than writing.
+"""
 _CLIPPING = {
     Gimp.LayerCompositeMode.CLIP_TO_LAYER: Gimp.LayerCompositeMode.UNION,
     Gimp.LayerCompositeMode.INTERSECTION: Gimp.LayerCompositeMode.CLIP_TO_BACKDROP,
 }
-"""The composite modes by which a layer cuts off what is below it, and what is left without that."""
+"""The composite modes that clip what is below a layer, and the same modes without this effect."""
 _OTHERS_TAKE = 10
-"""Seconds after which a result doesn't wait any more for those of other windows."""
+"""Seconds after which a result no longer waits for those of other windows."""
 _TRIES = 4
-"""How often a result is made ready for a layer that the user changes at that very moment."""
+"""The number of attempts to place a result whose layer the user changes at the same moment."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A result in the image: which variation of which job, and its layer."""
+    """A result in the image, as a variation of a job and its layer."""
 
     job: Job
     variation: int
@@ -64,11 +67,11 @@ class Placed:
 
 
 class _Changed(Exception):
-    """The image or the layer is not what a result was made ready for."""
+    """The image or the layer is not as it was when the result was prepared."""
 
 
 def get_ready(capture: Capture) -> None:
-    """Do beforehand, in another thread, what takes long with the first result."""
+    """Prepare the pixel conversions in another thread, as the first result would wait for them."""
     replacing = capture.request.replace
     try:
         if replacing:
@@ -85,26 +88,28 @@ def get_ready(capture: Capture) -> None:
 
 
 def unplaced(capture: Capture) -> list[int]:
-    """Return the variations that are fitted and not in the image yet, by number.
+    """Return the numbers of the variations that are fitted but not in the image yet.
 
-    Of several some may arrive later than their sisters.
+    Some variations of a job may arrive later than others.
     """
     return [number for number in _fitted(capture) if number not in capture.job.imported]
 
 
 def place(captures: list[Capture]) -> tuple[list[Placed], list[str]]:
-    """Bring the results of all `captures` into their image in one undo step.
+    """Put the results of all captures into their image, in one undo step.
 
-    Returns them, and a sentence for each result that has no place any more: it stays in its job.
+    Return the placed results, and a message for each result that can't be placed. Such a result
+    stays in its job.
     """
     return _put([_result(capture) for capture in captures])
 
 
 def put_back(done: Job, image: Gimp.Image, variation: int) -> tuple[list[Placed], list[str]]:
-    """Bring a result of an earlier job into `image`, as a new layer, in one undo step.
+    """Put a result of an earlier job into `image` as a new layer, in one undo step.
 
-    It goes where the pixels are that it was made from, or else on top of all where it was on the
-    canvas; the sentences say so. Raises EditError.
+    It is placed on the pixels that it was made from. If these are not in the image any more, it is
+    placed on top, where it was on the canvas, and a message says so. Return the placed results and
+    the messages. Raises EditError.
     """
     capture = recalled(done, image)
     box = None
@@ -113,7 +118,7 @@ def put_back(done: Job, image: Gimp.Image, variation: int) -> tuple[list[Placed]
         with contextlib.suppress(EditError):
             box = _where(capture)
     if box is None:
-        # Raises once more what is wrong with the pictures themselves.
+        # This raises EditError if the fitted pictures themselves are the problem.
         capture = replace(capture, request=replace(capture.request, source="visible"))
         _check_pictures(capture)
         box = _on_canvas(capture)
@@ -130,7 +135,7 @@ def put_back(done: Job, image: Gimp.Image, variation: int) -> tuple[list[Placed]
 
 
 def _on_canvas(capture: Capture) -> Box:
-    """Return where the edit was on the canvas, or the middle of one that doesn't reach so far."""
+    """Return the box of the edit on the canvas, or centre it if it is outside the canvas now."""
     canvas = Box(0, 0, capture.image.get_width(), capture.image.get_height())
     box = capture.on_canvas
     if not box.intersection(canvas).empty:
@@ -140,7 +145,10 @@ def _on_canvas(capture: Capture) -> Box:
 
 
 def _put(wanted: list[_NewLayers | _Replacement]) -> tuple[list[Placed], list[str]]:
-    """Put what has a place into the image, in one undo step; the sentences tell of the rest."""
+    """Put results into the image, in one undo step.
+
+    Return the placed results, and a message for each result that can't be placed.
+    """
     missing: list[str] = []
 
     def made_ready(result: _NewLayers | _Replacement) -> bool:
@@ -161,7 +169,7 @@ def _put(wanted: list[_NewLayers | _Replacement]) -> tuple[list[Placed], list[st
                     missing += _put_one(result, made_ready)
     placed = [each for result in wanted for each in result.placed]
     for each in placed:
-        # The results are in the image, marked or not.
+        # Ignore errors of the marks, because the results are in the image already.
         with contextlib.suppress(OSError):
             each.job.mark_imported([each.variation])
     return placed, missing
@@ -169,9 +177,10 @@ def _put(wanted: list[_NewLayers | _Replacement]) -> tuple[list[Placed], list[st
 
 @contextlib.contextmanager
 def _in_turn() -> Iterator[None]:
-    """Let other windows put their results first, if they are at it.
+    """Hold the lock for placing, after waiting for other windows that place results.
 
-    Written at once, two results for one layer would be mixed, and be one step for Undo.
+    After _OTHERS_TAKE seconds, continue without the lock. If two results were written to the same
+    layer at once, they would be mixed, and be one undo step.
     """
     with contextlib.ExitStack() as turn:
         with contextlib.suppress(OSError, settings.Unusable):
@@ -182,7 +191,10 @@ def _in_turn() -> Iterator[None]:
 def _put_one(
     result: _NewLayers | _Replacement, made_ready: Callable[[_NewLayers | _Replacement], bool]
 ) -> list[str]:
-    """Put a result that is ready into the image; return why not, if it can't be."""
+    """Put a prepared result into the image, or return a message on why this is not possible.
+
+    Reasons that `made_ready` has reported itself are not returned.
+    """
     try:
         for _try in range(_TRIES):
             try:
@@ -204,9 +216,9 @@ def _result(capture: Capture) -> _NewLayers | _Replacement:
 
 
 class _NewLayers:
-    """Variations of an edit as new layers, by `numbers`.
+    """Variations of an edit that become new layers.
 
-    `box` is where they belong, where that is known.
+    `numbers` are the variations. `box` is the place of the results, if it is known already.
     """
 
     def __init__(self, capture: Capture, numbers: list[int], box: Box | None = None) -> None:
@@ -218,7 +230,7 @@ class _NewLayers:
         self._made: list[tuple[int, Gimp.Layer]] = []
 
     def get_ready(self) -> None:
-        """Make the layers, in no image yet. Raises EditError."""
+        """Create the layers without inserting them. Raises EditError."""
         capture = self.capture
         _check_there(capture)
         self._stamp = _stamp(capture)
@@ -239,7 +251,11 @@ class _NewLayers:
                     raise EditError(_("The edit is ready, but its layer could get no mask."))
 
     def put(self) -> None:
-        """Insert the layers. Raises EditError, and _Changed before anything is inserted."""
+        """Insert the layers.
+
+        Raises EditError, and _Changed if they must be prepared again. After _Changed, none of them
+        is in the image.
+        """
         capture, image, source = self.capture, self.capture.image, self.capture.layer
         _check_there(capture)
         kind = _kind(image)
@@ -257,12 +273,12 @@ class _NewLayers:
         try:
             if len(self._made) > 1 and capture.request.titled:
                 group = made(Gimp.GroupLayer.new(image, _layer_name(capture)))
-                # The variations show just as they would without it.
+                # In this mode, the variations look as they would without the group.
                 group.set_mode(Gimp.LayerMode.PASS_THROUGH)
                 results.mark(group, capture.job, 0)
                 _insert(image, group, parent, position)
                 parent, position = group, 0
-            # The first variation ends up on top.
+            # This order puts the first variation on top.
             for count, (number, layer) in enumerate(self._made):
                 _insert(image, layer, parent, position + count)
                 self.placed.append(Placed(capture.job, number, layer))
@@ -272,17 +288,19 @@ class _NewLayers:
                 raise _Changed from None
             raise
         if _kind(image) != kind:
-            # GIMP takes a layer of another precision, too, and would be left with it.
+            # GIMP also accepts layers whose type or precision differs from that of the image, and
+            # would keep them so.
             self._take_out(group)
             raise _Changed
         if group is not None:
-            # Of several to choose from, the first is shown. Not before they are in the image: GIMP
-            # 3.0 showed the second one again then.
+            # Of several variations, only the first one is left visible. The others are hidden after
+            # all of them were inserted: GIMP 3.0 showed the second one again if it was hidden
+            # before.
             for each in self.placed[1:]:
                 each.layer.set_visible(False)
 
     def _take_out(self, group: Gimp.Layer | None) -> None:
-        """Remove what was inserted into an image that was converted at this very moment."""
+        """Remove what was inserted, because the image was converted at the same moment."""
         for each in [*self.placed, group]:
             layer = each.layer if isinstance(each, Placed) else each
             if layer is not None and layer.is_valid():
@@ -299,7 +317,7 @@ class _NewLayers:
 
 
 def _insert(image: Gimp.Image, layer: Gimp.Layer, parent: Gimp.Layer | None, position: int) -> None:
-    """Insert a layer. Raises EditError if GIMP doesn't take it."""
+    """Insert a layer. Raises EditError if GIMP doesn't accept it."""
     if not image.insert_layer(layer, parent, position):
         raise EditError(
             _("The edit is ready, but GIMP takes no new layer at its place: {why}").format(
@@ -309,13 +327,13 @@ def _insert(image: Gimp.Image, layer: Gimp.Layer, parent: Gimp.Layer | None, pos
 
 
 def _play_the_part_of(source: Gimp.Layer, layer: Gimp.Layer) -> None:
-    """Have a result show in the image as the layer does that it was made from."""
+    """Give a result the opacity and the modes of the layer that it was made from."""
     layer.set_opacity(source.get_opacity())
     if source.get_mode() == Gimp.LayerMode.PASS_THROUGH:
         return
     layer.set_mode(source.get_mode())
-    # A clipped layer's result is clipped as well, but it must not clip what lies beneath it: where
-    # its mask hides it, that would be gone.
+    # The result of a clipped layer is clipped as well. It must not clip the layers below it,
+    # because these would disappear where its layer mask hides it.
     composite = source.get_composite_mode()
     layer.set_composite_mode(_CLIPPING.get(composite, composite))
     layer.set_composite_space(source.get_composite_space())
@@ -323,7 +341,7 @@ def _play_the_part_of(source: Gimp.Layer, layer: Gimp.Layer) -> None:
 
 
 class _Replacement:
-    """A result that is written into its layer."""
+    """A result that is written to the layer that it was made from."""
 
     def __init__(self, capture: Capture) -> None:
         self.capture = capture
@@ -332,13 +350,13 @@ class _Replacement:
         self._profile = ""
         self._copies = contextlib.ExitStack()
         self._new: Gimp.Layer | None = None
-        """A copy of the layer, which has the result's pixels where they may change."""
+        """A copy of the layer, with the pixels of the result where they may change."""
         self._pixels: Gegl.Buffer | None = None
-        """Those of the copy: asked for once, they needn't come from GIMP again."""
+        """The buffer of this copy, kept so that its pixels need not come from GIMP again."""
         self._box = capture.box
 
     def get_ready(self) -> None:
-        """Find out what the layer's pixels will be. Raises EditError."""
+        """Compute the new pixels of the layer. Raises EditError."""
         capture, layer = self.capture, self.capture.layer
         _check_there(capture)
         self._stamp = _stamp(capture)
@@ -354,7 +372,7 @@ class _Replacement:
         _write_shares(capture, shares, pixels.SHARES)
         part = self._box.intersection(pixels.extent(self._new))
         if self._colours_only():
-            # Neither alpha has a say in what becomes of the colours.
+            # Blend the colours only, so that neither alpha channel affects them.
             below_format = "RGB float"
             top = Gegl.Buffer.new("R'G'B' u8", 0, 0, self._box.width, self._box.height)
             pixels.load_png(path, top)
@@ -366,7 +384,11 @@ class _Replacement:
         pixels.lay_over(below, top, shares, self._box, new)
 
     def put(self) -> None:
-        """Write the pixels. Raises EditError, and _Changed before anything is written."""
+        """Write the pixels to the layer.
+
+        Raises EditError, and _Changed if the result must be prepared again. After _Changed, the
+        layer has its own pixels.
+        """
         capture, layer = self.capture, self.capture.layer
         assert self._new is not None
         _check_there(capture)
@@ -379,7 +401,7 @@ class _Replacement:
                     name=layer.get_name(), why=Gimp.get_pdb().get_last_error()
                 )
             )
-        # The user may have cut it in this very moment.
+        # The user may have resized the layer at this very moment.
         if _stamp(capture) != self._stamp:
             raise _Changed
         at = capture.on_canvas
@@ -395,20 +417,20 @@ class _Replacement:
         self.placed = [Placed(capture.job, _REPLACING, layer)]
 
     def _write(self, new: Gimp.Layer, before: Gimp.Layer, inside: Inside) -> None:
-        """Write the pixels. Raises EditError, and _Changed if the layer has its own ones again.
+        """Write the pixels to the layer, of which `before` is a copy.
 
-        `before` is a copy of the layer.
+        Raises EditError, and _Changed if the layer has its own pixels again.
         """
         layer = self.capture.layer
         name = layer.get_name()
         with self._writer(new, before, inside) as write:
             written = write(False)
             if written == Written.PART and writing.is_alike(layer, before):
-                # GIMP ends a process that writes into a layer which is locked just then: the user,
-                # who may see half of the result, gets the rest as well.
+                # GIMP kills a process that writes to a layer while it is being locked. The user may
+                # already see half of the result, so the rest is written as well.
                 with unlocked(layer, "content"):
                     written = write(False)
-                # Some of it is there from before.
+                # The layer contains a part from the first attempt.
                 written = Written.PART if written == Written.NOTHING else written
             if written == Written.PART and layer.is_valid():
                 with unlocked(layer, "content"):
@@ -423,15 +445,16 @@ class _Replacement:
     def _writer(
         self, new: Gimp.Layer, before: Gimp.Layer, inside: Inside
     ) -> Iterator[Callable[[bool], Written]]:
-        """Give what writes the result into the layer; called with True it takes it back.
+        """Yield a function that writes the result to the layer.
 
-        GIMP ends a process that writes into a layer which is locked or deleted meanwhile, so where
-        people work it is another one.
+        Called with True, it takes back what was written. GIMP kills a process that writes to a
+        layer while the layer is locked or deleted. Where users work, another process therefore
+        writes the pixels.
         """
         layer, image, box = self.capture.layer, self.capture.image, inside.box
         chosen = inside.selection is not None or (inside.colours_only and layer.has_alpha())
         is_quick = box.width * box.height * layer.get_bpp() <= _QUICK_BYTES[chosen]
-        # Only a GIMP that has windows has a class of them.
+        # The window class is None if GIMP runs without windows.
         if is_quick and Gimp.wm_class() is None:
             yield lambda back: keeping(image, lambda: self._write_here(before, inside, back))
             return
@@ -445,7 +468,7 @@ class _Replacement:
             yield lambda back: write_procedure.run(*arguments, back)
 
     def _write_here(self, before: Gimp.Layer, inside: Inside, back: bool) -> Written:
-        """Do in this process what `write_procedure.run` does."""
+        """Do the work of `write_procedure.run` in this process."""
         layer = self.capture.layer
         if back:
             return writing.take_back(layer, before, inside, self._profile)
@@ -453,21 +476,22 @@ class _Replacement:
         return writing.write(layer, self._pixels, inside, before, self._profile)
 
     def _is_written(self, before: Gimp.Layer, inside: Inside) -> bool:
-        """Whether the layer has the result by now, whatever the user did meanwhile."""
+        """Return whether the layer contains the result now, whatever the user did meanwhile."""
         assert self._pixels is not None
         with copy_of(self.capture.layer) as written:
             if not writing.is_alike(written, before):
-                # The user has cut or converted it since: before, it would not have been written.
+                # The layer was resized or converted after the result was written. If this had
+                # happened before, nothing would have been written.
                 return True
             return writing.is_written(written, self._pixels, before.get_buffer(), inside)
 
     def let_go(self) -> None:
-        """Forget the pixels."""
+        """Delete the prepared pixels."""
         self._copies.close()
         self._new = self._pixels = None
 
     def _colours_only(self) -> bool:
-        """Whether the layer keeps its alpha."""
+        """Return whether the alpha of the layer stays the same."""
         return self.capture.keeps_alpha or bool(self.capture.layer.get_lock_alpha())
 
 
@@ -481,7 +505,7 @@ def _changed_meanwhile(name: str) -> EditError:
 
 
 def _stamp(capture: Capture) -> object:
-    """Return what a result is made for: if it is another one, the result has to be made again."""
+    """Return what a prepared result depends on. After a change it must be prepared again."""
     image, layer = capture.image, capture.layer
     if capture.request.visible:
         return _kind(image), image.get_width(), image.get_height()
@@ -490,13 +514,13 @@ def _stamp(capture: Capture) -> object:
 
 
 def _kind(image: Gimp.Image) -> tuple[int, int]:
-    """Return the numbers of an image's base type and precision, which its layers share."""
+    """Return the base type and the precision of an image as numbers. Its layers share them."""
     return int(image.get_base_type()), int(image.get_precision())
 
 
 def _kept(capture: Capture) -> str:
     folder = capture.job.folder
-    # As it was received, where it was not fitted or that is lost.
+    # Name the result as it was received if it was not fitted, or if the fitted picture is damaged.
     names = [
         post.placed if _is_whole(capture, post.placed) else post.result
         for post in capture.job.state.posts
@@ -513,9 +537,9 @@ def _is_whole(capture: Capture, placed: str) -> bool:
 
 
 def _where(capture: Capture) -> Box:
-    """Where the exported pixels are by now, in the coordinates of the layer or the canvas.
+    """Return where the exported pixels are now, in layer or canvas coordinates.
 
-    Raises EditError if what the user did meanwhile leaves no place for the result.
+    Raises EditError if there is no place for the result after the changes made by the user.
     """
     layer, request = capture.layer, capture.request
     _check_there(capture)
@@ -545,7 +569,7 @@ def _where(capture: Capture) -> Box:
 
 
 def _check_there(capture: Capture) -> None:
-    """Raise EditError if the image was closed, or the layer is gone."""
+    """Raise EditError if the image was closed or the layer was deleted."""
     if not capture.image.is_valid():
         raise EditError(_("The edit is ready, but its image was closed."))
     if not (capture.request.visible or capture.layer.is_valid()):
@@ -559,11 +583,11 @@ def _check_pictures(capture: Capture) -> None:
 
 
 def _found(capture: Capture) -> Box:
-    """Where the exported pixels are, whatever of the image is left there. Raises EditError."""
+    """Find the exported pixels, even if only a part of them is left. Raises EditError."""
     if capture.request.visible:
         return _found_in_image(capture)
     layer = capture.layer
-    # A layer that was extended or cut stays where it was on the canvas.
+    # An extended or cropped layer keeps its position on the canvas.
     dx, dy = offsets(layer)
     name = layer.get_name()
     with copy_of(layer) as copy, contextlib.closing(_pictures(capture, copy)) as pictures:
@@ -586,7 +610,7 @@ def _found_in_image(capture: Capture) -> Box:
 
 
 def _told(found: Box | None, name: str) -> Box:
-    """Return what was found. Raises EditError if that is nothing."""
+    """Return `found`. Raises EditError if it is None."""
     if found is None:
         raise EditError(
             _(
@@ -598,7 +622,7 @@ def _told(found: Box | None, name: str) -> Box:
 
 
 def _pictures(capture: Capture, copy: Gimp.Layer) -> Generator[Picture, None, None]:
-    """What may show the exported pixels again, the quickest first."""
+    """Yield pictures in which the exported pixels may be found, the fastest first."""
     if capture.request.replace or looks_like_itself(copy):
         yield pixels.picture(copy)
         return
@@ -610,7 +634,7 @@ def _pictures(capture: Capture, copy: Gimp.Layer) -> Generator[Picture, None, No
 
 
 def _fitted(capture: Capture) -> dict[int, str]:
-    """The names of the pictures that were fitted, by their variations' numbers."""
+    """Return the names of the fitted pictures by the numbers of their variations."""
     posts = enumerate(capture.job.state.posts, 1)
     return {number: post.placed for number, post in posts if post.placed}
 
@@ -621,9 +645,10 @@ def _layer_name(capture: Capture, variation: int = 0) -> str:
 
 
 def _write_shares(capture: Capture, target: Gegl.Buffer, pixel_format: str) -> None:
-    """Write how much of the result counts, the selection times the blend, from the origin on.
+    """Write the weight of each pixel of the result to `target`, from its origin on.
 
-    `pixel_format` is the target's own. Whatever is outside the selection becomes exactly 0.
+    The weight is the selection times the blend, and exactly 0 outside the selection. `pixel_format`
+    is the target's own.
     """
     assert capture.selection is not None
     whole = Box(0, 0, capture.box.width, capture.box.height)
@@ -634,6 +659,6 @@ def _write_shares(capture: Capture, target: Gegl.Buffer, pixel_format: str) -> N
     if blend.exists():
         pixels.multiply(target, pixels.linear_gray(blend, whole))
     if capture.selection.get_property("px-size") > 1:
-        # The end of a feather is fainter than anything that counts as selected.
+        # The end of a feathered selection has values too small to count as selected.
         pixels.clear_outside(target, pixel_format, whole, capture.selection, capture.on_canvas)
     target.flush()

@@ -1,6 +1,6 @@
-"""The procedure `dimilinks-edit`: its arguments, and how its three run modes begin.
+"""The procedures `dimilinks-edit` and `dimilinks-recover`: their arguments and run modes.
 
-`dimilinks-recover` opens the same window at the edits of earlier ones.
+`dimilinks-recover` opens the same window, with the list of earlier edits shown.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ NAME = "dimilinks-edit"
 RECOVER = "dimilinks-recover"
 
 _STORED = GObject.ParamFlags.READWRITE
-# GIMP keeps the last values of an image's procedures in a parasite that is saved with the XCF:
-# clients get those files, and prompts and paths are none of their business.
+# GIMP saves the last arguments of an image's procedures in a parasite, which is saved with the XCF.
+# Such files are given to clients, who should not see prompts and paths.
 _NOT_STORED = GObject.ParamFlags(3 | 512)
-# GIMP takes no empty array of layers for valid, not even as the default.
+# GIMP treats an empty array of layers as invalid, even as the default value.
 _MAY_BE_EMPTY = GObject.ParamFlags(3 | 256 | 512)
 
 
@@ -117,7 +117,7 @@ def _add_arguments(procedure: Gimp.Procedure) -> None:
         Gimp.Drawable.__gtype__,
         _MAY_BE_EMPTY,
     )
-    # An array of strings: GIMP has a name for the call, not for the type.
+    # An array of strings. GIMP has a function to add it, but no name for its type.
     procedure.add_string_array_argument(
         "reference-files", _("Reference files"), _("Picture files to look at"), _NOT_STORED
     )
@@ -163,7 +163,7 @@ def _run(
     config: Gimp.ProcedureConfig,
     _data: Any,
 ) -> Gimp.ValueArray:
-    # Loaded here: the start of GIMP, which only asks for the procedure, needn't wait for it.
+    # Imported here because GIMP loads this module at its start, only to ask for the procedure.
     from plugin.gimp import choices
     from plugin.gimp.edit import edit
     from plugin.gimp.layers import check_open
@@ -179,13 +179,14 @@ def _run(
         choices.recall(config)
     try:
         if image is None:
-            # GIMP 3.0 begins also right after the only selected layer was deleted.
+            # GIMP 3.0 also calls the procedure right after the only selected layer was deleted.
             raise CallingError(_("There is no layer to edit: select one."))
         if recover or run_mode == Gimp.RunMode.INTERACTIVE:
             from plugin.gimp.ui import window
 
             window.run(procedure, config, image, lambda: _request(config, titled=True), recover)
-            # After a success GIMP keeps the values in the image, and complains if it was closed.
+            # After a success, GIMP saves the arguments in the image, and complains if it was
+            # closed.
             there = image.is_valid()
             status = Gimp.PDBStatusType.SUCCESS if there else Gimp.PDBStatusType.CANCEL
             return procedure.new_return_values(status, None)
@@ -198,14 +199,14 @@ def _run(
                 layers, sentences = edit(image, drawables, request, pressing.close)
         else:
             layers, sentences = edit(image, drawables, _request(config))
-        # GIMP dies of layers that are handed to it when their image was closed by then.
+        # GIMP crashes if it gets layers whose image was closed.
         check_open(image)
     except CallingError as error:
         return _error(procedure, Gimp.PDBStatusType.CALLING_ERROR, error)
     except EditError as error:
         return _error(procedure, Gimp.PDBStatusType.EXECUTION_ERROR, error)
     except Exception as error:
-        # GIMP would show nothing of it at all.
+        # GIMP would not show an exception at all.
         return _error(procedure, Gimp.PDBStatusType.EXECUTION_ERROR, EditError(unforeseen(error)))
     if sentences and run_mode == Gimp.RunMode.NONINTERACTIVE:
         print("\n".join(sentences), file=sys.stderr)
@@ -215,7 +216,10 @@ def _run(
 
 
 def _means_all(image: Gimp.Image, drawables: Sequence[Gimp.Drawable], request: Request) -> bool:
-    """Ask before *Repeat* begins many edits at once. Raises EditError where nobody can be asked."""
+    """Return whether *Repeat* may start its edits. Ask the user first if there are many.
+
+    Raises EditError if the user would have to be asked and there is no display.
+    """
     from plugin.gimp.edit import check
 
     edits = len(check(image, drawables, request)) * request.variations
@@ -236,12 +240,12 @@ def _request(
     from plugin.gimp.capture import Request
 
     def text(name: str, otherwise: str) -> str:
-        # Script-Fu passes strings that were left out as nothing at all.
+        # Script-Fu passes None for strings that were left out.
         return config.get_property(name) or otherwise
 
     output, variations = text("output", "new-layer"), config.get_property("variations")
     if titled and output == "replace":
-        # What was saved for new layers: only one result can replace a layer.
+        # The saved number was for new layers, but only one result can replace a layer.
         variations = 1
     return Request(
         prompt=text("prompt", "").strip(),
@@ -271,7 +275,8 @@ def _error(
 
 def _success(procedure: Gimp.Procedure, layers: list[Gimp.Layer]) -> Gimp.ValueArray:
     values = procedure.new_return_values(Gimp.PDBStatusType.SUCCESS, None)
-    # Python has no call that makes a value of an array of layers; a config makes one from a list.
+    # Python has no function that makes a value from an array of layers, but a config can make one
+    # from a list.
     carrier = procedure.create_config()
     carrier.set_core_object_array("reference-layers", layers)
     value = GObject.Value()

@@ -1,4 +1,4 @@
-"""Results that are in the image: known again, chosen among, compared with what was before."""
+"""Find results in an image again, choose among them, and compare them with the image before."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from plugin.gimp.undo import chosen_kept, one_step, thaw_abandoned, without_undo
 from plugin.job import Job
 
 _NOTE = "dimilinks-result"
-"""The parasite of a result's layer: which job and variation."""
+"""The name of the parasite with the job and the variation of a result's layer."""
 _BEFORE = "dimilinks-before"
-"""The parasite of a layer that shows for a moment what was there before."""
+"""The name of the parasite of a layer that shows for a moment what was there before."""
 
 
 def mark(layer: Gimp.Layer, job: Job, variation: int) -> None:
-    """Mark a layer, so that a window knows it again, even in an image that was opened anew."""
+    """Mark a layer as a result, so that windows recognise it even in a reopened image."""
     data = f"{job.id} {variation}".encode()
     layer.attach_parasite(Gimp.Parasite.new(_NOTE, Gimp.PARASITE_PERSISTENT, data))
 
 
 def _is_ours(group: Gimp.Layer | None) -> bool:
-    """Whether it is a group that was made for variations."""
+    """Return whether the layer is a group that was made for variations."""
     return group is not None and group.get_parasite(_NOTE) is not None
 
 
 def clear_up(image: Gimp.Image) -> None:
-    """Take back what a process of ours that died while it compared has left in the image."""
+    """Repair an image after a process of the plug-in has died during a comparison."""
     thaw_abandoned(image)
     if left := [each for each in _all_layers(image) if each.get_parasite(_BEFORE) is not None]:
         with without_undo(image), chosen_kept(image):
@@ -49,22 +49,22 @@ def _all_layers(image: Gimp.Image) -> Iterator[Gimp.Layer]:
 
 
 def in_image(image: Gimp.Image) -> dict[tuple[str, int], Gimp.Layer]:
-    """Return the layers of `image` that are results, by their job's id and variation."""
+    """Return the layers of `image` that are results, by job id and variation."""
     found: dict[tuple[str, int], Gimp.Layer] = {}
     for layer in _all_layers(image):
         note = layer.get_parasite(_NOTE)
         if note is not None and not layer.is_group():
             job, _space, number = bytes(note.get_data()).decode("ascii", "replace").partition(" ")
-            # Anybody may have made the file.
+            # The file may come from anybody, so check what it contains.
             if number.isdecimal() and len(number) < 4:
                 found[job, int(number)] = layer
     return found
 
 
 def above_earlier(image: Gimp.Image, source: Gimp.Layer, position: int) -> int:
-    """Return the position above the earlier results that lie right above `source`.
+    """Return the position above the earlier results that are directly above `source`.
 
-    Below them a new one would not be seen.
+    A new result below them would be hidden by them.
     """
     parent = source.get_parent()
     siblings = image.get_layers() if parent is None else parent.get_children()
@@ -82,7 +82,10 @@ def show_alone(image: Gimp.Image, shown: Gimp.Layer, others: list[Gimp.Layer]) -
 
 
 def keep(image: Gimp.Image, kept: Gimp.Layer, others: list[Gimp.Layer]) -> None:
-    """Leave one variation alone in the place of their group, in one undo step."""
+    """Keep one variation in the place of its group and remove the others, in one undo step.
+
+    Raises EditError.
+    """
     with one_step(image):
         group = kept.get_parent()
         remove(image, others)
@@ -93,7 +96,10 @@ def keep(image: Gimp.Image, kept: Gimp.Layer, others: list[Gimp.Layer]) -> None:
 
 
 def remove(image: Gimp.Image, layers: list[Gimp.Layer]) -> None:
-    """Remove layers, and their group with the last of them, in one undo step."""
+    """Remove layers in one undo step, and each group of variations that becomes empty.
+
+    Raises EditError.
+    """
     with one_step(image):
         for layer in layers:
             group = layer.get_parent()
@@ -108,7 +114,7 @@ def remove(image: Gimp.Image, layers: list[Gimp.Layer]) -> None:
 
 
 def hide(image: Gimp.Image, layers: list[Gimp.Layer]) -> Callable[[], None]:
-    """Hide layers for a moment, not for the undo history; return what shows them again."""
+    """Hide layers temporarily, without undo steps. Return a function that shows them again."""
     shown = [layer for layer in layers if layer.get_visible()]
 
     def set_all(visible: bool) -> None:
@@ -122,9 +128,9 @@ def hide(image: Gimp.Image, layers: list[Gimp.Layer]) -> Callable[[], None]:
 
 
 def lay_sources_over(captures: list[Capture]) -> Callable[[], None]:
-    """Show for a moment, not for the undo history, what replaced layers were before.
+    """Temporarily show the original pixels of replaced layers, without undo steps.
 
-    Returns what takes it away again.
+    Return a function that hides them again. Raises EditError.
     """
     image = captures[0].image
     laid: list[Gimp.Layer] = []

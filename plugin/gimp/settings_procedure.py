@@ -1,4 +1,4 @@
-"""The procedure `dimilinks-settings`: opens the window of the settings."""
+"""The procedure `dimilinks-settings`, which opens the settings window."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _run(procedure: Gimp.Procedure, config: Gimp.ProcedureConfig, _data: Any) ->
             Gimp.PDBStatusType.CALLING_ERROR,
             GLib.Error.new_literal(Gimp.PlugIn.error_quark(), message, 0),
         )
-    # Loaded here: without a display there is nothing that it could be loaded for.
+    # Imported here because it is of no use without a display.
     from plugin.gimp.ui import settings_dialog
 
     settings_dialog.show(None)

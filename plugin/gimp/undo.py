@@ -1,4 +1,4 @@
-"""What one undo takes back, and what the undo history is not to know of."""
+"""Group changes into undo steps, and keep temporary changes out of the undo history."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from gi.repository import Gimp
 from plugin.gimp.layers import unlocked
 
 _FROZEN = "dimilinks-undo-frozen"
-"""The parasite of an image whose undo is frozen."""
+"""The name of the parasite of an image whose undo is frozen."""
 _FROZEN_SECONDS = 0.3
-"""For longer than that no process of ours keeps it so."""
+"""The longest time, in seconds, for which a process of the plug-in keeps undo frozen."""
 
 
 @contextlib.contextmanager
 def one_step(image: Gimp.Image) -> Iterator[None]:
-    """Make one undo step of what is done, and leave the user's choice of layers as it was."""
+    """Make one undo step of all changes in the `with` block.
+
+    Also restore the selected layers, channels or paths afterwards.
+    """
     with chosen_kept(image):
         image.undo_group_start()
         try:
@@ -29,7 +32,7 @@ def one_step(image: Gimp.Image) -> Iterator[None]:
 
 @contextlib.contextmanager
 def chosen_kept(image: Gimp.Image) -> Iterator[None]:
-    """Leave the user's choice of layers, or else of channels or paths, as it was."""
+    """Restore the selected layers, or else channels or paths, after the `with` block."""
     chosen = (
         (image.set_selected_layers, image.get_selected_layers()),
         (image.set_selected_channels, image.get_selected_channels()),
@@ -45,11 +48,12 @@ def chosen_kept(image: Gimp.Image) -> Iterator[None]:
 
 
 def keep_for_undo(layer: Gimp.Layer) -> bool:
-    """Have the undo history keep the layer as it is, before pixels are written; False if it can't.
+    """Save the layer in the undo history before its pixels are written.
 
-    A layer that is scaled to the size that it has gets the same pixels in a new buffer, and the
-    history has the old one. GIMP copies no pixels for that, and asks for no selection, by which
-    its own way of merging pixels would go. (In 3.0 copies of layers can't undo a resize.)
+    Return False if this is not possible. The layer is scaled to the size that it already has. GIMP
+    then moves its pixels to a new buffer without copying them, and keeps the old buffer in the undo
+    history. Unlike GIMP's own merging of pixels, this doesn't depend on the selection. (A resize
+    can't be used: in GIMP 3.0, copies of layers can't undo it.)
     """
     with unlocked(layer, "position"):
         return bool(layer.scale(layer.get_width(), layer.get_height(), False))
@@ -57,10 +61,10 @@ def keep_for_undo(layer: Gimp.Layer) -> bool:
 
 @contextlib.contextmanager
 def without_undo(image: Gimp.Image) -> Iterator[None]:
-    """Do something quick that is not for the undo history.
+    """Make quick changes in the `with` block that are not recorded in the undo history.
 
-    A process that dies meanwhile would leave the image without undo: the image has a mark as long
-    as its undo is frozen, by which `thaw_abandoned` knows it.
+    If the process dies meanwhile, undo would stay frozen. The image is therefore marked while its
+    undo is frozen, and `thaw_abandoned` recognises this mark.
     """
     image.attach_parasite(Gimp.Parasite.new(_FROZEN, 0, b"frozen"))
     image.undo_freeze()
@@ -72,10 +76,10 @@ def without_undo(image: Gimp.Image) -> Iterator[None]:
 
 
 def thaw_abandoned(image: Gimp.Image) -> None:
-    """Give an image its undo back if a process of ours died before it could do so itself."""
+    """Enable undo again if a process of the plug-in has died while it was frozen."""
     if image.undo_is_enabled() or image.get_parasite(_FROZEN) is None:
         return
-    # Another window may be at it right now: that takes it a few milliseconds.
+    # Another window may have frozen it just now, which takes only a few milliseconds.
     time.sleep(_FROZEN_SECONDS)
     if not image.undo_is_enabled() and image.get_parasite(_FROZEN) is not None:
         image.undo_thaw()

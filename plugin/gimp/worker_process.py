@@ -1,8 +1,9 @@
-"""Listening to the worker, which has a job or a question, without ever blocking GIMP.
+"""Communicate with the worker without ever blocking GIMP.
 
-Our end of its standard input is its lifeline: when this process ends, however it ends, the worker
-sees end of file. Its interpreter can break after the installation, by an upgrade of Python or a
-moved home: that is found out, and mended with the installer that lies beside the plug-in.
+The worker's standard input shows it whether this process still exists: when this process ends, for
+whatever reason, the worker reads the end of the file. The worker's interpreter can break after the
+installation, when Python is upgraded or the home folder moves. This module detects that, and
+repairs the environment with the installer, which is part of the plug-in.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ T = TypeVar("T")
 
 
 def check() -> None:
-    """Raise WorkerBroken if there is no interpreter to start a worker with."""
+    """Raise WorkerBroken if there is no interpreter for the worker."""
     with _told():
         launch.interpreter()
 
@@ -38,7 +39,7 @@ def get_ready() -> None:
 
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
-    """Make a sentence of why a process can't be started."""
+    """Convert the errors of starting a process to EditErrors with a message for the user."""
     try:
         yield
     except FileNotFoundError as error:
@@ -58,7 +59,7 @@ def _told() -> Iterator[None]:
 
 
 def look(on_broken: Callable[[], None]) -> None:
-    """Find out whether the worker can run, and tell later if not."""
+    """Find out whether the worker can run, and call `on_broken` later if it can't."""
     try:
         with _told():
             process = launch.get_ready()
@@ -67,7 +68,8 @@ def look(on_broken: Callable[[], None]) -> None:
         return
 
     def ended(code: int) -> None:
-        # One that was given a job tells by that; one that was killed says nothing about the next.
+        # A worker that was given a job reports problems itself. One that was killed doesn't mean
+        # that the next one can't run.
         if not launch.taken(process) and code >= 0:
             on_broken()
 
@@ -75,7 +77,7 @@ def look(on_broken: Callable[[], None]) -> None:
 
 
 def _later(call: Callable[..., None], *values: object) -> None:
-    """Call it in GIMP's main loop, from any thread."""
+    """Call a function in GIMP's main loop. This may be used in any thread."""
 
     def once() -> bool:
         call(*values)
@@ -85,14 +87,17 @@ def _later(call: Callable[..., None], *values: object) -> None:
 
 
 def _aside(work: Callable[[], T], then: Callable[[T], None]) -> None:
-    """Do in a thread what takes a while, and hand on in the main loop what came of it."""
+    """Call `work` in a thread, and `then` with its result in GIMP's main loop."""
     threading.Thread(target=lambda: _later(then, work()), daemon=True).start()
 
 
 def _listen(
     process: subprocess.Popen[bytes], on_line: Callable[[bytes], None], on_end: Callable[[], None]
 ) -> None:
-    """Hand on in the main loop what a process says, line by line, and that it says no more."""
+    """Call `on_line` for each line that a process prints, and `on_end` when it prints no more.
+
+    Both are called in GIMP's main loop.
+    """
 
     def listen() -> None:
         assert process.stdout is not None
@@ -108,10 +113,11 @@ def _listen(
 
 
 def mend(on_line: Callable[[str], None], on_end: Callable[[str], None]) -> Callable[[], None]:
-    """Make the worker's environment anew, and write down its interpreter.
+    """Rebuild the worker's environment, and record its interpreter.
 
-    `on_line` is told what the installer says meanwhile; `on_end` is told "" at last, or why it
-    failed. Returns what calls it off; where it can, the installer takes along what it has begun.
+    `on_line` is called with each line that the installer prints. `on_end` is called once, with ""
+    or the reason of a failure. Return a function that stops the installer. Where possible, the
+    installer then removes what it has begun.
     """
     try:
         command = [*launch.installers_python(), "-m", "installer", "python"]
@@ -145,10 +151,10 @@ def mend(on_line: Callable[[str], None], on_end: Callable[[str], None]) -> Calla
 
 
 def ask(words: list[str], on_answer: Callable[[dict[str, Any]], None], stdin: str = "") -> None:
-    """Run a command of the worker that answers with an object of JSON, and hand that on later.
+    """Run a command of the worker, and call `on_answer` later with the JSON object that it prints.
 
-    `stdin` is what it reads: the place for what must not stand on a command line. Where there is
-    no answer, it is {"message": a sentence for the user}.
+    `stdin` is sent to the command's standard input. Use it for what must not appear in a command
+    line. Without an answer, the object is {"message": …}, with a message for the user.
     """
     try:
         with _told():
@@ -166,12 +172,15 @@ def ask(words: list[str], on_answer: Callable[[dict[str, Any]], None], stdin: st
 
 
 def _answer(out: str, err: str) -> dict[str, Any]:
-    """Read the last line of `out`; a library's own words may stand before it."""
+    """Return the JSON object in the last line of `out`, or one with a message if there is none.
+
+    Libraries may print lines before it.
+    """
     with contextlib.suppress(ValueError, IndexError):
         answer = json.loads(out.splitlines()[-1])
         if isinstance(answer, dict):
             return answer
-    # The commands end with one sentence when something is wrong, and with more if we are.
+    # When something is wrong, commands print one sentence. A crash of the command prints more.
     sentence = err if err and "\n" not in err else ""
     return {
         "message": sentence or _("The part of Dimilinks that talks to the service gave no answer.")
@@ -179,13 +188,13 @@ def _answer(out: str, err: str) -> dict[str, Any]:
 
 
 class WorkerProcess:
-    """A worker at work on one job.
+    """A worker that works on one job.
 
-    `on_phase` is told how it gets on, again and again: {"phase": …} with, where they apply,
-    "variation" (from 1), "sent" and "total" (bytes), "progress" (percent, of waiting) and "note" (a
-    sentence: why it is not sent yet). `on_end` is called once, when the worker has nothing more to
-    say and `job.state` is final. One that is to `collect` sees to its end what was sent, and sends
-    nothing. Raises EditError.
+    `on_phase` is called repeatedly with the progress: {"phase": …} and, where they apply,
+    "variation" (from 1), "sent" and "total" (bytes), "progress" (percent of the wait) and "note"
+    (why nothing was sent yet). `on_end` is called once, when the worker reports no more and
+    `job.state` is final. With `collect`, the worker sends nothing, and only finishes what was sent
+    before. Raises EditError if no worker can be started.
     """
 
     def __init__(
@@ -201,21 +210,21 @@ class WorkerProcess:
         task = {"folder": str(job.folder), "language": language(), "collect": collect}
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
-            # One that has broken down can't hear it: how that ends is seen below.
+            # A broken worker can't read this. Its end is noticed below.
             self._process.stdin.write(json.dumps(task).encode() + b"\n")
         _listen(self._process, self._heard, on_end)
 
     def let_go(self) -> None:
-        """Call the worker off: it sends nothing more, and sees to its end what it has sent."""
+        """Let the worker send nothing more. It finishes what it has sent."""
         assert self._process.stdin is not None
         self._process.stdin.close()
 
     def kill(self) -> None:
-        """End the worker, whatever it is doing."""
+        """Kill the worker, whatever it is doing."""
         self._process.kill()
 
     def _heard(self, line: bytes) -> None:
-        # A library's own words on standard output are not for us.
+        # Ignore what libraries print to standard output.
         with contextlib.suppress(ValueError):
             progress = json.loads(line)
             if isinstance(progress, dict) and "phase" in progress:

@@ -1,8 +1,8 @@
-"""The procedure `dimilinks-write`: writes a result into its layer, in a process of its own.
+"""The procedure `dimilinks-write`, which writes a result to its layer in a process of its own.
 
-GIMP kills a process that writes into a layer while the user deletes or locks that layer, or closes
-its image. This process takes the risk, so that the window, with all that is under way in it, lives
-on.
+GIMP kills a process that writes to a layer while the user deletes or locks that layer, or closes
+its image. This can only happen to the process of this procedure. The process of the window, with
+all edits that run in it, is not affected.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _STATUSES = {
     "NOTHING": Gimp.PDBStatusType.CANCEL,
     "PART": Gimp.PDBStatusType.EXECUTION_ERROR,
 }
-"""What the procedure returns for each `Written`."""
+"""The status that the procedure returns for each member of `Written`."""
 
 
 def create(plug_in: Gimp.PlugIn, name: str) -> Gimp.Procedure:
@@ -58,11 +58,11 @@ def create(plug_in: Gimp.PlugIn, name: str) -> Gimp.Procedure:
 
 
 def _run(procedure: Gimp.Procedure, config: Gimp.ProcedureConfig, _data: Any) -> Gimp.ValueArray:
-    # Loaded here: GIMP, which only asks for the procedure, needn't wait for it.
+    # Imported here because GIMP loads this module also when it only asks for the procedure.
     from plugin.gimp.layers import is_locked
     from plugin.gimp.writing import Inside, Written, take_back, write
 
-    # Buffers need none of GEGL's operations, which take half of the time to start.
+    # Buffers need none of GEGL's operations, and loading these takes half of the starting time.
     os.environ["GEGL_PATH"] = os.devnull
     Gegl.init(None)
     names = ["layer", "pixels", "before"] + ["inside"] * (config.get_property("inside") > 0)
@@ -70,7 +70,7 @@ def _run(procedure: Gimp.Procedure, config: Gimp.ProcedureConfig, _data: Any) ->
     box = Box(*(config.get_property(side) for side in ("x", "y", "width", "height")))
     made_for = config.get_property("made-for")
     if None in given or is_locked(given[0]):
-        # It was deleted or locked meanwhile. Without its mask nothing may be written at all.
+        # An item was deleted, or the layer was locked. Without its mask, nothing may be written.
         written = Written.NOTHING
     else:
         layer, new, before, *masks = given
@@ -93,21 +93,22 @@ def run(
     made_for: str,
     back: bool,
 ) -> Written:
-    """Have another process `write` what `box` has of `new` into `layer`, or `take_back` that.
+    """Let another process `write` the part `box` of `new` to `layer`, or `take_back` this part.
 
-    Both others are copies of the layer, `inside` is a mask of it: what is selected.
+    `new` and `before` are copies of the layer. `inside` is a mask of the layer that contains the
+    selection, or None.
     """
     from plugin.gimp.writing import Written
 
     called = Gimp.get_pdb().lookup_procedure(NAME)
     config = called.create_config()
-    # As numbers: GIMP would hold on to the layers themselves until the procedure has ended, and
-    # crash after that if their image was closed.
+    # Pass the numbers of the layers. GIMP would keep references to the layers themselves until the
+    # procedure ends, and crash afterwards if their image was closed.
     drawables = {"layer": layer, "pixels": new, "before": before, "inside": inside}
     values: dict[str, object] = {name: each.get_id() for name, each in drawables.items() if each}
     values |= {"colours-only": colours_only, "made-for": made_for, "back": back, **vars(box)}
     for name, value in values.items():
         config.set_property(name, value)
     status = called.run(config).index(0)
-    # A process that was killed says nothing.
+    # A process that was killed returns no status of its own.
     return next((each for each in Written if _STATUSES[each.name] == status), Written.PART)

@@ -1,8 +1,8 @@
-"""Writing a result's pixels into its layer, in tiles, while the user works on that layer.
+"""Write the pixels of a result to its layer in tiles, while the user may work on that layer.
 
-GIMP takes whole tiles, and takes them without looking: what was read before the image was converted
-is bytes of another format by then. So the layer is looked at between the tiles, and has its own
-pixels again if it is another one.
+GIMP accepts whole tiles without checking their format. If the image is converted after a tile was
+read, the bytes of this tile are in the wrong format. The layer is therefore checked between tiles,
+and gets its own pixels back if it was changed.
 """
 
 from __future__ import annotations
@@ -19,31 +19,35 @@ from plugin.region import Box
 
 _NONE = Gegl.AbyssPolicy.NONE
 _RUN = 8
-"""Tiles of a row that are written together."""
+"""The maximum number of adjacent tiles that are written together."""
 _TRIES = 4
-"""How often pixels are put back into a layer that is converted again meanwhile."""
+"""How often to try to put pixels back into a layer that is converted again meanwhile."""
 
 
 class Written(enum.Enum):
-    """What became of a result."""
+    """The outcome of writing a result."""
 
     WHOLE = enum.auto()
     NOTHING = enum.auto()
-    """The layer is not what the result was made for, and has its own pixels."""
+    """The layer has its own pixels, because it is not as it was when the result was prepared."""
     PART = enum.auto()
-    """The layer was changed or deleted meanwhile."""
+    """The layer was changed or deleted while the result was written."""
 
 
 Part = tuple[Box, "bytes | None"]
-"""What is written at once: tiles that are written whole, with None; or a part of a single tile,
-with what is selected of it."""
+"""The pixels that are written at once: several whole tiles, or a part of a single tile.
+
+Whole tiles come with None, a part of a tile with its selection: one byte per pixel, or b"" if there
+is no selection.
+"""
 
 
 class Inside(NamedTuple):
     """The pixels of a layer that an edit may change.
 
-    Those of `box` that are selected, by a selection that has them at `at`; all without a
-    `selection`. `colours_only`: their alpha stays.
+    These are the pixels of `box` that are selected, or all of them if `selection` is None. `at` is
+    the position of `box` in the coordinates of the selection. With `colours_only`, their alpha
+    stays.
     """
 
     box: Box
@@ -52,23 +56,23 @@ class Inside(NamedTuple):
     colours_only: bool
 
     def of(self, new: bytes, now: bytes, selected: bytes, drawable: Gimp.Drawable) -> bytes:
-        """Return a strip's pixels: `new` ones where they may change, else as they are `now`.
+        """Return the pixels of a strip: `new` where they may change, and `now` elsewhere.
 
-        `selected` is what `selected` gives for it.
+        `selected` is what the method `selected` returns for the strip.
         """
         if self.colours_only and drawable.has_alpha():
             new = _with_alpha_of(new, now, drawable)
         return pixels.joined(new, now, selected) if b"\0" in selected else new
 
     def selected(self, strip: Box) -> bytes:
-        """What is selected of a strip, a byte a pixel; nothing at all without a selection."""
+        """Return the selection in a strip, one byte per pixel, or b"" if there is no selection."""
         if self.selection is None:
             return b""
         return pixels.selected_part(self.selection, strip, self.box, self.at)
 
 
 def profile(image: Gimp.Image) -> str:
-    """What tells an image's colour profile from others, "" if the image was closed."""
+    """Return a hash that identifies an image's colour profile, or "" if the image was closed."""
     found = image.get_effective_color_profile() if image.is_valid() else None
     return hashlib.sha256(found.get_icc_profile()).hexdigest() if found else ""
 
@@ -80,17 +84,18 @@ def write(
     before: Gimp.Layer,
     made_for: str,
 ) -> Written:
-    """Write what may change of `new`, which is in the drawable's own format, into the drawable.
+    """Write the pixels of `new` that may change to the drawable.
 
-    `before` is a copy of the drawable, `made_for` the `profile` that its image had by then. A tile
-    of which only a part is written goes back to GIMP at once: what the user paints into it between
-    the moments in which it is read and written, beside what is selected, would be lost.
+    `new` has the drawable's own format. `before` is a copy of the drawable. `made_for` is the
+    `profile` of the image for which `new` was made. A tile of which only a part is written is
+    flushed immediately. What the user paints in the rest of this tile between its reading and its
+    writing is lost.
     """
     image = before.get_image()
     if not is_alike(drawable, before) or profile(image) != made_for:
         return Written.NOTHING
     buffer, first = drawable.get_buffer(), _looks(drawable)
-    # Of the profile too: bytes written in a drawable's own format are not converted.
+    # The format includes the colour space, so bytes in it are written without a conversion.
     own_format = Babl.get_name(drawable.get_format())
     keeps_alpha = inside.colours_only and drawable.has_alpha()
     written: list[Part] = []
@@ -101,7 +106,7 @@ def write(
         if not keeps_alpha and b"\0" not in (selected or b""):
             pixels.copy(new, buffer, part)
         else:
-            # A part of a tile is a single strip.
+            # A part of a tile is small enough for a single strip.
             for place in map(pixels.rectangle, pixels.strips(part, pixels.JOINED_PIXELS)):
                 wanted = new.get(place, 1.0, own_format, _NONE)
                 now = buffer.get(place, 1.0, own_format, _NONE)
@@ -120,16 +125,17 @@ def take_back(
     made_for: str,
     written: Sequence[Part] | None = None,
 ) -> Written:
-    """Give the drawable its own pixels again where `write` has written something.
+    """Give the drawable its own pixels back where `write` has written.
 
-    Its image may have been converted. Of the last part that was `written` the whole tile is put
-    back: it may have been read before that, and written after it. Without that list all is put back
-    that may have been written. Returns NOTHING, or PART if the drawable is yet another one.
+    The image may have been converted meanwhile. `written` contains the parts that were written;
+    None stands for all parts that may have been written. The last of them is put back as a whole
+    tile, because it may have been read before a conversion and written after it. Return NOTHING, or
+    PART if the drawable was changed in a way that makes this impossible.
     """
     parts = list(_parts(pixels.extent(before), inside)) if written is None else written
     spoilt = {len(parts) - 1} if written else set()
     for _try in range(_TRIES):
-        # GIMP converts a copy just as it has converted the layer.
+        # GIMP converts this copy in the same way as it has converted the layer.
         image = before.get_image() if before.is_valid() else None
         own = Gimp.Layer.new_from_drawable(before, image) if image else None
         if own is None:
@@ -148,9 +154,9 @@ def take_back(
 
 
 def _stands_in(own: Gimp.Layer, before: Gimp.Layer, drawable: Gimp.Drawable, made_for: str) -> bool:
-    """Whether `own`, a copy of `before`, has what the drawable had, in its format of now.
+    """Return whether `own` has the pixels of `before` in the drawable's current format.
 
-    GIMP doesn't convert a copy to another profile alone.
+    `own` is a copy of `before` that GIMP has converted, unless only the colour profile differs.
     """
     encoding, former = (Babl.format_get_encoding(each.get_format()) for each in (own, before))
     same_profile = profile(own.get_image()) == made_for
@@ -160,9 +166,9 @@ def _stands_in(own: Gimp.Layer, before: Gimp.Layer, drawable: Gimp.Drawable, mad
 def _restore(
     drawable: Gimp.Drawable, own: Gegl.Buffer, parts: Sequence[Part], spoilt: set[int]
 ) -> int | None:
-    """Write `own` into the drawable, by parts; the whole tiles of those that are `spoilt`.
+    """Write `own` to the drawable, by parts, and whole tiles for the parts in `spoilt`.
 
-    Returns the number of the part at which the drawable was converted once more, if it was.
+    Return the number of the part during which the drawable was converted again, or None.
     """
     buffer, first = drawable.get_buffer(), _looks(drawable)
     own_format = Babl.get_name(drawable.get_format())
@@ -184,39 +190,39 @@ def _restore(
 
 
 def is_alike(drawable: Gimp.Drawable, other: Gimp.Drawable) -> bool:
-    """Whether two drawables have the same format and size."""
+    """Return whether two drawables have the same format and size."""
     return _looks(drawable) == _looks(other)
 
 
 def _looks(drawable: Gimp.Drawable) -> tuple[str, Box] | None:
-    """A drawable's format and size; None if it is gone."""
+    """Return the format and extent of a drawable, or None if it was deleted."""
     if not drawable.is_valid():
         return None
     return Babl.get_name(drawable.get_format()), pixels.extent(drawable)
 
 
 def _parts(whole: Box, inside: Inside) -> Iterator[Part]:
-    """Cut what is written of a drawable of that size into parts."""
+    """Yield the parts that are written of a drawable, whose extent is `whole`."""
     for row in _tile_rows(inside.box):
         yield from _parts_of_row(whole, row, inside)
 
 
 def _tile_rows(box: Box) -> Iterator[Box]:
-    """Cut `box` of a drawable into what its rows of tiles have of it."""
+    """Yield the part of `box` in each row of tiles of its drawable."""
     side = Gimp.tile_height()
     for top in range(box.y // side * side, box.bottom, side):
         yield Box(box.x, top, box.width, side).intersection(box)
 
 
 def _tiles_of(box: Box) -> Box:
-    """All of the tiles that `box` touches."""
+    """Return the box of all tiles that `box` touches."""
     wide, high = Gimp.tile_width(), Gimp.tile_height()
     left, top = box.x // wide * wide, box.y // high * high
     return Box(left, top, -(-box.right // wide) * wide - left, -(-box.bottom // high) * high - top)
 
 
 def _parts_of_row(whole: Box, row: Box, inside: Inside) -> Iterator[Part]:
-    """Yield what is written of a row of tiles, some that are written whole together."""
+    """Yield the parts that are written of a row of tiles, up to _RUN whole tiles at once."""
     side = Gimp.tile_width()
     is_high = row.y % Gimp.tile_height() == 0 and (
         row.bottom % Gimp.tile_height() == 0 or row.bottom == whole.bottom
@@ -240,7 +246,7 @@ def _parts_of_row(whole: Box, row: Box, inside: Inside) -> Iterator[Part]:
 
 
 def fill_mask(mask: Gimp.LayerMask, inside: Inside) -> None:
-    """Fill the mask of a layer with what is selected in `inside.box`."""
+    """Fill the layer mask with the selection in `inside.box`."""
     buffer = mask.get_buffer()
     for strip in pixels.strips(inside.box):
         buffer.set(pixels.rectangle(strip), "Y u8", inside.selected(strip))
@@ -250,10 +256,11 @@ def fill_mask(mask: Gimp.LayerMask, inside: Inside) -> None:
 def is_written(
     drawable: Gimp.Drawable, new: Gegl.Buffer, before: Gegl.Buffer, inside: Inside
 ) -> bool:
-    """Whether the drawable, which was as `before`, has what `write` makes of it.
+    """Return whether the drawable contains the result, as `write` puts it there.
 
-    The user may have worked on it since. So it has, if more of it is new than as before: a stroke
-    that was begun before the result came brings back what was around it.
+    `before` contains the pixels from before. The user may have changed some pixels since: a brush
+    stroke that began before the result was written restores its surroundings when it ends. The
+    result therefore counts as written unless more bytes are as before than as in the result.
     """
     buffer = drawable.get_buffer()
     own_format = Babl.get_name(drawable.get_format())
@@ -262,7 +269,7 @@ def is_written(
         return bytes(source.get(pixels.rectangle(strip), 1.0, own_format, _NONE))
 
     parts = list(pixels.strips(inside.box, pixels.JOINED_PIXELS))
-    # Mostly all is new.
+    # Usually, everything is new.
     if all(read(buffer, strip) == read(new, strip) for strip in parts):
         return True
     written = left = 0
@@ -275,13 +282,13 @@ def is_written(
 
 
 def _count_alike(one: bytes, other: bytes) -> int:
-    """How many bytes are the same in both, which are as long."""
+    """Return how many bytes are the same in both, which have the same length."""
     differences = int.from_bytes(one, "little") ^ int.from_bytes(other, "little")
     return differences.to_bytes(len(one), "little").count(0)
 
 
 def _with_alpha_of(colours: bytes, alpha: bytes, drawable: Gimp.Drawable) -> bytes:
-    """The pixels of `colours` with the alpha of `alpha`, both in the drawable's own format."""
+    """Return the pixels of `colours` with the alpha of `alpha`, both in the drawable's format."""
     size = drawable.get_bpp()
     channels = 4 if drawable.is_rgb() else 2
     mixed = bytearray(colours)

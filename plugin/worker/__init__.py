@@ -1,1 +1,1 @@
-"""The side with the libraries: sends a job, checks and fits what comes back; the commands."""
+"""The worker, which sends jobs to the service and fits the results, and the command line."""

@@ -1,6 +1,7 @@
-"""Affine motions between pictures: how answers are laid out, and which motions models make.
+"""Affine motions between pictures: the layouts of answers, matrices, and resampling.
 
-Matrices are 3×3, affine, and take (x, y, 1) to (x, y, 1), pixel centres at whole numbers.
+A motion is an affine 3×3 matrix that maps pixel coordinates (x, y, 1) of one picture to those of
+another. Pixel centres lie at whole numbers.
 """
 
 from __future__ import annotations
@@ -22,16 +23,23 @@ _MOST_ZOOM = 0.3
 
 
 Layout = Literal["extend", "crop", "squeeze"]
-"""How a picture got into an answer of another ratio: with more around it, cut, or deformed."""
+"""How a picture was fitted into an answer of another ratio.
+
+*extend*: it was scaled evenly and content was added around it. *crop*: it was scaled evenly and cut
+off. *squeeze*: it was scaled differently in x and y.
+"""
 
 
 def layouts(sent: tuple[int, int], answer: tuple[int, int]) -> list[tuple[Layout, Matrix]]:
-    """The ways in which a model may have fitted a picture into an answer; sizes (width, height).
+    """Return the layouts that an answer may have, with their matrices.
 
-    The first is what is taken where none can tell.
+    `sent` and `answer` are sizes, (width, height). A matrix maps pixels of the picture sent to
+    those of the answer. An answer of the same ratio has only one possible layout, *squeeze*. The
+    first layout is the one to use if the answer can't be aligned.
     """
     across, down = answer[0] / sent[0], answer[1] / sent[1]
-    # The table's sizes are themselves a little off their ratios: that is no other ratio.
+    # The sizes in the service's table deviate a little from their ratios. Such a deviation doesn't
+    # make another ratio.
     if abs(across / down - 1) <= 2 * RATIO_TOLERANCE:
         return [("squeeze", scaling((across, down)))]
 
@@ -47,7 +55,11 @@ def layouts(sent: tuple[int, int], answer: tuple[int, int]) -> list[tuple[Layout
 
 
 def scaling(scale: tuple[float, float], shift: tuple[float, float] = (0, 0)) -> Matrix:
-    """The matrix that scales and then shifts the edges of pixels, made for their centres."""
+    """Return the matrix that scales by (x, y) and then shifts by (x, y).
+
+    `scale` and `shift` are meant for coordinates in which pixel edges are whole numbers. The
+    matrix is for coordinates in which pixel centres are whole numbers.
+    """
     across, down = scale
     return np.array(
         [
@@ -59,7 +71,10 @@ def scaling(scale: tuple[float, float], shift: tuple[float, float] = (0, 0)) -> 
 
 
 def scaled(picture: NDArray[Any], scale: float) -> tuple[NDArray[Any], Matrix]:
-    """The picture at a smaller scale, and the matrix from its pixels to those of `picture`."""
+    """Return `picture` at a smaller scale, and the matrix from its pixels to those of `picture`.
+
+    Each side of the smaller picture has at least 8 pixels.
+    """
     if scale == 1:
         return picture, np.eye(3)
     height, width = picture.shape[:2]
@@ -69,19 +84,26 @@ def scaled(picture: NDArray[Any], scale: float) -> tuple[NDArray[Any], Matrix]:
 
 
 def zoom(matrix: NDArray[Any]) -> float:
-    """By how much the matrix enlarges, on average over directions."""
+    """Return the factor by which `matrix` enlarges: the square root of the factor for areas."""
     return math.sqrt(abs(float(np.linalg.det(matrix[:2, :2]))))
 
 
 def farthest(matrix: NDArray[Any], size: tuple[int, int]) -> float:
-    """How far the matrix moves a corner of a picture of `size` (width, height), in pixels."""
+    """Return how far `matrix` moves the corners of a picture of `size` (width, height).
+
+    This is the distance of the corner that moves most, in pixels.
+    """
     corners = np.array([[x, y, 1.0] for x in (0, size[0] - 1) for y in (0, size[1] - 1)])
     moved = corners @ matrix.T - corners
     return float(np.linalg.norm(moved, axis=1).max())
 
 
 def plausible(matrix: Matrix) -> bool:
-    """Whether a motion is one of those that models make, not a mirror or a shear."""
+    """Return whether `matrix` is a motion that models make.
+
+    A plausible motion mirrors nothing, changes the size by at most 30 % in any direction, stretches
+    one direction by less than a factor of 1.2 against the other, and rotates by less than 8°.
+    """
     stretched = np.linalg.svd(matrix[:2, :2], compute_uv=False)
     turned = math.atan2(matrix[1, 0] - matrix[0, 1], matrix[0, 0] + matrix[1, 1])
     return bool(
@@ -95,17 +117,21 @@ def plausible(matrix: Matrix) -> bool:
 def aligned(
     picture: Floats, matrix: NDArray[Any], shape: tuple[int, ...]
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """The picture brought onto one of `shape`, and where it has something to show there."""
+    """Return `picture` as `brought` does, and which pixels of `shape` it covers."""
     full = np.full(picture.shape[:2], 255, np.uint8)
     flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
     shown = cv2.warpAffine(full, matrix[:2], (shape[1], shape[0]), flags=flags)
-    # The sampler looks beyond the rim.
+    # Cubic interpolation near the picture's border uses pixels from beyond it.
     shown = cv2.erode(shown, np.ones((3, 3), np.uint8), borderValue=255)
     return brought(picture, matrix, shape), shown > 0
 
 
 def brought(picture: Floats, matrix: NDArray[Any], shape: tuple[int, ...]) -> Floats:
-    """The picture brought onto one of `shape`, (height, width), by `matrix` from there."""
+    """Return `picture` resampled to `shape`, (height, width), with cubic interpolation.
+
+    `matrix` maps pixels of the returned picture to those of `picture`. Beyond the border of
+    `picture`, its outermost pixels are repeated.
+    """
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     border = cv2.BORDER_REPLICATE
     size = (shape[1], shape[0])
@@ -113,8 +139,11 @@ def brought(picture: Floats, matrix: NDArray[Any], shape: tuple[int, ...]) -> Fl
 
 
 def sampled(picture: Floats, points: Matrix) -> Floats:
-    """The picture at `points`, (2, number)."""
-    # A remapping takes no side longer than 32767.
+    """Return the values of `picture`, (height, width), at `points`, (2, number): x and y.
+
+    Values between pixels are interpolated cubically.
+    """
+    # OpenCV's remap accepts no side longer than 32767 pixels, so the points fill rows of 1024.
     count = points.shape[1]
     maps = np.zeros((2, -(-count // 1024) * 1024), np.float32)
     maps[:, :count] = points

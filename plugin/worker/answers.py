@@ -1,8 +1,8 @@
-"""Reading what the service answered: pictures, tasks, errors, prices, and its own words.
+"""Read the answers of the service: pictures, tasks, errors, prices and messages.
 
-Services spell the same thing in many ways, so an answer is searched, not matched: every text in it
-that is a picture, or may lead to one, is a candidate. What a candidate really is shows in its
-bytes alone. Nothing in here talks to anybody.
+Services use many formats for the same things. So this module does not expect a fixed format, but
+searches the whole answer: each string that is a picture, or may be a link to one, is a candidate.
+Only the bytes of a candidate decide later whether it is a picture. This module makes no requests.
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ from plugin.worker.failure import Failure
 
 _DEEPEST = 16
 _MOST_VALUES = 20_000
-"""Of one answer; what is deeper, or comes later, is not looked at."""
+"""The most values of one answer that are searched. Later ones, and those nested deeper than
+_DEEPEST, are ignored."""
 _MOST_LINKS = 8
 _LONGEST_LINK = 8192
 _MOST_PARTS = 16
-"""Of an answer that is a form."""
+"""The most parts of a multipart answer that are read."""
 _TASK = re.compile(r"(?!\.+$)[!-~]{1,200}")
 
 _INLINE = "data:;base64,"
-"""What is put before base64 that came without an address, to make it one."""
+"""A prefix that turns plain base64 into a `data:` link."""
 _ANSWERS = {
     *("data", "result", "results", "output", "outputs", "response", "images", "image"),
     *("choices", "candidates", "generations", "artifacts", "predictions"),
 }
-"""Names under which services put what they made; what stands elsewhere may be an echo."""
+"""Names under which services return results. Pictures elsewhere may be copies of the request."""
 _LINKS = {"url", "urls", "uri", "uris", "link", "links", "href", "src"}
 _PICTURES = _ANSWERS | {*("img", "picture", "pictures", "photo", "file", "files", "content")}
 _ENCODED = {"b64", "base64"}
@@ -50,7 +51,7 @@ _OTHERS = {
     *("placeholder", "callback", "webhook", "docs", "documentation", "help", "logo", "icon"),
     *("avatar", "error", "errors", "cancel", "status", "prompt", "partial"),
 }
-"""Words in names of what is no result: what was sent, small copies, other addresses."""
+"""Words in names of values that are no results: what was sent, thumbnails, other addresses."""
 _INLINE_IN_TEXT = re.compile(r"data:image/[\w.+-]{1,20};base64,[\w+/%-]+=*", re.IGNORECASE)
 _LINK_IN_TEXT = re.compile(
     r"!\[[^\]\n]{0,200}\]\(\s*(?!data:)([^)\s]{1,2000})"
@@ -58,12 +59,12 @@ _LINK_IN_TEXT = re.compile(
     r"|(https?://[^\s\"'<>()]{1,500}?\.(?:png|jpe?g|webp)(?:\?[^\s\"'<>()]{0,2000})?)",
     re.IGNORECASE,
 )
-"""Pictures in the middle of a text, as chats show them."""
+"""Links to pictures inside a text, in Markdown, HTML or plain, as chat models return them."""
 _MOST_TEXT = 100_000
-"""Characters of a text that are searched for links."""
+"""How many characters of a text are searched for links."""
 
 _GOOD = {"", "0", "200", "201", "202", "ok", "success", "none"}
-"""Codes that say that all is well."""
+"""Codes that mean success."""
 _REFUSED = re.compile(
     r"(400|401|402|403|405|413|415|422|429|451)"
     r"|.*(moderation|content_policy|content_filter|policy_violation|safety|sensitive|prohibited"
@@ -74,24 +75,24 @@ _REFUSED = re.compile(
     r"|model_not_found|rate_limit|too_many_requests).*",
     re.DOTALL,
 )
-"""Codes that say that nothing was made. Words for people don't decide that: they may tell of
-anything, and what is wrongly called free is paid for twice."""
+"""Codes that mean that nothing was made. Messages for people are not used to decide that, because
+they may be about anything, and an edit that is wrongly repeated is paid for twice."""
 _MISSING = re.compile(r"404|410|.*(not_?found|not_?exist|no_such|unknown_task).*", re.DOTALL)
 _PASSING = re.compile(
     r"(408|429|5\d\d)|.*(rate_limit|too_many|busy|overload|timeout|timed_out|unavailable"
     r"|internal|upstream|server_error).*",
     re.DOTALL,
 )
-"""Codes that say nothing of the task itself."""
+"""Codes of temporary errors, which say nothing about the task itself."""
 _PASSING_WORDS = re.compile(
     r"rate.?limit|too many|busy|overload|time(d )?.?out|unavailable|try again|later"
     r"|频繁|繁忙|稍后|超时",
     re.IGNORECASE,
 )
-"""The same for people, beside an error that has no code."""
+"""The same in messages for people, for errors without a code."""
 
 _HOLDERS = ("data", "task", "result", "output", "response")
-"""Where services wrap once more what others say at the top."""
+"""Names of inner objects in which some services put what others put at the top."""
 _STATES = {"status", "state", "taskstatus", "taskstate", "jobstatus"}
 _DONE = {"succeeded", "success", "succeed", "successful", "completed", "complete", "done"} | {
     *("finished", "finish", "ready", "ok")
@@ -100,9 +101,9 @@ _FAILED = {"failed", "failure", "fail", "error", "errored", "rejected", "blocked
     *("cancelled", "canceled", "aborted")
 }
 _FAILED_TO_TELL = {"error", "fail", "failure"}
-"""What services also answer to any question that they can't answer."""
+"""States that services also return if the request for the task failed, not the task."""
 _OVER = {"expired", "timeout", "timed_out", "deleted"}
-"""Ended, without a word on whether anything was made."""
+"""States of a task that ended, which don't say whether anything was made."""
 _WAITING = {"queued", "pending", "in_progress", "processing", "running", "started", "starting"} | {
     *("submitted", "waiting", "created", "accepted", "generating", "in_queue", "not_start")
 }
@@ -110,10 +111,10 @@ _WAITING = {"queued", "pending", "in_progress", "processing", "running", "starte
 
 @dataclass(frozen=True)
 class Answer:
-    """What the service said: its name for the task, and where pictures of it may be.
+    """What was found in an answer: the name of the task, and where its picture may be.
 
-    The links lead to the service or elsewhere, or hold the picture themselves (`data:`), the best
-    one first. `body` is what they were read from.
+    `task` is "" if there is no name. `links` are URLs, or `data:` links that contain the picture,
+    the best one first. `body` is what they were read from.
     """
 
     task: str
@@ -122,13 +123,13 @@ class Answer:
 
     @property
     def complete(self) -> bool:
-        """Whether there may be a picture in it."""
+        """Whether the answer may contain a picture or a link to one."""
         return bool(self.links)
 
 
 @dataclass(frozen=True)
 class Task:
-    """How far a task is: in percent, as far as is known, or its answer."""
+    """The progress of a task in percent, if known, and its answer once it is done."""
 
     progress: int | None = None
     answer: Answer | None = None
@@ -136,28 +137,28 @@ class Task:
 
 @dataclass(frozen=True)
 class Trouble:
-    """An error that the service tells, whatever the status of the answer is."""
+    """An error in the body of an answer, whatever its HTTP status."""
 
     code: str
-    """For programs, in lower case; "" if there is none."""
+    """The error code in lower case; "" if there is none."""
     words: str
-    """For people, as they came."""
+    """The message for people, not redacted."""
     invalid: bool = False
-    """Whether it lists what is wrong with the request."""
+    """Whether the error lists what is invalid in the request."""
 
     @property
     def refused(self) -> bool:
-        """Whether it says so surely that nothing was made that it may be sent again."""
+        """Whether it is certain that nothing was made, so that the edit may be sent again."""
         return self.invalid or bool(_REFUSED.fullmatch(self.code))
 
     @property
     def missing(self) -> bool:
-        """Whether it says that there is no such task."""
+        """Whether the error says that there is no such task."""
         return bool(_MISSING.fullmatch(self.code))
 
     @property
     def passing(self) -> bool:
-        """Whether it is about the service's own state, which another try may find better."""
+        """Whether the error is temporary, so that another try may succeed."""
         return bool(_PASSING.fullmatch(self.code))
 
 
@@ -165,7 +166,10 @@ class Trouble:
 
 
 def read(body: bytes, content_type: str = "") -> Answer:
-    """Read what can be read: pictures, and the task's name, by which the edit is found again."""
+    """Return the pictures or links and the name of the task, as far as `body` contains them.
+
+    In a multipart body, each part is read on its own.
+    """
     found = [_read_one(part) for part in _form_parts(body)]
     if found:
         task = next((answer.task for answer in found if answer.task), "")
@@ -175,7 +179,7 @@ def read(body: bytes, content_type: str = "") -> Answer:
 
 
 def _read_one(body: bytes, content_type: str = "") -> Answer:
-    """As `read`, of a body that has no parts."""
+    """Do the same as `read` for a body that is not multipart."""
     if picture.kind(body):
         return Answer("", (_INLINE + base64.b64encode(body).decode("ascii"),), body)
     told = parsed(body, content_type)
@@ -190,13 +194,16 @@ def _read_one(body: bytes, content_type: str = "") -> Answer:
 
 
 def named_task(body: bytes, content_type: str = "") -> str:
-    """The task that an answer names as such, whatever else it says; "" if it names none."""
+    """Return the task that an answer names with a task or job ID, whatever else it contains.
+
+    Return "" if it names none.
+    """
     told = parsed(body, content_type)
     return _task_name(broken_off(body, content_type) if told is None else told, weak=False)
 
 
 def _form_parts(body: bytes) -> list[bytes]:
-    """The parts of a multipart body, which its first line gives away; none of any other."""
+    """Return the parts of a multipart body, recognised by its first line; [] for any other body."""
     first = re.match(rb'\s*--([^\s"]{1,70})\r?\n', body)
     if not first:
         return []
@@ -217,7 +224,7 @@ def _form_parts(body: bytes) -> list[bytes]:
 
 
 def read_parsed(told: Any, body: bytes) -> Answer:
-    """As `read`, of what the JSON in `body` says."""
+    """Do the same as `read` for `told`, the parsed JSON of `body`."""
     found, links = trouble(told), tuple(_links(told))
     if found and found.refused and not links:
         return Answer("", (), body)
@@ -225,7 +232,11 @@ def read_parsed(told: Any, body: bytes) -> Answer:
 
 
 def _links(told: Any) -> list[str]:
-    """Where pictures may be: first in the usual places, and what is there already before links."""
+    """Return where pictures may be, the best candidates first.
+
+    Those in the usual places come first, and in each group pictures inside the answer come before
+    links.
+    """
     found: list[tuple[bool, bool, str]] = []
     left = _MOST_VALUES
 
@@ -257,7 +268,7 @@ def _links(told: Any) -> list[str]:
 
 
 def _links_in(value: str, words: set[str]) -> Iterator[str]:
-    """Give what a text that stands under a name of these `words` is, or has, of pictures."""
+    """Yield the pictures and links in a string; `words` are the words of its name in the JSON."""
     if _is_inline(value):
         yield value
     elif _begins_as_picture(value):
@@ -280,13 +291,13 @@ def _is_inline(link: str) -> bool:
 
 
 def _begins_as_picture(value: str) -> bool:
-    """Whether a text is base64 whose first bytes are those of a picture."""
+    """Return whether a string is base64 whose first bytes are those of a picture."""
     head = re.match(r"[\w+/-]{40}", value, re.ASCII)
     return bool(head) and bool(picture.kind(_from_base64(value[:40].encode("ascii"))))
 
 
 def is_picture(value: str) -> bool:
-    """Whether a text is a picture itself, not a link to one, by its first bytes."""
+    """Return whether a string is a picture itself, not a URL of one, judging by its first bytes."""
     head = value.strip()[:200]
     with contextlib.suppress(Failure):
         return _begins_as_picture(head) or bool(picture.kind(decoded(head) or b""))
@@ -294,7 +305,7 @@ def is_picture(value: str) -> bool:
 
 
 def decoded(link: str) -> bytes | None:
-    """Return the bytes that a `data:` link holds; None if it is a link to elsewhere.
+    """Return the bytes in a `data:` link; None if it is another link.
 
     Raises Failure if they can't be decoded.
     """
@@ -321,30 +332,33 @@ def decoded(link: str) -> bytes | None:
 
 
 def mended(link: str) -> str:
-    """A link without what was put around or into it on its way through JSON and HTML."""
+    """Return a link without quotes and escapes left over from JSON and HTML.
+
+    Characters in its path that are not ASCII are percent-encoded.
+    """
     link = link.strip(" \t\r\n\"'<>").replace("\\/", "/").replace("&amp;", "&")
     head, slash, rest = link.partition("//")
     host, more, path = rest.partition("/") if slash else ("", "", link)
-    # Names of files may be in any language; hosts are judged as they stand.
+    # File names may be in any language. The host is left as it is, because it is checked later.
     path = re.sub(r"[^\x00-\x7f]+", lambda match: quote(match[0], errors="replace"), path)
     return f"{head}//{host}{more}{path}" if slash else path
 
 
 def _from_base64(data: bytes) -> bytes:
-    """Decode base64 of either alphabet, wrapped, escaped, or without its padding.
+    """Decode base64 in the standard or the URL-safe alphabet.
 
-    Raises ValueError.
+    It may be wrapped, escaped, or lack its padding. Raises ValueError if it is not valid.
     """
     if b"%" in data:
         data = unquote_to_bytes(data)
     if b"\\" in data:
         data = re.sub(rb"\\[nrt]|\\", b"", data)
     if b" " in data and b"\n" not in data:
-        # A form was decoded on the way, which makes a space of each plus.
+        # It was decoded like a form on its way, which turns each plus sign into a space.
         data = data.replace(b" ", b"+")
     data = data.translate(_TO_USUAL, b" \t\r\n\v\f=\"'")
     if len(data) % 4 == 1:
-        # Half a byte: it was cut off.
+        # The last character is only a part of a byte: the data was cut off.
         data = data[:-1]
     try:
         return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
@@ -356,7 +370,7 @@ _TO_USUAL = bytes.maketrans(b"-_", b"+/")
 
 
 def _task_name(told: Any, weak: bool) -> str:
-    """The service's name for the task; `weak`: also where it is called no more than `id`."""
+    """Return the name of the task, or "". With `weak`, a value named just `id` counts as well."""
     for wanted in ({"taskid", "jobid"}, {"id"} if weak else set()):
         for holder in _holders(told):
             for name, value in holder.items():
@@ -369,9 +383,9 @@ def _task_name(told: Any, weak: bool) -> str:
 
 
 def _holders(told: Any) -> list[dict[str, Any]]:
-    """The objects in which an answer tells of itself, the outermost first."""
+    """Return the objects that may describe the whole answer, the outermost first."""
     if isinstance(told, list):
-        # A stream of events: any of them may.
+        # A stream of events, any of which may do so.
         return [event for event in told[:_MOST_LINKS] if isinstance(event, dict)]
     if not isinstance(told, dict):
         return []
@@ -381,16 +395,16 @@ def _holders(told: Any) -> list[dict[str, Any]]:
 
 
 def state(told: Any) -> str:
-    """How a task stands, as _DONE, _FAILED, _OVER, _WAITING or the service itself has it.
+    """Return the state of a task: one in _DONE, _FAILED, _OVER or _WAITING, or an unknown one.
 
-    "" if it doesn't say. Where an answer is wrapped, what is said inside counts: outside it is
-    the question that succeeded.
+    It is in lower case, without prefixes such as `task_`, and "" if there is none. If objects are
+    nested, the state in an inner one counts: that in the outer one is usually about the request.
     """
     return _state_in(told)[0]
 
 
 def _state_in(told: Any) -> tuple[str, dict[str, Any]]:
-    """Return the state, and the object that has it."""
+    """Return the state, and the object that contains it."""
     for holder in reversed(_holders(told)):
         for name, value in holder.items():
             if "".join(_parts(name)) in _STATES and isinstance(value, str) and value:
@@ -400,10 +414,10 @@ def _state_in(told: Any) -> tuple[str, dict[str, Any]]:
 
 
 def has_stumbled(told: Any, task: str) -> bool:
-    """Whether it was the question for a task that failed, and another may find things better.
+    """Return whether the request for the task failed, not the task, and may be repeated.
 
-    A failure is the task's own where it stands in an object that names the task, or in an inner
-    one. Around that services put how the question went, in the same words.
+    A failure is that of the task itself if it is in an object that names the task, or in an inner
+    object. In the outer object, services use the same words for the outcome of the request.
     """
     how = state(told)
     if how in _WAITING | _DONE | _OVER or (how in _FAILED and _is_own(told, task)):
@@ -415,14 +429,17 @@ def has_stumbled(told: Any, task: str) -> bool:
 
 
 def _is_own(told: Any, task: str) -> bool:
-    """Whether the state is surely that of the task, and not of the question for it."""
+    """Return whether the state is certainly that of the task, not that of the request for it."""
     _how, holder = _state_in(told)
     named = task in (str(value) for value in holder.values())
     return holder is not told or named or any("fail" in _parts(name) for name in holder)
 
 
 def is_done(told: Any, answer: Answer) -> bool:
-    """Whether a task has its result, or looks so: there are pictures, and nothing else is said."""
+    """Return whether a task is done.
+
+    It is if its state says so, or if there are pictures, no error, and no other known state.
+    """
     how = state(told)
     if how in _FAILED | _OVER | _WAITING:
         return False
@@ -430,28 +447,28 @@ def is_done(told: Any, answer: Answer) -> bool:
 
 
 def has_failed(told: Any, task: str) -> bool:
-    """Whether a task ended, and nothing was made."""
+    """Return whether a task ended and nothing was made."""
     how = state(told)
     return how in _FAILED and (how not in _FAILED_TO_TELL or _is_own(told, task))
 
 
 def is_no_answer(told: Any) -> bool:
-    """Whether it only says that the question failed."""
+    """Return whether the state is one that services also return if the request itself failed."""
     return state(told) in _FAILED_TO_TELL
 
 
 def is_over(told: Any) -> bool:
-    """Whether a task ended in a way that leaves open whether anything was made."""
+    """Return whether a task ended in a way that leaves open whether anything was made."""
     return state(told) in _OVER
 
 
 def is_waiting(told: Any) -> bool:
-    """Whether a task says that it goes on."""
+    """Return whether a task is waiting or in progress."""
     return state(told) in _WAITING
 
 
 def progress(told: Any) -> int | None:
-    """How far a task is, in percent; None if it doesn't say."""
+    """Return the progress of a task in percent; None if it is not given."""
     for holder in reversed(_holders(told)):
         value = holder.get("progress")
         if isinstance(value, str) and re.fullmatch(r"\d{1,3}(\.\d+)? ?%?", value):
@@ -465,7 +482,7 @@ def progress(told: Any) -> int | None:
 
 
 def trouble(told: Any) -> Trouble | None:
-    """Read the error that an answer tells; None if it tells none."""
+    """Return the error in an answer; None if there is none."""
     for holder in _holders(told):
         told_so = [holder.get(name) for name in ("error", "errors", "err")]
         said_no = any(holder.get(name) is False for name in ("success", "ok"))
@@ -480,12 +497,12 @@ def trouble(told: Any) -> Trouble | None:
 
 
 def error_code(told: Any) -> str:
-    """What an error is called for programs, in lower case; "" if it has no such name."""
+    """Return the most specific error code in lower case; "" if there is none."""
     return next(error_names(told), "")
 
 
 def error_names(told: Any) -> Iterator[str]:
-    """Yield all that an error is called for programs, in lower case, the most telling first."""
+    """Yield the codes and types of an error in lower case, the most specific first."""
     if not isinstance(told, dict):
         return
     error = told.get("error")
@@ -506,11 +523,11 @@ _SPOKEN = (
     *("error_msg", "errmsg", "fail_reason", "failure_reason", "failMsg", "failReason"),
     *("description", "title", "error", "errors", "err"),
 )
-"""Where services say in words what is wrong, in the order of what people want to read."""
+"""Names of error messages for people, the most useful first."""
 
 
 def words(told: Any, depth: int = 0) -> str:
-    """The service's own words in its JSON, as they came; "" if there are none."""
+    """Return the message for people in parsed JSON, not redacted; "" if there is none."""
     if isinstance(told, str):
         return told
     if depth > 5:
@@ -521,7 +538,7 @@ def words(told: Any, depth: int = 0) -> str:
         return ""
     if isinstance(place := told.get("loc"), list) and isinstance(message := told.get("msg"), str):
         return f"{'.'.join(str(part) for part in place[:6])}: {message}"
-    # An object says more than the line beside it.
+    # An error object contains more than a short message beside it.
     first = [name for name in ("error", "errors") if isinstance(told.get(name), (dict, list))]
     for name in (*first, *_SPOKEN, *_HOLDERS):
         value = told.get(name)
@@ -530,27 +547,33 @@ def words(told: Any, depth: int = 0) -> str:
         if found := words(value, depth + 1):
             return found
     if depth:
-        # Fields, each with a list of what is wrong with it.
+        # The names are those of fields, each with a list of its errors.
         lists = [(name, value) for name, value in told.items() if isinstance(value, list)]
         return "; ".join(f"{name}: {words(value, depth + 1)}" for name, value in lists[:3])
     return ""
 
 
 def said(body: bytes, content_type: str = "") -> str:
-    """The service's own words in any answer, as they came: of JSON, a page, or plain text."""
+    """Return the message for people in an answer, not redacted.
+
+    It is taken from JSON, from the title of a web page, or from plain text.
+    """
     told = parsed(body, content_type)
     if told is not None:
         return words(told)
     whole = text(body[:4000], content_type)
     if whole.lstrip()[:1] in ("{", "["):
-        # JSON that broke off.
+        # This is JSON that was cut off.
         return ""
     title = re.search(r"<title[^>]*>(.*?)</title>", whole, re.IGNORECASE | re.DOTALL)
     return html.unescape(title[1]) if title else "" if "<" in whole else whole
 
 
 def parsed(body: bytes, content_type: str = "") -> Any:
-    """What an answer's JSON says, the last event first if it is a stream; None if it is none."""
+    """Return the parsed JSON of an answer; None if it is not JSON.
+
+    For a stream of events, return a list of them, the last one first.
+    """
     told = _json(body)
     if told is not None:
         return told
@@ -564,7 +587,7 @@ def parsed(body: bytes, content_type: str = "") -> Any:
 
 
 def broken_off(body: bytes, content_type: str = "") -> Any:
-    """What JSON without its end says in the values that are whole; None if it is none."""
+    """Return the complete values of JSON that was cut off; None if it is not JSON."""
     whole = text(body, content_type).strip()
     if whole[:1] not in ("{", "["):
         return None
@@ -587,7 +610,7 @@ def broken_off(body: bytes, content_type: str = "") -> Any:
         elif first in "}]" and closing:
             closing.pop()
         elif first != '"' or is_name:
-            # A number may go on, and a name alone is nothing.
+            # A number may have been cut off, and a name without its value is not complete.
             continue
         good, left = begin if first == "," else place, "".join(reversed(closing))
         if not closing or len(closing) > _DEEPEST:
@@ -599,7 +622,7 @@ _TOKEN = re.compile(r'["{}\[\],:]|[^\s"{}\[\],:]+')
 
 
 def _string_end(whole: str, begin: int) -> int:
-    """Return where the string ends whose quote is at `begin`; 0 if it has no end."""
+    """Return the index after the string whose opening quote is at `begin`; 0 if it has no end."""
     end = begin
     while end := whole.find('"', end + 1) + 1:
         end -= 1
@@ -619,25 +642,28 @@ def _json(data: bytes | str) -> Any:
 
 
 def text(body: bytes, content_type: str = "") -> str:
-    """Decode a text as it is declared, in its head or itself, or as it looks. It may be cut off."""
+    """Decode a text, which may be cut off.
+
+    The encoding is the one that the headers or the text itself declares, or else a guess.
+    """
     declared = re.search(r"charset=[\"']?([\w-]+)", content_type, re.IGNORECASE)
     written = re.search(rb"charset=[\"']?([\w-]+)", body[:2000], re.IGNORECASE)
     names = [declared[1]] if declared else []
     names += [written[1].decode("ascii")] if written else []
-    # A byte order mark tells, or zeros between the letters.
+    # UTF-16 and UTF-32 are recognised by a byte order mark or by zeros between the letters.
     wide = json.detect_encoding(body[:4])
     begins = (_decoded(body[:200], wide) or "").lstrip()[:1]
     if wide in ("utf-16", "utf-32") or (wide != "utf-8" and begins in ("{", "[", "<")):
         names = [wide, *names]
     for name in (*names, "utf-8-sig"):
-        # Names that browsers know stand for these.
+        # Browsers use these larger encodings for the declared names.
         name = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932"}.get(name.lower(), name)
         if (whole := _decoded(body, name)) is not None:
             return whole
     japanese = _decoded(body, "cp932")
     if japanese and re.search("[ぁ-ヿ]", japanese) and not re.search("[｡-ﾟ]", japanese):
         return japanese
-    # Chinese comes in pairs of high bytes; single ones between letters are accents.
+    # Chinese characters are pairs of high bytes. Single high bytes are accented letters.
     pairs = len(re.findall(rb"[\xa1-\xf7][\xa1-\xfe]", body))
     others = len(re.findall(rb"[\x80-\xff]", body)) - 2 * pairs
     chinese = _decoded(body, "gb18030") if pairs > others else None
@@ -645,9 +671,9 @@ def text(body: bytes, content_type: str = "") -> str:
 
 
 def _decoded(body: bytes, encoding: str) -> str | None:
-    """The text, without what was cut off at its end; None if it isn't in that encoding."""
+    """Return the text without an incomplete last character; None if it isn't in this encoding."""
     try:
-        # Python knows others, some for bytes, and some that take hours for a page.
+        # Python has other codecs: some are not for text, and some would take hours for a page.
         if not _CHARSET.fullmatch(codecs.lookup(encoding).name):
             return None
         return codecs.getincrementaldecoder(encoding)().decode(body)
@@ -659,14 +685,14 @@ _CHARSET = re.compile(
     r"utf-(8|16|32)(-sig|-[bl]e)?|gb.*|hz|big5.*|euc_\w+|(shift|iso2022)_\w+|cp\d+|iso8859-\d+"
     r"|koi8-\w|mac-\w+|johab|tis-620|ascii|latin.*|kz1048|ptcp154"
 )
-"""Python's names of the encodings that texts are written in."""
+"""Matches Python's names of the encodings that are used for text."""
 
 
 # --- prices -------------------------------------------------------------------------------------
 
 
 def prices(told: Any, model: str) -> dict[str, float]:
-    """Read a list of prices as far as it can be read: {"1k": 0.08, …}."""
+    """Return the prices of `model` by tier, as far as `told` contains them: {"1k": 0.08, …}."""
     found: dict[str, float] = {}
     for entry in _entries(told, "data"):
         if entry.get("model_name") != model:
@@ -691,11 +717,11 @@ def _is_whole(value: Any) -> bool:
 
 
 def _parts(name: str) -> list[str]:
-    """The words of a name, however they are joined, in lower case."""
+    """Return the words of a name in snake case, camel case or similar, in lower case."""
     found = re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])", name[:100])
     return [part.lower() for part in found]
 
 
 def name_words(name: str) -> set[str]:
-    """As `_parts`; a name of digits alone has none."""
+    """Return the set of `_parts` of a name, without those that are numbers."""
     return {part for part in _parts(name) if not part.isdigit()}

@@ -1,7 +1,8 @@
-"""Blocks: small squares of a picture that are looked for in another one, as a first guess.
+"""Blocks: a first guess of the motion, from small squares that are searched for in the answer.
 
-A motion counts that most blocks agree on. A block that fits as well at another place, as along a
-line or on a fence, says nothing by itself.
+The first guess is the motion on which enough blocks agree. A block may fit a second place as well,
+for example along a line or on a fence. This place is called its *rival*. Blocks with rivals have a
+vote only if the other blocks don't agree on a motion.
 """
 
 from __future__ import annotations
@@ -20,64 +21,95 @@ from plugin.worker.likeness import TEXTURE, moments
 Why = Literal["plain", "repeats", "anew"]
 
 _COARSE = 256
-"""The longer side at which blocks are looked for, at least."""
+"""The least longer side, in pixels, of the coarse pictures in which blocks are searched for.
+
+They have a third of the measuring scale, if that is larger. Pixels below are those of the coarse
+pictures.
+"""
 _BLOCK = 20
+"""Side of a block, in pixels."""
 _REACH = 0.1
-"""How far blocks are looked for, as a share of the longer side."""
+"""How far from its place a block is searched for, as a share of the longer side."""
 _FOUND = 0.6
-"""Correlation from which on a block counts as found."""
+"""The least correlation with which a block counts as found."""
 _RIVAL = 0.05
-"""A place elsewhere whose correlation is less by no more than that may be meant as well."""
+"""A second place is a rival if its correlation is lower by less than this."""
 _ELSEWHERE = 5
-"""Pixels from the best place on that are another place."""
+"""Pixels from the best place beyond which a place counts as another one."""
 _MOST_BLOCKS = 72
 _LEAST_AGREEING = 6
 _AGREEMENT = 2.5
-"""Pixels there; a deformed picture keeps blocks from agreeing exactly."""
+"""Pixels by which a block may deviate. In a deformed picture, blocks never agree exactly."""
 _MOST_OF_ALL = 0.5
-"""The share of all blocks that must agree where most fit as well elsewhere."""
+"""The share of all blocks that must agree if most of them have rivals."""
 _NEARLY_ALL = 0.75
-"""The share of blocks that are found in a picture which was not drawn anew."""
+"""If a larger share of the blocks is found, the picture was not drawn anew."""
 _AS_MANY = 0.8
-"""A share of the blocks that agree: if so many agree on another motion, neither is known."""
+"""The limit for rivals that agree on another motion, as a share of the blocks that agree.
+
+From this limit on, neither of the two motions is certain.
+"""
 
 
 class Agreement(NamedTuple):
-    """The motion on which blocks agree: how many do (0: too few), and the motion itself."""
+    """The number of blocks that agree, 0 if they are too few, and the motion on which they agree.
+
+    `motion` maps pixels of the picture sent to those of the answer, both at the measuring scale.
+    Without an agreement, it is the layout's.
+    """
 
     blocks: int
     motion: Matrix
     why: Why = "anew"
-    """Why too few do: there is little to find, it is found anywhere, or not at all."""
+    """Why too few blocks agree.
+
+    *plain*: there is too little texture. *repeats*: most blocks are found in several places.
+    *anew*: they aren't found, or they don't agree.
+    """
 
 
 @dataclass(frozen=True)
 class _Found:
-    """Where blocks were found: (number, 2) each, at the scale of the blocks."""
+    """The blocks that were found.
+
+    Places are (number, 2): the x and y of a block's upper left corner, in the coarse pictures.
+    """
 
     places: NDArray[np.float64]
+    """Where the blocks are in the picture sent."""
     best: NDArray[np.float64]
+    """Where they fit best in the answer."""
     rivals: NDArray[np.float64]
-    """Of those that have none, the best place."""
+    """Where they fit nearly as well; the best place if a block has no rival."""
     has_rival: NDArray[np.bool_]
+    """(number,)."""
     counts: NDArray[np.bool_]
-    """Whether a block has a vote."""
+    """(number,): the blocks outside the selection, which were kept; all blocks without a selection.
+
+    The share of them that agrees decides on a motion.
+    """
 
 
 def agreed(
     before: Floats, after: Floats, way: Matrix, outside: NDArray[np.bool_], anywhere: bool
 ) -> Agreement:
-    """Find the motion on which blocks of `before` agree, which is near `way`.
+    """Find the motion, near the layout's motion `way`, on which blocks of `before` agree.
 
-    Blocks lie inside the selection too: much of it is often kept. A fifth of those `outside` must
-    agree, by far more than chance has it; `anywhere`, without a selection, half of all, since any
-    of them may have been edited. Both pictures are gray, (height, width).
+    Both pictures are gray, (height, width), at the measuring scale. `way` maps pixels of `before`
+    to those of `after`. `outside`, of the size of `before`, is what is certainly not selected.
+
+    Blocks inside the selection are used too, because much of it is often kept. A fifth of the
+    blocks outside must agree, which is far more than agree by chance. If there are few of them, or
+    if at least some of them agree, 30 % of all blocks are enough. `anywhere` means that there is no
+    selection. Any block may then have been edited, and half of all blocks must agree.
+
+    If too few blocks agree, the result's `blocks` is 0 and its `motion` is `way`.
     """
     height, width = before.shape
     scale = min(1.0, max(_COARSE, max(width, height) / 3) / max(width, height))
     size = (round(width * scale), round(height * scale))
     coarse = scaling((width / size[0], height / size[1]))
-    # Blocks are looked for in the answer as this way has it, on the same scale.
+    # The blocks are searched for in the answer after this layout is reversed, at the same scale.
     one = cv2.resize(before, size, interpolation=cv2.INTER_AREA)
     onto = way @ coarse
     other, shown = aligned(after, onto, one.shape[:2])
@@ -89,7 +121,8 @@ def agreed(
     if not count:
         count, motion = _voted(found, found.best, np.ones_like(alone), anywhere)
         others, _motion = _voted(found, found.rivals, found.has_rival, anywhere)
-        # What fits as well elsewhere must fit nearly everywhere, and nowhere else.
+        # If most blocks have rivals, half of all blocks must agree on a motion, and nearly as many
+        # rivals must not agree on another one.
         if _repeats(found) and (count < _MOST_OF_ALL * len(alone) or others >= _AS_MANY * count):
             count = 0
     matrix: Matrix = onto @ motion @ np.linalg.inv(coarse)
@@ -102,7 +135,7 @@ def agreed(
 
 
 def _repeats(found: _Found) -> bool:
-    """Whether most blocks fit elsewhere as well."""
+    """Return whether most of the blocks found have rivals."""
     return int(np.count_nonzero(found.has_rival)) > len(found.has_rival) / 2
 
 
@@ -114,7 +147,11 @@ def _looked_for(
     certain: Floats,
     anywhere: bool,
 ) -> _Found:
-    """Look for the blocks of `one` that begin at `textured`, (x, y), in `other`."""
+    """Search `other` for the blocks of `one` whose upper left corners are `textured`, (x, y).
+
+    A block counts as found if its best place is one that the answer covers (`shown`) and if the
+    correlation there is high enough. `certain` is 1 where a pixel is outside the selection.
+    """
     height, width = one.shape
     reach = round(_REACH * max(one.shape))
     rows: list[tuple[tuple[int, int], tuple[int, int], tuple[int, int], bool, bool]] = []
@@ -152,12 +189,15 @@ def _looked_for(
 def _voted(
     found: _Found, where: NDArray[np.float64], chosen: NDArray[np.bool_], anywhere: bool
 ) -> tuple[int, Matrix]:
-    """How many of the `chosen` blocks agree on where they are, and on what; 0 if too few."""
+    """Return how many of the `chosen` blocks agree on a motion, and this motion.
+
+    `where` is the place of each block in the answer, (number, 2). The number is 0 if too few agree.
+    """
     places, where, decisive = found.places[chosen], where[chosen], found.counts[chosen]
     if len(places) < _LEAST_AGREEING:
         return 0, np.eye(3)
     cv2.setRNGSeed(0)
-    # Shift, zoom and rotation alone: with more freedom, chance agreements count for more.
+    # Only shift, zoom and rotation: with more parameters, more blocks agree by chance.
     motion, agreeing = cv2.estimateAffinePartial2D(
         places, where, method=cv2.RANSAC, ransacReprojThreshold=_AGREEMENT, maxIters=2000
     )
@@ -167,15 +207,17 @@ def _voted(
     needed = max(_LEAST_AGREEING, (0.5 if anywhere else 0.2) * len(votes))
     enough = votes.sum() >= needed
     if len(votes) < 2 * _LEAST_AGREEING or votes.sum() >= _LEAST_AGREEING // 2:
-        # Hardly any texture outside, as around a product on white: what was kept inside tells.
+        # Around a product on white, hardly any blocks are outside the selection. Those that were
+        # kept inside are then enough. The same holds if at least a few blocks outside agree.
         enough |= agreeing.sum() >= max(2 * _LEAST_AGREEING, 0.3 * len(places))
     return int(agreeing.sum()) if enough else 0, np.vstack([motion, [0, 0, 1]])
 
 
 def _textured(picture: Floats, certain: Floats) -> list[tuple[int, int]]:
-    """The left upper corners of the blocks that can be found again best: no flat ones, no edges.
+    """Return the upper left corners (x, y) of the blocks that can be found again best.
 
-    Half of them lie where it is `certain` that the picture was kept, if there are as many.
+    Flat blocks are left out. Blocks with strong corners are preferred to blocks with only straight
+    edges. At least half of the blocks are `certain`, outside the selection, if there are as many.
     """
     height, width = picture.shape
     square = (_BLOCK, _BLOCK)

@@ -1,6 +1,7 @@
-"""The commands: `edit`, `jobs`, `resume`, `key` for people; `work`, `service` for the plug-in.
+"""The command line of the worker.
 
-What the plug-in reads is JSON, an object per line.
+The commands `edit`, `jobs`, `resume` and `key` are for users. The plug-in starts `work` and
+`service`, and also `key`. Output for the plug-in is JSON, with one object per line.
 """
 
 from __future__ import annotations
@@ -34,20 +35,26 @@ from plugin.worker.service import Service
 
 _MODEL = "gpt-image-2"
 _ORIGINAL = "original"
-"""A copy of the picture's file in its job, as it was when it was read, until all results of the job
-are written."""
+"""The name of the copy of the edited picture file in its job.
+
+The copy is made when the file is read, and is removed when all results of the job are written.
+"""
 _INTERRUPTED = 130
-"""The exit code after Ctrl+C, by custom."""
+"""The usual exit code after Ctrl+C."""
 _GLANCE = 0.2
-"""Seconds between two looks whether Ctrl+C was pressed."""
+"""Seconds between two checks whether Ctrl+C was pressed."""
 _MOST_KEY = 1000
-"""Characters of a key; what is longer was pasted by mistake."""
+"""Largest length of a key, in characters. A longer text was probably pasted by mistake."""
 
 _telling = threading.Lock()
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, or 1 with a sentence on standard error."""
+    """Run the command line with the arguments `words`, by default those of the process.
+
+    Return the exit code: 0 for success, 1 for an error, which is reported on standard error, and
+    130 after Ctrl+C.
+    """
     _open_streams()
     arguments = _parser().parse_args(words)
     try:
@@ -64,8 +71,9 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _open_streams() -> None:
-    """Make standard streams usable that are closed, or whose encoding lacks characters."""
-    # Otherwise files get the numbers of closed streams, and libraries write warnings into them.
+    """Replace standard streams that are closed, and let standard output print any character."""
+    # Otherwise other files get the descriptors of closed streams, and libraries write warnings
+    # into these files.
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
@@ -82,7 +90,10 @@ def _nowhere(mode: str) -> TextIO:
 
 
 def _encodable(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Encode parts of file names that are no text as their bytes; escape all other characters."""
+    """Handle characters that an output encoding lacks, as an error handler for `codecs`.
+
+    The undecodable bytes of a file name are written as they are. Other characters are escaped.
+    """
     try:
         return codecs.lookup_error("surrogateescape")(error)
     except UnicodeError:
@@ -90,7 +101,7 @@ def _encodable(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def _print(line: str, stream: TextIO | None = None) -> None:
-    """Print to standard output or `stream`, if anybody listens there."""
+    """Print to standard output or `stream`. Ignore errors, as when the reader has gone."""
     with contextlib.suppress(OSError):
         print(line, file=stream)
 
@@ -165,7 +176,10 @@ def _edit(arguments: argparse.Namespace) -> int:
 
 
 def _prepared(arguments: argparse.Namespace) -> Job:
-    """Make the job of an edit. Raises Failure or ValueError with a sentence for the user."""
+    """Create the job of an edit.
+
+    Raises OSError, and Failure or ValueError with a message for the user.
+    """
     prompt = job.check_prompt(arguments.prompt)
     settings.check_service()
     with contextlib.suppress(OSError):
@@ -202,7 +216,7 @@ def _prepared(arguments: argparse.Namespace) -> Job:
             planned,
             arguments.variations,
             tuple(names),
-            # Where all is transparent there is nothing to keep: the result covers it.
+            # In a fully transparent picture there is nothing to keep: the result covers it.
             keep_alpha=mask is None and _shows(source),
             repair=arguments.repair,
             created=time.time(),
@@ -246,7 +260,10 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 
 def _check_writable(unsent: Job, out: Path | None) -> None:
-    """Find out whether the results of a job could be written, before it is sent. Raises Failure."""
+    """Check, before a job is sent, whether its results can be written. Raises Failure if not.
+
+    They go to `out`, or by default to the folder that the job names.
+    """
     request = unsent.request
     if request.file and request.region:
         image = _original(unsent, request.file, request.region.content)
@@ -256,20 +273,20 @@ def _check_writable(unsent: Job, out: Path | None) -> None:
 
 
 def _name(file: Files) -> str:
-    """How results are named, but for their number."""
+    """Return the name of the result files, without their number and suffix."""
     return f"{Path(file.image).stem}-edit"
 
 
 def _room(image: Image.Image, variations: int) -> int:
-    """Return the bytes that results may need: as many as their pixels."""
+    """Return the disk space that results may need, in bytes: that of their uncompressed pixels."""
     return image.width * image.height * len(image.getbands()) * variations
 
 
 def _finish(unfinished: Job, out: Path | None = None, refusal: str = "") -> int:
-    """Take a job to its end, and bring its results into files if it came from one.
+    """Finish a job, write its results to files if it was made from a file, and return an exit code.
 
-    They go into `out` instead of the job's own folder for them. With a `refusal`, a sentence for
-    the user, nothing is sent any more.
+    The results are written to `out`, or by default to the folder that the job names. If there is a
+    `refusal`, a message for the user, nothing more is sent.
     """
     shown: set[tuple[str, int]] = set()
 
@@ -303,11 +320,11 @@ def _finish(unfinished: Job, out: Path | None = None, refusal: str = "") -> int:
             )
             for number, path in zip(fresh, results):
                 paths.append(path)
-                # The result is in its file, marked or not.
+                # The result is in its file even if this can't be marked.
                 with contextlib.suppress(OSError):
                     unfinished.mark_imported([number])
         except Exception as error:
-            # Whatever it is: what was paid for is there, and the user must hear where.
+            # After any error, the user must learn where the results are that were paid for.
             left = [fresh[number] for number in fresh if number not in unfinished.imported]
             problems.append(_kept(unfinished, left, folder, error))
         else:
@@ -334,10 +351,11 @@ def _finish(unfinished: Job, out: Path | None = None, refusal: str = "") -> int:
 
 
 def _worked_on(run: Run, unfinished: Job, sending: bool) -> bool:
-    """Let a job be worked on, and return whether the user stopped that by Ctrl+C.
+    """Run a job to its end, and return whether the user pressed Ctrl+C.
 
-    The first Ctrl+C calls off what was not sent, and what was is waited for: it is paid for. The
-    next one ends at once. Until then the job stays locked, so that nothing of it is sent twice.
+    After the first Ctrl+C, nothing more is sent. What was sent is still waited for, because it is
+    paid for. The second Ctrl+C ends the process at once. Until then the job stays locked, so that
+    nothing is sent twice.
     """
     pressed = threading.Event()
 
@@ -350,7 +368,7 @@ def _worked_on(run: Run, unfinished: Job, sending: bool) -> bool:
     try:
         with ThreadPoolExecutor(1) as pool:
             working = pool.submit(run.finish, sending)
-            # On Windows nothing is handled while this thread waits without an end.
+            # On Windows, signals are not handled while this thread waits without a timeout.
             while not wait([working], _GLANCE).done:
                 if pressed.is_set():
                     break
@@ -372,9 +390,9 @@ def _worked_on(run: Run, unfinished: Job, sending: bool) -> bool:
 def _results(
     done: Job, file: Files, box: region.Box, placed: list[str], folder: Path
 ) -> Iterator[Path]:
-    """Put each result into a copy of the picture that was edited, and give what was written."""
+    """Write each result, in a copy of the edited picture, to a file, and yield the file's path."""
     image = _original(done, file, box)
-    # The part of it that was sent: nothing else is selected.
+    # This is only the part of the mask that was sent. Nothing outside of it is selected.
     mask = picture.read_own(done.folder / "mask.png") if file.mask else None
     keep_alpha = mask is None if done.request.keep_alpha is None else done.request.keep_alpha
     for name in placed:
@@ -384,11 +402,14 @@ def _results(
 
 
 def _original(done: Job, file: Files, box: region.Box) -> Image.Image:
-    """Return the picture that was edited, as it was then. Raises Failure."""
+    """Return the edited picture, as it was when the job was made.
+
+    Raises Failure if it can't be read or is another one by now.
+    """
     path, copied = Path(file.image), done.folder / _ORIGINAL
     if copied.exists():
         return image_file.read_image(path, copied)
-    # Jobs of former versions have no copy, but the part of it that is sent.
+    # Jobs of older versions have no copy. Their source.png is compared with the file instead.
     image = image_file.read_image(path)
     try:
         sent = picture.read_own(done.folder / "source.png")
@@ -408,7 +429,7 @@ def _original(done: Job, file: Files, box: region.Box) -> Image.Image:
 
 
 def _kept(done: Job, placed: list[str], folder: Path, error: Exception) -> str:
-    """The sentence for results that are there and can't be written."""
+    """Return the message for results that have arrived, but can't be written to their files."""
     if isinstance(error, Failure):
         sentence = str(error)
     else:
@@ -423,13 +444,13 @@ def _kept(done: Job, placed: list[str], folder: Path, error: Exception) -> str:
 
 
 def _work(arguments: argparse.Namespace) -> int:
-    """Work for the plug-in: its end of the pipes is the only thing that ties us to GIMP.
+    """Work on a job for the plug-in, to which only the standard streams connect this process.
 
-    End of file on standard input means that GIMP or the plug-in is gone, or that the user
-    cancelled: what was not sent stays unsent, what was sent is seen to its end.
+    The end of standard input means that GIMP or the plug-in has ended, or that the user has
+    cancelled. Then nothing more is sent, and what was sent is completed.
     """
     if hasattr(os, "setsid") and os.getpgrp() != os.getpid():
-        # A Ctrl+C in the terminal that GIMP was started from is not meant for a paid edit.
+        # Ctrl+C in the terminal that GIMP was started from must not end an edit that was paid for.
         os.setsid()
     folder, collect = arguments.folder, False
     if folder is None:
@@ -447,22 +468,24 @@ def _work(arguments: argparse.Namespace) -> int:
 
     threading.Thread(target=watch, daemon=True).start()
     run.finish(sending=not collect)
-    # By the end of our output the plug-in knows that all is there.
+    # The end of standard output is the signal for the plug-in that all results are written.
     _tell_nobody()
     if os.name == "posix":
-        # The user goes on with other things.
+        # The rest is not urgent, and the user needs the processor for other things now.
         os.nice(19)
     run.pack(patience.IMPORTING)
     return 0
 
 
 def _told_later() -> dict[str, Any]:
-    """Read from standard input what to work on, an object in a line; {} if it ends before.
+    """Read a line with a JSON object from standard input, and return the object.
 
-    What goes wrong from then on is noted in the job.
+    It contains the job folder, whether to send nothing ("collect"), and the language of all further
+    messages. Return {} if the input ends before. From then on, standard error goes to the file
+    `worker.log` in the job folder.
     """
     line = b""
-    # Not buffered: what comes after it is watched for.
+    # The input is read without a buffer, because `_work` watches the rest of it.
     while not line.endswith(b"\n"):
         piece = os.read(0, 4096)
         if not piece:
@@ -481,8 +504,8 @@ def _tell(progress: Progress) -> None:
         with _telling:
             print(json.dumps(progress.to_json()), flush=True)
     except OSError:
-        # Nobody listens any more, but the answer still has to be fetched; what is left in the
-        # buffer would fail once more at the end.
+        # The plug-in has ended, but the answer still has to be fetched. Without a new standard
+        # output, writing the rest of the buffer would fail again at the end of the process.
         _tell_nobody()
 
 
@@ -501,11 +524,14 @@ def _key(arguments: argparse.Namespace) -> int:
 
 
 def _typed_key() -> str:
-    """Read one line, unseen where somebody types it. Raises ValueError with a sentence."""
+    """Read a key from a line of standard input, without an echo in a terminal.
+
+    Raises ValueError with a message for the user if the line is too long.
+    """
     if sys.stdin.isatty():
         key = getpass.getpass("API key: ")
     else:
-        # As bytes: whatever can't be decoded is no key either.
+        # Bytes that can't be decoded become characters that no key has, and are refused later.
         key = sys.stdin.buffer.readline(_MOST_KEY + 2).decode("ascii", "replace")
     if len(key.strip()) > _MOST_KEY:
         raise ValueError(_("That is too long for an API key: copy it again, alone on its line."))

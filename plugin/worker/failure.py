@@ -1,4 +1,4 @@
-"""What can go wrong on the way, as the user hears it."""
+"""The exceptions of the worker, with messages for the user."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from plugin.job import Kind
 
 
 class Failure(Exception, Kind):
-    """An edit, or one of its variations, that ends without a result.
+    """An edit, or one of its variations, has ended without a result.
 
-    `kind` is one of the words of Kind, for programs; the message is for people: what happened, and
-    what to do. `heard` is what arrived of an answer that may have been paid for.
+    `kind` is one of the constants of Kind. The message is for the user: it says what happened, and
+    what to do. `heard` holds the bytes that arrived of an answer that may have been paid for.
     """
 
     def __init__(self, kind: str, message: str, heard: bytes = b"") -> None:
@@ -19,9 +19,9 @@ class Failure(Exception, Kind):
 
 
 class NotAccepted(Failure):
-    """A POST that the service surely did not take, and that may be sent again by itself.
+    """A POST was not sent, or the service certainly did not accept it. It may be sent again.
 
-    `wait` is how many seconds the service asked for, 0 if it did not say.
+    `wait` is the number of seconds that the service asked for, or 0 if it gave none.
     """
 
     def __init__(self, kind: str, message: str, wait: float = 0) -> None:
@@ -30,8 +30,12 @@ class NotAccepted(Failure):
 
 
 class TaskEnded(Failure):
-    """A task that is over and has no result: there is nothing to be asked for any more."""
+    """A task has ended without a result, so there is no point in asking for it again."""
 
 
 class TaskUnknown(TaskEnded):
-    """A task that the service doesn't know: not any more, or for its first seconds not yet."""
+    """A task is unknown to the service.
+
+    The service may have deleted it. A task that was just named may also be unknown for the first
+    few seconds.
+    """

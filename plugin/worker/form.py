@@ -1,4 +1,4 @@
-"""What a POST carries: one edit, put into the words of either route."""
+"""Build the body of the POST request for an edit, in the format of either route."""
 
 from __future__ import annotations
 
@@ -15,23 +15,29 @@ from plugin.worker.upload import Upload
 
 @dataclass(frozen=True)
 class Form:
-    """A request's body, and where it goes."""
+    """The body of a request, with the path to send it to."""
 
     path: str
-    """Below the service's address, with its query."""
+    """The path relative to the service's base URL, with the query."""
     content_type: str
     body: bytes
 
 
 def pictures_bytes(route: str) -> int:
-    """Return how many bytes of pictures there is room for: base64 makes them a third larger."""
+    """Return how many bytes of pictures fit into a request by `route`.
+
+    Only the route `async` encodes them in base64, which makes them a third larger.
+    """
     return upload.TOTAL_BYTES if route == settings.EDITS else upload.TOTAL_BYTES * 3 // 4
 
 
 def build(
     route: str, prompt: str, model: str, size: str, resolution: str, uploaded: Upload
 ) -> Form:
-    """Put an edit into the form that `route`, one of settings.ROUTES, wants."""
+    """Build the request body for `route`, one of settings.ROUTES.
+
+    The route `edits` takes a multipart form, the route `async` JSON with pictures as data URLs.
+    """
     fields = {"prompt": prompt, "model": model, "size": size, "resolution": resolution}
     if route == settings.EDITS:
         files = [(field, (name, data, "image/png")) for field, name, data in uploaded.files]

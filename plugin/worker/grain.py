@@ -1,7 +1,8 @@
-"""Grain: the noise of what is new, brought to that of the picture around it.
+"""Grain: noise matching, so that new content has the noise of the picture around it.
 
 Models paint smooth surfaces without a camera's noise, or with too much of it. Noise depends on
-brightness, and cameras smear it, so it is measured at some brightnesses, in bands of detail.
+brightness, and cameras smear it. It is therefore measured for each of several ranges of brightness
+(bins) and in several bands of spatial frequency, from fine to coarse.
 """
 
 from __future__ import annotations
@@ -16,57 +17,75 @@ from plugin.worker.affine import Floats, Pixels
 from plugin.worker.robust import quantile
 
 _BLURS = 0.7, 1.8, 4.0
-"""Standard deviations of the blurs between which the bands lie; the first is all finer detail."""
+"""Standard deviations, in pixels, of the Gaussian blurs that separate the bands.
+
+Each band is the difference between two successive blurs. The first contains all finer detail.
+"""
 _TILE, _RIM, _BLOCK = 32, 8, 8
-"""Pixels of a side: of the tiles that are looked at, of what a blur spoils there, of a block."""
+"""Pixels: the side of a tile, the rim of a tile that blurs spoil, and the side of a block.
+
+The noise is measured in samples of the picture, the tiles. The inner part of a tile, without its
+rim, consists of blocks.
+"""
 _MOST_TILES = 150
 _BINS = 8
-"""Brightnesses."""
+"""Ranges of brightness, of equal size."""
 _LEAST_BLOCKS = 12
+"""Fewer blocks in a bin are too few to measure its noise."""
 _FLAT = 0.25
-"""That share of the blocks is taken for flat: what they differ by is noise."""
+"""The share of the blocks that count as flat, so that their deviation is noise."""
 _MOST = 5.0
-"""Levels of noise; more is texture."""
+"""The largest noise, in levels of 255. More is texture."""
 _LEAST = 0.2
-"""Levels by which noise is off, and nobody sees it."""
+"""Levels of 255. A smaller difference in noise is not visible."""
 _COARSE = 0.4
-"""The share of its fine detail that noise has of the coarsest, at most."""
+"""Noise has at most this ratio of the coarsest band to the finest."""
 _LITTLE = 0.1
-"""The share of noise that may be too much."""
+"""Noise is reduced if, in any band and bin, a larger share of it than this is too much."""
 _EVEN = 1.8
-"""So much more than the flat share the rest may differ, if nearly all of it is noise."""
+"""The limit of `Noise.even` below which nearly all of a picture's detail is noise."""
 _CLIPPED = 10.0
-"""Levels from black and white on which noise is whole: a packshot's ground stays pure."""
+"""Levels over which noise rises from none, at black and at white, to its full strength.
+
+The white ground of a product photograph stays pure.
+"""
 _PATTERN = 256
-"""Pixels of a side of the square of noise that is repeated."""
+"""Side, in pixels, of the square of noise that is repeated."""
 _MARGIN = 16
-"""Pixels beyond which a blur doesn't reach."""
+"""The largest radius of a blur, in pixels."""
 
 
 class Noise(NamedTuple):
-    """What noise a picture has, by its brightness."""
+    """The noise of a picture, by brightness."""
 
     levels: NDArray[np.float64]
-    """(bands, brightnesses)."""
+    """(bands, bins): standard deviations in levels of 255."""
     even: NDArray[np.float64]
-    """(brightnesses,): how much more the rest of the picture differs; 1 where it is all noise."""
+    """(bins,): how evenly the finest detail is distributed; near 1 if all of it is noise.
+
+    This is the upper quartile of the blocks' standard deviations, divided by the lower quartile.
+    """
 
 
 def measured(picture: Pixels, where: NDArray[np.bool_]) -> Noise | None:
-    """The noise of a picture, RGB, by the places `where`, (height, width); None if unknown."""
+    """Return the noise of `picture`, RGB (height, width, 3), measured in `where`, (height, width).
+
+    None if, at no brightness, there are enough blocks whose noise can be distinguished from
+    texture.
+    """
     height, width = where.shape
     down, across = height // _TILE, width // _TILE
     if not (down and across):
         return None
     grid = where[: down * _TILE, : across * _TILE].reshape(down, _TILE, across, _TILE)
     rows, columns = np.nonzero(grid.all(axis=(1, 3)))
-    # By chance: each of so many would be of a few columns alone.
+    # Tiles are chosen at random: at regular intervals, they might come from a few columns only.
     some = np.random.default_rng(0).permutation(len(rows))[:_MOST_TILES]
     places = list(zip(rows[some] * _TILE, columns[some] * _TILE, strict=True))
     if not places:
         return None
     tiles = [picture[y : y + _TILE, x : x + _TILE] for y, x in places]
-    # One above the other: a single blur for all.
+    # The tiles are stacked vertically, so that one blur serves all of them.
     gray = cv2.cvtColor(np.ascontiguousarray(np.concatenate(tiles)), cv2.COLOR_RGB2GRAY)
     levels = gray.astype(np.float32)
     bands = _bands(levels)
@@ -83,7 +102,7 @@ def measured(picture: Pixels, where: NDArray[np.bool_]) -> Noise | None:
             noise[band, number] = min(quantile(spread, _FLAT), _MOST)
             if not band:
                 noise[-1, number] = quantile(spread, 1 - _FLAT) / max(noise[0, number], _LEAST)
-    # Noise has less of coarse detail, texture has not.
+    # Noise is weaker in the coarsest band than in the finest; texture isn't.
     told = np.nonzero(noise[-2] < _COARSE * noise[0] + _LEAST / 2)[0]
     if not len(told):
         return None
@@ -92,7 +111,7 @@ def measured(picture: Pixels, where: NDArray[np.bool_]) -> Noise | None:
 
 
 def _bands(gray: Floats) -> list[Floats]:
-    """What is finer than the blurs, from fine to coarse."""
+    """Return the bands of `gray`, from fine to coarse."""
     found, finest = [], gray
     for blur in _BLURS:
         coarser = cv2.GaussianBlur(gray, (0, 0), blur)
@@ -102,7 +121,7 @@ def _bands(gray: Floats) -> list[Floats]:
 
 
 def _blocks(values: Floats, tiles: int) -> Floats:
-    """The blocks of tiles that lie one above the other: (number, pixels)."""
+    """Return the blocks of tiles that are stacked vertically, as (number, pixels)."""
     inner = values.reshape(tiles, _TILE, _TILE)[:, _RIM:-_RIM, _RIM:-_RIM]
     side = inner.shape[1] // _BLOCK
     inner = inner.reshape(tiles, side, _BLOCK, side, _BLOCK).transpose(0, 1, 3, 2, 4)
@@ -110,9 +129,11 @@ def _blocks(values: Floats, tiles: int) -> Floats:
 
 
 def match(placed: Pixels, wanted: Noise, share: Floats, is_new: NDArray[np.bool_]) -> None:
-    """Give `placed`, RGB, the noise that is `wanted`, as far as `share`, (height, width), says.
+    """Change the noise of `placed`, RGB (height, width, 3), in place to the noise `wanted`.
 
-    `is_new` is where its own noise is measured.
+    `share`, (height, width), from 0 to 1, limits the change of each pixel. The noise that `placed`
+    has is measured where `is_new`, (height, width), is true. Nothing changes if it can't be
+    measured, or if the difference is not visible.
     """
     own = measured(placed, is_new)
     if own is None or np.abs(wanted.levels - own.levels).max() < _LEAST:
@@ -120,11 +141,12 @@ def match(placed: Pixels, wanted: Noise, share: Floats, is_new: NDArray[np.bool_
     fresh = _bands(np.random.default_rng(0).standard_normal((_PATTERN, _PATTERN), np.float32))
     missing = np.sqrt(np.maximum(wanted.levels**2 - own.levels**2, 0)) * (wanted.even < _EVEN)
     missing /= np.array([[values.std()] for values in fresh])
-    # Of too much, what is no more than noise: edges are more. Texture is uneven.
+    # Too much noise is reduced, but only values as small as noise: larger ones are edges. Uneven
+    # detail is texture, and stays.
     excess = 1 - np.minimum(wanted.levels / np.maximum(own.levels, 1e-3), 1)
     excess = excess * (own.even < _EVEN)
     gray = cv2.cvtColor(placed, cv2.COLOR_RGB2GRAY)
-    # Little by little: of a large picture floats would take much memory.
+    # The picture is processed in strips: the floats of a large one would take much memory.
     for top in range(0, len(gray), _PATTERN):
         rows = slice(top, top + _PATTERN)
         inner = gray[rows]
@@ -144,12 +166,19 @@ def match(placed: Pixels, wanted: Noise, share: Floats, is_new: NDArray[np.bool_
 
 
 def _repeated(pattern: Floats, shape: tuple[int, ...]) -> Floats:
-    """A square as often as a strip of `shape`, (height, width), is wide."""
+    """Return a strip of `shape`, (height, width), filled with copies of the square `pattern`.
+
+    The strip is at most as high as the square.
+    """
     return np.tile(pattern, -(-shape[1] // _PATTERN))[: shape[0], : shape[1]]
 
 
 def _by_brightness(values: NDArray[Any], gray: Pixels) -> Floats:
-    """A value for each pixel, by its brightness; none for pure black and white."""
+    """Return the value for each pixel's brightness, (height, width).
+
+    `values` are those of the bins, and are interpolated between their centres. Near black and
+    white, they fade to 0.
+    """
     centres = (np.arange(_BINS) + 0.5) * 256 / _BINS
     levels = np.arange(256)
     clipped = np.clip(np.minimum(levels, 255 - levels) / _CLIPPED, 0, 1)
@@ -157,9 +186,10 @@ def _by_brightness(values: NDArray[Any], gray: Pixels) -> Floats:
 
 
 def dither(levels: Floats, smooth: NDArray[np.bool_]) -> None:
-    """Add up to half a level, up or down, to `levels`, (height, width, 3), where they are `smooth`.
+    """Add noise of up to half a level, in place, to `levels` before they are rounded.
 
-    Before levels are rounded, that leaves no steps in a sky.
+    `levels` is (height, width, 3), and `smooth`, (height, width), is where noise is added. It
+    prevents visible steps in smooth gradients, such as a sky.
     """
     pattern = np.random.default_rng(0).uniform(-0.5, 0.5, (_PATTERN, _PATTERN)).astype(np.float32)
     for top in range(0, len(levels), _PATTERN):

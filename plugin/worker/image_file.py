@@ -1,7 +1,7 @@
-"""A picture file as what is edited: the edit without GIMP.
+"""Read and write picture files for edits from the command line, without GIMP.
 
-What lies outside the mask keeps its very values; the result is a PNG beside the original, in the
-original's mode and profile.
+The result is a PNG in the colour mode and colour profile of the original. Pixels outside the mask
+keep exactly their values.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from plugin.worker.picture import between_profiles, eight_bits, upright, upright
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 _KEPT_MODES = ("L", "LA", "RGB", "RGBA")
 _MOST_PIXELS = 400_000_000
-"""What is edited is held several times over, with four bytes per pixel."""
+"""The most pixels of a picture. Several copies of it are held in memory, with up to four bytes per
+pixel."""
 
 
 def copy(path: Path, target: Path) -> None:
-    """Copy a picture's file, flushed to the disk.
+    """Copy a picture file, and flush the copy to the disk.
 
-    Raises Failure with a sentence for the user if it is no picture, OSError if the copy can't be
-    written.
+    Raises Failure with a sentence for the user if `path` can't be read, is no picture or is too
+    large, and OSError if the copy can't be written.
     """
     with contextlib.ExitStack() as opened:
         with _telling(path):
             file = opened.enter_context(open(path, "rb"))
-            # Nothing large is copied in vain.
+            # Check the file before a large copy is made.
             with Image.open(file, formats=_FORMATS) as picture:
                 _check_size(picture, path)
             file.seek(0)
@@ -46,10 +47,11 @@ def copy(path: Path, target: Path) -> None:
 
 
 def read_image(path: Path, copied: Path | None = None) -> Image.Image:
-    """Return the picture upright, in a mode of 8 bits that holds all its values.
+    """Return the picture upright, in a mode with 8 bits per channel that keeps all its values.
 
-    What is read is the copy of its file, if one is given. Raises Failure with a sentence for the
-    user, which names `path`, also where there is no such mode.
+    The mode is L, LA, RGB or RGBA. If `copied` is given, this copy of the file is read, but
+    messages still contain `path`. Raises Failure with a sentence for the user if the file can't be
+    read, or if no such mode can keep its values.
     """
     picture, raw_mode = _open(path, copied)
     deep = picture.mode.startswith(("I", "F")) or ";16" in raw_mode
@@ -76,10 +78,10 @@ def read_image(path: Path, copied: Path | None = None) -> Image.Image:
 
 
 def read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
-    """Return the mask as L of `size`, 255 = edit.
+    """Return the mask in a file as L, 255 = edit.
 
-    A mask with transparency says it by alpha (transparent = edit), any other by lightness
-    (white = edit). Raises Failure.
+    If any pixel is transparent, transparent means edit; otherwise white does. Raises Failure if the
+    file can't be read, if its (width, height) is not `size`, or if nothing is to be edited.
     """
     picture = eight_bits(upright(_open(path)[0]))
     if picture.size != size:
@@ -109,18 +111,21 @@ def read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
 
 
 def read_reference(path: Path) -> Image.Image:
-    """Return a picture to look at, of any depth and kind, upright in sRGB. Raises Failure."""
+    """Return a reference picture, upright, as RGB or RGBA in sRGB.
+
+    The file may have any bit depth and colour mode. Raises Failure if it can't be read.
+    """
     return upright_srgb(_open(path)[0])
 
 
 def bounds(mask: Image.Image) -> Box:
-    """Return the smallest box around what `mask` (not empty) selects."""
+    """Return the smallest box around the pixels of `mask` (not empty) that are above 0."""
     left, top, right, bottom = mask.getbbox() or (0, 0, *mask.size)
     return Box(left, top, right - left, bottom - top)
 
 
 def content(image: Image.Image, box: Box) -> Image.Image:
-    """Return the pixels of `box` in sRGB, RGB or RGBA: what is sent."""
+    """Return the pixels of `box` as RGB or RGBA in sRGB, as they are sent."""
     part = image.crop((box.x, box.y, box.right, box.bottom))
     part.info = dict(image.info)
     return upright_srgb(part)
@@ -133,10 +138,11 @@ def merge(
     mask: Image.Image | None,
     keep_alpha: bool,
 ) -> Image.Image:
-    """Return a copy of `image` with `placed` (sRGB) laid over it through `mask` (L).
+    """Return a copy of `image` with `placed` (sRGB) composited over it through `mask` (L).
 
-    `placed` and `mask` have the size of `box`. Where either is 0, every value stays as it is.
-    With `keep_alpha` the colours alone are taken, and the transparency of `image` stays.
+    `placed` and `mask` have the size of `box`. Where the mask or the alpha of `placed` is 0, pixels
+    are not changed. With `keep_alpha`, `image` keeps its own alpha channel and gets new colours
+    only.
     """
     merged = image.copy()
     result = _in_profile(placed, image)
@@ -158,9 +164,9 @@ def merge(
 
 
 def check_writable(folder: Path, name: str, room: int) -> None:
-    """Find out by trying whether `save` can write there, and whether `room` bytes are free.
+    """Check that `save` can create a file in `folder`, and that `room` bytes are free.
 
-    Raises Failure with a sentence for the user.
+    This creates a file and removes it again. Raises Failure with a sentence for the user.
     """
     try:
         _new_file(folder, name).unlink()
@@ -188,7 +194,7 @@ def check_writable(folder: Path, name: str, room: int) -> None:
 
 
 def save(image: Image.Image, folder: Path, name: str) -> Path:
-    """Write a PNG under a name that was free, and return its path. Raises OSError."""
+    """Write a PNG to a new file in `folder`, and return its path. Raises OSError."""
     path = _new_file(folder, name)
     try:
         with open(path, "wb") as file:
@@ -203,14 +209,17 @@ def save(image: Image.Image, folder: Path, name: str) -> Path:
 
 
 def why(error: OSError) -> str:
-    """Return what went wrong with a folder, in the system's words."""
-    # A file that stands where a folder is to be made.
+    """Return the operating system's message for an error with a folder."""
+    # This error means that there is a file at the path of the folder.
     code = errno.ENOTDIR if isinstance(error, FileExistsError) else error.errno
     return os.strerror(code) if code else str(error)
 
 
 def _new_file(folder: Path, name: str) -> Path:
-    """Make an empty file under a name that was free, and the folder if need be. Raises OSError."""
+    """Create an empty file `NAME-NUMBER.png` with the first free number, and return its path.
+
+    The folder is created if necessary. Raises OSError.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:
@@ -223,7 +232,10 @@ def _new_file(folder: Path, name: str) -> Path:
 
 
 def _open(path: Path, copied: Path | None = None) -> tuple[Image.Image, str]:
-    """Return the picture and how its file stores a pixel, the only place that tells its depth."""
+    """Return the picture, and the raw mode in which its file stores pixels.
+
+    Only the raw mode shows the bit depth of the file. Raises Failure.
+    """
     with _telling(path), Image.open(copied or path, formats=_FORMATS) as picture:
         _check_size(picture, path)
         tiles = getattr(picture, "tile", [])
@@ -251,7 +263,7 @@ def _check_size(picture: Image.Image, path: Path) -> None:
 
 @contextlib.contextmanager
 def _telling(path: Path) -> Iterator[None]:
-    """Raise what goes wrong with the picture `path` as a Failure."""
+    """Turn an exception from reading the picture `path` into a Failure for the user."""
     try:
         yield
     except UnidentifiedImageError as error:
@@ -265,7 +277,7 @@ def _telling(path: Path) -> Iterator[None]:
 
 
 def _in_profile(placed: Image.Image, image: Image.Image) -> Image.Image:
-    """Return the colours of sRGB pixels in the profile of `image`, as L or RGB like them."""
+    """Return sRGB pixels in the colour profile of `image`, as L if `image` is gray, else as RGB."""
     profile = image.info.get("icc_profile")
     base = "L" if image.mode in ("L", "LA") else "RGB"
     colours = placed.convert("RGB")

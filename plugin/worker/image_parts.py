@@ -1,6 +1,7 @@
-"""The parts of picture files: what carries pixels told from what doesn't.
+"""Split PNG, JPEG and WebP files into their parts, to read pictures with damaged metadata.
 
-A picture whose pixels are all there is good, whatever is damaged, missing or absurd beside them.
+A picture counts as good if all its pixels are there, even if other parts of the file are damaged,
+missing or invalid.
 """
 
 from __future__ import annotations
@@ -16,21 +17,22 @@ from PIL import Image
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _MOST_PROFILE = 8_000_000
-"""Bytes of a colour profile; the largest real ones have three million."""
+"""The most bytes of a colour profile. The largest real ones have three million."""
 
 _JPEG_END = b"\xff\xd9"
 _JPEG_HEADS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _JPEG_SCAN = 0xDA
 _MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]", re.DOTALL)
 _TAIL = bytes(1 + n * n * 89 % 251 for n in range(4096))
-"""Neither a marker nor anything that a picture goes on with."""
+"""Arbitrary bytes that contain no marker and don't continue a picture."""
 
 
 def plain_png(data: bytes) -> tuple[bytes, bytes | None]:
-    """Return a PNG with nothing but its pixels and how they lie, and its colour profile.
+    """Return a PNG reduced to what its pixels need, and its colour profile or None.
 
-    Texts, animations and all that is unknown is left out unread, and so is what is damaged, but for
-    the pixels: those are for the decoder to judge. Raises ValueError if the header is damaged.
+    The header, palette, transparency, EXIF (with the orientation) and pixels are kept. Texts,
+    animations and unknown chunks are left out unread. Damaged chunks are left out as well, except
+    for pixels, which the decoder checks. Raises ValueError if the header or the palette is damaged.
     """
     parts: list[bytes | memoryview] = [_PNG]
     profile = None
@@ -45,9 +47,10 @@ def plain_png(data: bytes) -> tuple[bytes, bytes | None]:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
-    """Give each chunk's name, the whole of it, and whether its checksum is right.
+    """Yield the name and the bytes of each chunk, and whether its checksum is right.
 
-    Pixels that break off are given as far as they are there.
+    The checksum of pixels (IDAT) counts as right, unless they are cut off. In that case, the bytes
+    that are there are yielded as the last chunk.
     """
     whole = memoryview(data)
     at = len(_PNG)
@@ -61,10 +64,10 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
             yield name, memoryview(head + rest + bytes(4)), False
             return
         sum_ = data[end - 4 : end]
-        # That of pixels is not looked at.
+        # The checksum of pixels is not checked.
         sound = name == b"IDAT" or zlib.crc32(whole[at + 4 : end - 4]).to_bytes(4, "big") == sum_
         if not (sound or _is_name(data[end + 4 : end + 8])) or end > len(data):
-            # The length is what is damaged.
+            # The length itself is damaged: go on at the first pixels, if they come later.
             at = -1 if found_pixels else data.find(b"IDAT", at + 5) - 4
             if at < 0:
                 return
@@ -77,12 +80,12 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
 
 
 def _is_name(name: bytes) -> bool:
-    """Whether a chunk may be called so."""
+    """Return whether `name` is a valid name of a chunk."""
     return len(name) == 4 and name.isalpha()
 
 
 def _unpacked(packed: bytes) -> bytes | None:
-    """A profile's bytes; None if they are damaged, or more than any profile has."""
+    """Return the decompressed colour profile; None if it is damaged or has too many bytes."""
     unpacking = zlib.decompressobj()
     try:
         profile = unpacking.decompress(packed, _MOST_PROFILE)
@@ -92,7 +95,10 @@ def _unpacked(packed: bytes) -> bytes | None:
 
 
 def mended(data: bytes, kind: str) -> bytes | None:
-    """Return a JPEG or WebP that lacks its end, made whole; None if pixels are missing."""
+    """Return a JPEG or WebP whose end is missing as a complete file.
+
+    Return None if pixels are missing, or if `kind` is another format.
+    """
     if kind == "JPEG":
         return _mended_jpeg(data)
     return _mended_webp(data) if kind == "WEBP" else None
@@ -102,7 +108,9 @@ def _mended_jpeg(data: bytes) -> bytes | None:
     if data.endswith(_JPEG_END) or not _has_all_scans(data):
         return None
     data = data.removesuffix(b"\xff")
-    # The decoder makes up what is missing. Where something is, it takes a tail for it.
+    # The decoder fills in missing pixels without an error. To detect that, the file is decoded a
+    # second time with arbitrary bytes at its end. The decoder uses them only where data is missing,
+    # so the two pictures are equal only if the file is complete.
     ended = data + _JPEG_END
     with _decoded(ended) as picture, _decoded(data + _TAIL + _JPEG_END) as other:
         return ended if picture == other else None
@@ -115,9 +123,10 @@ def _decoded(data: bytes) -> Image.Image:
 
 
 def _has_all_scans(data: bytes) -> bool:
-    """Whether every coefficient of every component of a JPEG comes in full precision.
+    """Return whether a JPEG has every coefficient of every component in full precision.
 
-    Progressive pictures come in many scans, each of them a picture of its own.
+    A progressive JPEG consists of several scans, each of which refines the whole picture. So it can
+    be decoded without an error even if the last scans are missing.
     """
     left: dict[int, set[int]] = {}
     at = 2
@@ -136,7 +145,10 @@ def _has_all_scans(data: bytes) -> bool:
 
 
 def _mended_webp(data: bytes) -> bytes | None:
-    """Without the notes that stand after the pixels, and without what is not whole."""
+    """Return a WebP with nothing but its pixels and colour profile.
+
+    Return None if a chunk of pixels is missing or incomplete.
+    """
     parts = []
     at = 12
     while at + 8 <= len(data):
@@ -145,7 +157,7 @@ def _mended_webp(data: bytes) -> bytes | None:
         if len(content) < length:
             break
         if name == b"VP8X":
-            # It says which notes there are.
+            # The flags of this header announce EXIF and XMP, which are left out: clear them.
             content = bytes([content[0] & ~0x0C]) + content[1:]
         if name in (b"VP8X", b"ICCP", b"ALPH", b"VP8 ", b"VP8L"):
             parts.append(name + struct.pack("<I", length) + content + bytes(length % 2))

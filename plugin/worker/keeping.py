@@ -1,12 +1,13 @@
-"""Writing what was paid for, whatever becomes of the job's folder meanwhile.
+"""Write results that were paid for, even if the job folder can't be written to.
 
-Where that can't be written to, because its disk is full, read-only, or gone from the network, a
-result is written elsewhere first, and then into the folder as soon as possible:
+If the disk of the job folder is full, read-only or disconnected, a result is first written to
+another place, and then to the job folder as soon as possible:
 
     /var/tmp/dimilinks-gimp-1000/20261122-133005-7f3a/result-1.png
 
-That place is always the same, so going on with the job finds it there, whatever could be noted in
-the job. Folders and files are private to the user.
+The other place follows from the id of the job. The result is therefore found there when the job is
+resumed, even if nothing could be recorded in the job. The folders and files are private to the
+user.
 """
 
 from __future__ import annotations
@@ -29,14 +30,21 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Keeper:
-    """Writes into one job; `report` is told the variation, its phase, and a sentence."""
+    """Writes the results of one job.
+
+    `report` is called with the number of a variation, its phase, and a message for the user.
+    """
 
     def __init__(self, job: Job, report: Callable[[int, str, str], None]) -> None:
         self._job = job
         self._report = report
 
     def write(self, number: int, phase: str, write: Callable[[], None]) -> None:
-        """Let `write` write; where that fails, again for a while. Raises OSError then."""
+        """Call `write`, and repeat it for a while if it raises OSError.
+
+        The first failure is reported to the user. After patience.ROOM seconds on a full disk, or
+        patience.WRITING seconds otherwise, the last OSError is raised.
+        """
         began = time.monotonic()
         told = False
         while True:
@@ -53,7 +61,11 @@ class Keeper:
             time.sleep(patience.LOOKS)
 
     def write_result(self, number: int, name: str, data: bytes) -> None:
-        """Write a result, elsewhere until it is in the job. Raises OSError if it is not there."""
+        """Write a result to the job folder.
+
+        If this fails, write it to another place as well, until it is in the job folder. Raises
+        OSError if it still isn't there after repeated attempts; the copy is kept then.
+        """
 
         def write() -> None:
             settings.write_private(self._job.folder / name, data)
@@ -62,14 +74,14 @@ class Keeper:
             write()
             return
         except OSError:
-            # From here on it survives whatever happens to this process.
+            # From here on, the result is kept even if this process ends.
             spare = _write_elsewhere(self._job.id, name, data)
         self.write(number, "downloading", write)
         if spare:
             _forget(spare)
 
     def bring_home(self, number: int, name: str) -> None:
-        """Move a result that is elsewhere into the job. Raises OSError."""
+        """Move a result that was written to another place into the job folder. Raises OSError."""
         if spare := self.elsewhere(name):
             data = spare.read_bytes()
 
@@ -80,16 +92,19 @@ class Keeper:
             _forget(spare)
 
     def result(self, number: int) -> str:
-        """Return the name of a variation's result, in the job or elsewhere; "" for none."""
+        """Return the file name of a variation's result, or "" if there is none.
+
+        The file is in the job folder or in another place.
+        """
         pattern = f"result-{number}.*"
         found = self.elsewhere(pattern)
-        # A folder that is gone from the network can't be searched, either.
+        # A job folder on a disconnected network drive can't be searched.
         with contextlib.suppress(OSError):
             found = found or next(self._job.folder.glob(pattern), None)
         return found.name if found else ""
 
     def is_picture(self, name: str) -> bool:
-        """Whether that result is a picture by its first bytes, be it readable or not."""
+        """Return whether the result called `name` begins like a picture, readable or not."""
         try:
             with (self.elsewhere(name) or self._job.folder / name).open("rb") as file:
                 return bool(picture.kind(file.read(64)))
@@ -97,7 +112,10 @@ class Keeper:
             return False
 
     def later(self, number: int, error: OSError) -> Failure:
-        """Tell what must be done to get at a result that is there, and where it is."""
+        """Return the failure for a result that can't be written to the job folder or used there.
+
+        Its message says how to get the result, and where it is kept until then.
+        """
         sentence = (
             _(
                 "The result is there, but the disk of {folder} is full. Free some space, then "
@@ -113,7 +131,7 @@ class Keeper:
         return Failure(Failure.PENDING, text + self._until_then(number))
 
     def _trying(self, number: int, error: OSError) -> str:
-        """The sentence for a job that can't be written to, while that is tried again."""
+        """Return the message for a job folder that can't be written to, during further attempts."""
         sentence = (
             _("The disk of {folder} is full: free some space for the result.")
             if error.errno in _FULL
@@ -130,11 +148,15 @@ class Keeper:
         return " " + _("Until then it is kept in {place}.").format(place=spare) if spare else ""
 
     def elsewhere(self, pattern: str) -> Path | None:
-        """Return the first file of the job outside of it whose name matches."""
+        """Return the path of a file that matches `pattern`, of this job but outside its folder.
+
+        Return None if there is none.
+        """
         for parent in _parents():
             with contextlib.suppress(OSError):
                 folder = _own_folder(parent) / self._job.id
-                # Others may write beside it: only a folder of the user's own counts.
+                # Other users can write to the parent folder, so only a folder that belongs to the
+                # user is trusted.
                 if folder.is_dir() and settings.private_folder(folder.parent):
                     for found in sorted(folder.glob(pattern)):
                         return found
@@ -142,7 +164,7 @@ class Keeper:
 
 
 def _write_elsewhere(job: str, name: str, data: bytes) -> Path | None:
-    """Write a file of a job outside of it; return its path, None where that can't be done."""
+    """Write a file of a job outside its folder. Return its path, or None if this fails."""
     for parent in _parents():
         with contextlib.suppress(OSError):
             own = settings.private_folder(_own_folder(parent))
@@ -156,7 +178,7 @@ def _write_elsewhere(job: str, name: str, data: bytes) -> Path | None:
 
 
 def _forget(path: Path) -> None:
-    """Remove a file that is in its job now, and the folders that are empty then."""
+    """Remove a file outside a job folder, and the folders that are empty after that."""
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
         path.parent.rmdir()
@@ -164,7 +186,7 @@ def _forget(path: Path) -> None:
 
 
 def _own_folder(parent: Path) -> Path:
-    """Return the user's folder there. Raises OSError if it leads elsewhere."""
+    """Return the user's folder in `parent`. Raises FileExistsError if it is a symbolic link."""
     user = f"-{os.geteuid()}" if os.name == "posix" else ""
     folder = parent / f"dimilinks-gimp{user}"
     if folder.is_symlink():
@@ -174,7 +196,7 @@ def _own_folder(parent: Path) -> Path:
 
 def _parents() -> Iterator[Path]:
     if os.name == "posix":
-        # What lies here outlives a restart, which much that lies in /tmp doesn't.
+        # Files in /var/tmp survive a restart, unlike many in /tmp.
         yield Path("/var/tmp")  # noqa: S108
     with contextlib.suppress(OSError):
         yield Path(tempfile.gettempdir())

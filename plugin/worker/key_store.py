@@ -1,8 +1,11 @@
-"""The key's places: the environment, else the system's keyring, else a private file.
+"""Read, store and remove the API key.
 
-The keyring comes first for storing. It may wait for a password that nobody sees: whatever is asked
-of it has a time limit. No message from here holds anything of what a keyring said: some quote the
-secret.
+The key is read from the environment, the system's keyring, or a private file, in this order of
+precedence. It is stored in the keyring if possible, otherwise in the file.
+
+A keyring may open a dialogue for its password that the user does not see. Every access to it
+therefore has a time limit. Messages never contain what a keyring reports, because some keyrings
+quote the secret.
 """
 
 from __future__ import annotations
@@ -18,19 +21,22 @@ if TYPE_CHECKING:
     from keyring.backend import KeyringBackend
 
 SERVICE, USER = "dimilinks-gimp", "api-key"
-"""The names under which the keyring has it."""
+"""The names under which the key is stored in the keyring."""
 SECONDS = 30.0
-"""For each question to the keyring: long enough to type the password that unlocks it."""
+"""Time limit for each access to the keyring: long enough to type the password that unlocks it."""
 
 T = TypeVar("T")
 
 
 class _NoAnswer(Exception):
-    """The keyring is locked, gave up, or took too long."""
+    """The keyring is locked, raised an error, or took too long."""
 
 
 def read() -> str:
-    """Return the key. Raises ValueError with a sentence for the user, OSError."""
+    """Return the key, or "" if there is none.
+
+    Raises OSError, and ValueError with a message for the user if the key can't be read.
+    """
     place = settings.key_place()
     if place == settings.KEYRING:
         try:
@@ -56,15 +62,17 @@ def read() -> str:
 
 
 def store(key: str) -> str:
-    """Keep `key` in the keyring if there is one that works, else in the private file.
+    """Store `key` in the keyring if it works, otherwise in the private file.
 
-    Returns the place, as settings.key_place names it. What another place had is removed. Raises
-    ValueError with a sentence for the user, OSError.
+    Remove a former key from the other of these two places, if possible, and return the place as
+    `settings.key_place` names it. Raises OSError, and ValueError with a message for the user if
+    `key` is not a key or the settings can't be read.
     """
     key = settings.check_key(key)
     if not key:
         raise ValueError(_("There is no key in that: copy it again, alone on its line."))
-    # Nothing is kept where that can't be noted.
+    # This fails if the settings can't be read. The key's place could not be saved then, so the key
+    # must not be stored.
     former = settings.load().get("key_in")
     try:
         kept = _in_time(lambda: _into_keyring(key))
@@ -82,9 +90,9 @@ def store(key: str) -> str:
 
 
 def forget() -> None:
-    """Remove the key from the keyring and the file; the environment is not ours to change.
+    """Remove the key from the keyring and from the file. The environment can't be changed here.
 
-    Raises ValueError with a sentence for the user if the keyring keeps it, OSError.
+    Raises OSError, and ValueError with a message for the user if the key is still in the keyring.
     """
     settings.key_file().unlink(missing_ok=True)
     if not _try_to_clear() and settings.comforts().get("key_in") == settings.KEYRING:
@@ -106,9 +114,9 @@ def _try_to_clear() -> bool:
 
 
 def _in_time(step: Callable[[], T]) -> T:
-    """Return what `step` returns. Raises _NoAnswer for any error of it, and if it takes too long.
+    """Return what `step` returns. Raises _NoAnswer if it raises an error or takes too long.
 
-    It then goes on in a thread of its own, which does not outlive the process.
+    A `step` that takes too long continues in a daemon thread, which ends with the process.
     """
     answers: list[T] = []
 
@@ -116,7 +124,7 @@ def _in_time(step: Callable[[], T]) -> T:
         try:
             answers.append(step())
         except Exception:
-            # Backends raise what they like; an answer that is missing says it.
+            # Backends raise all kinds of exceptions. The missing answer stands for all of them.
             return
 
     thread = threading.Thread(target=answer, daemon=True)
@@ -128,12 +136,12 @@ def _in_time(step: Callable[[], T]) -> T:
 
 
 def _backend() -> KeyringBackend | None:
-    """The system's keyring; None where there is none, or none that is fit for secrets."""
-    # Loaded here: it looks around on the machine, and most commands need no key.
+    """Return the system's keyring, or None if there is none that is suitable for secrets."""
+    # Imported here, because it searches the machine for keyrings and most commands need no key.
     import keyring
 
     found = keyring.get_keyring()
-    # Below 1 are, by the library's rule, stand-ins that keep nothing or keep it in the clear.
+    # In this library, backends with a priority below 1 store nothing, or store it unencrypted.
     return found if found.priority >= 1 else None
 
 

@@ -1,4 +1,4 @@
-"""Likeness: where two pictures that lie on each other show the same structures."""
+"""Likeness: the structural similarity of two aligned pictures, for each pixel."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ import numpy as np
 from plugin.worker.affine import Floats
 
 TEXTURE = 3.0
-"""Standard deviation of levels (of 255) from which on a place has texture."""
+"""Local standard deviation, in levels of 255, above which a place has texture."""
 
 
 def likeness(one: Floats, other: Floats) -> tuple[Floats, Floats, Floats]:
-    """How alike the structures are around each pixel (-1 to 1), and how strong they are.
+    """Return the structural similarity, the texture and the contrast around each pixel.
 
-    The strength is the standard deviation of whichever has less of it, and that of `other` as a
-    share of that of `one`. Likeness is the structure term of SSIM (Wang et al., 2004), in which
-    brightness and contrast don't count; flat places are alike.
+    Both pictures are gray, (height, width), in levels of 255. The results have the same shape:
+
+    - the similarity, from -1 to 1: the structure term of SSIM (Wang et al., 2004), which ignores
+      differences in brightness and contrast. Flat places count as similar.
+    - the texture: the smaller of the two local standard deviations, in levels.
+    - the contrast: the local standard deviation of `other` divided by that of `one`.
     """
     (mean, variance), (other_mean, other_variance) = moments(one), moments(other)
     together = _local(one * other) - mean * other_mean
@@ -29,7 +32,7 @@ def likeness(one: Floats, other: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def moments(picture: Floats) -> tuple[Floats, Floats]:
-    """The mean around each pixel, and the variance."""
+    """Return the mean and the variance in a square window around each pixel."""
     mean = _local(picture)
     return mean, np.maximum(_local(picture * picture) - mean * mean, 0)
 

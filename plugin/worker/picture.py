@@ -1,6 +1,7 @@
-"""Reading and writing pictures: strict about what came from outside, quick about our own.
+"""Read and write pictures: strictly those from the service, quickly those of the project itself.
 
-Pictures in the worker are Pillow images in sRGB, mode RGB or RGBA (straight alpha), 8 bits.
+Pictures in the worker are Pillow images in sRGB, of mode RGB or RGBA (straight alpha), with 8 bits
+per channel.
 """
 
 from __future__ import annotations
@@ -23,34 +24,37 @@ from plugin.worker import image_parts
 
 FOREIGN_FORMATS = ("PNG", "JPEG", "WEBP")
 FOREIGN_BYTES = 64_000_000
-"""Most bytes of one picture that is read from the service."""
+"""The most bytes of a picture from the service."""
 FOREIGN_PIXELS = 64_000_000
-"""Most pixels of one, far above the largest that the service makes (8.3 million)."""
+"""The most pixels of such a picture, far more than the service makes (8.3 million)."""
 _LARGE = 16_000_000
-"""Pixels from which on an answer is made smaller than it came, if much less is needed."""
+"""The number of pixels from which a picture is scaled down on reading, if far fewer are needed."""
 _SMALL = 100_000
-"""Pixels that need no memory to speak of."""
+"""A picture of up to so many pixels needs a negligible amount of memory."""
 
 _QUICK = (
     *(cv2.IMWRITE_PNG_COMPRESSION, 1),
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
     *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG),
 )
-"""Half of the time that Pillow takes to choose a filter for each row, for the same size."""
+"""OpenCV's options for PNG. They take half of Pillow's time, which chooses a filter for each row,
+for files of the same size."""
 _TO_OPENCV = {"RGB": cv2.COLOR_RGB2BGR, "RGBA": cv2.COLOR_RGBA2BGRA}
 
-# Pillow's own limit counts for the user's pictures too, which may be larger; ours are told apart.
+# Pillow's limit would also apply to the user's own pictures, which may be larger. The limits here
+# depend on where a picture comes from.
 Image.MAX_IMAGE_PIXELS = None
-# Blocks from 32 MB on go back to the system; smaller ones stay with the thread that had them.
+# Blocks of memory from 32 MB on are returned to the system. Smaller ones stay with the thread that
+# used them, so Pillow allocates large ones.
 Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]
 
 
 class Unreadable(Exception):
-    """The bytes are no picture that can be used; the message is a clause that says why."""
+    """The bytes are not a usable picture. The message is a clause that says why."""
 
 
 def kind(data: bytes) -> str:
-    """What a file is by its first bytes: its format's name; "" if it looks like no picture."""
+    """Return the name of a picture's format by its first bytes; "" if they are no picture's."""
     for magic, name in (
         (b"\x89PNG", "PNG"),
         (b"\xff\xd8\xff", "JPEG"),
@@ -74,20 +78,20 @@ def kind(data: bytes) -> str:
 
 
 def read_foreign(data: bytes) -> Image.Image:
-    """Decode a picture from outside whole, upright, in sRGB, to RGB or RGBA of 8 bits.
+    """Return a picture from the service, upright, in sRGB, as RGB or RGBA with 8 bits per channel.
 
-    What it is shows in the bytes alone, never in a name or a declared type. Of an animation the
-    first frame is taken. Raises Unreadable; anything else that it raises, such as MemoryError, is
-    a failure of this machine and says nothing of the picture.
+    The format is recognised by the bytes only, never by a file name or a declared type. Of an
+    animation, the first frame is returned. Raises Unreadable if the picture can't be used. Any
+    other exception, such as MemoryError, is a problem of this machine, not of the picture.
     """
     return read_result(data, None)[0]
 
 
 def read_result(data: bytes, needed: tuple[int, int] | None) -> tuple[Image.Image, tuple[int, int]]:
-    """As `read_foreign`, with the (width, height) that the picture has in the file.
+    """Return what `read_foreign` returns, and the (width, height) of the picture in the file.
 
-    A picture with much more pixels than the `needed` (width, height) comes out smaller, by a whole
-    factor, and still more than twice as wide and high as needed: so it takes less memory.
+    A very large picture is scaled down by a whole number to save memory, if the `needed` (width,
+    height) is much smaller. It remains at least twice as wide and high as needed.
     """
     if len(data) > FOREIGN_BYTES:
         raise Unreadable(_("it has more than {size} MB").format(size=FOREIGN_BYTES // 1_000_000))
@@ -104,8 +108,9 @@ def read_result(data: bytes, needed: tuple[int, int] | None) -> tuple[Image.Imag
     except (Unreadable, MemoryError, ImportError):
         raise
     except Exception as error:
-        # Pillow's decoders raise nearly everything on damaged data, struct.error to SyntaxError,
-        # and on this machine's own failures too: whether they are well shows elsewhere.
+        # On damaged data, Pillow's decoders raise nearly any exception, from struct.error to
+        # SyntaxError. They do so as well if something is wrong with this machine. A test with
+        # another picture shows which it is.
         _check_decoder(found, pixels(data))
         raise Unreadable(_("it is damaged ({why})").format(why=type(error).__name__)) from error
 
@@ -121,7 +126,7 @@ def _decoded(
     except (Unreadable, MemoryError, ImportError):
         raise
     except Exception:
-        # All of its pixels may be there for all that.
+        # All pixels may be there in spite of the damage.
         if (mended := image_parts.mended(data, found)) is None:
             raise
         picture, delivered = _loaded(mended, found, needed)
@@ -134,7 +139,11 @@ def _decoded(
 def _loaded(
     data: bytes, found: str, needed: tuple[int, int] | None
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """Decode a picture that isn't too large. Raises Unreadable, and much else."""
+    """Decode a picture, and return it with its (width, height) in the file.
+
+    A JPEG may be decoded smaller. Raises Unreadable if the picture is too large or empty, and
+    nearly any exception if it is damaged.
+    """
     picture = Image.open(io.BytesIO(data), formats=(found,))
     width, height = picture.size
     if not width or not height:
@@ -146,14 +155,17 @@ def _loaded(
             )
         )
     if (factor := _factor(picture.size, needed)) > 1:
-        # JPEGs can be decoded smaller.
+        # This only has an effect on JPEGs.
         picture.draft(None, (width // factor, height // factor))
     picture.load()
     return picture, (width, height)
 
 
 def pixels(data: bytes) -> int:
-    """How many pixels a picture says that it has; the most that are read where it doesn't say."""
+    """Return how many pixels a picture has according to its header, at most FOREIGN_PIXELS.
+
+    If the header can't be read, return FOREIGN_PIXELS.
+    """
     with contextlib.suppress(Exception):
         width, height = Image.open(io.BytesIO(data), formats=FOREIGN_FORMATS).size
         return min(width * height, FOREIGN_PIXELS)
@@ -161,7 +173,11 @@ def pixels(data: bytes) -> int:
 
 
 def _factor(size: tuple[int, int], needed: tuple[int, int] | None) -> int:
-    """By how much a picture may be reduced and keep twice what is needed, however it lies."""
+    """Return the whole number by which a picture may be scaled down.
+
+    Both sides keep at least twice the `needed` pixels. Longer sides are compared with each other,
+    since the picture may be stored turned by 90°.
+    """
     if needed is None or size[0] * size[1] < _LARGE:
         return 1
     shares = (have // (2 * want) for have, want in zip(sorted(size), sorted(needed)))
@@ -169,7 +185,7 @@ def _factor(size: tuple[int, int], needed: tuple[int, int] | None) -> int:
 
 
 def _reduced(picture: Image.Image, factor: int) -> Image.Image:
-    """The picture at a whole fraction of its size, made strip by strip to save memory."""
+    """Return the picture scaled down by a whole number, strip by strip to save memory."""
     width, height = picture.size
     reduced: Image.Image | None = None
     step = 64 * factor
@@ -193,27 +209,28 @@ def _reduced(picture: Image.Image, factor: int) -> Image.Image:
 
 
 def _check_decoder(found: str, count: int) -> None:
-    """Find out whether this machine can decode pictures at all, of that format and so many pixels.
+    """Check that this machine can decode a picture of this format with `count` pixels.
 
-    Raises what keeps it from that.
+    Raises the exception that prevents it.
     """
     sample = io.BytesIO()
     Image.new("RGB", (8, 8), "gray").save(sample, found)
     Image.open(io.BytesIO(sample.getvalue()), formats=(found,)).load()
     if count > _SMALL:
-        # Decoders that get no memory don't always say so. It is asked for, not used.
+        # Decoders don't always report that they get no memory. This allocates the memory that the
+        # picture needs, without using it.
         np.empty(4 * count, np.uint8)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a failure is no more than a lack of memory."""
+    """Return whether an exception means that there was not enough memory."""
     return isinstance(error, MemoryError) or (
         isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem
     )
 
 
 class Room:
-    """Lets so many pixels be worked on at once, and any number if it is the only picture."""
+    """A limit for the pixels processed at once. A single picture may have any number of them."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -222,7 +239,10 @@ class Room:
 
     @contextlib.contextmanager
     def taken(self, count: int) -> Iterator[None]:
-        """Wait until there is room for so many pixels, and take it."""
+        """Reserve `count` pixels for a `with` block.
+
+        This first waits until they are within the limit.
+        """
         with self._freed:
             self._freed.wait_for(lambda: not self._taken or self._taken + count <= self._most)
             self._taken += count
@@ -235,10 +255,13 @@ class Room:
 
 
 def upright_srgb(picture: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation and the embedded profile, then drop both; RGB or RGBA."""
+    """Return the picture as RGB or RGBA in sRGB, with its EXIF orientation applied.
+
+    The EXIF data and the colour profile are removed. Without transparent pixels it is RGB.
+    """
     picture = eight_bits(upright(picture))
     if picture.mode == "RGB" and not {"icc_profile", "transparency"} & picture.info.keys():
-        # Most answers: each step below would copy it.
+        # Most pictures from the service are like this. Each step below would copy the pixels.
         picture.info.clear()
         return picture
     if picture.mode == "RGBA" and "icc_profile" not in picture.info:
@@ -264,19 +287,19 @@ def upright_srgb(picture: Image.Image) -> Image.Image:
 
 
 def upright(picture: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; EXIF that can't be read says nothing of it."""
+    """Apply the EXIF orientation to the picture itself. EXIF data that can't be read is ignored."""
     try:
         ImageOps.exif_transpose(picture, in_place=True)
     except (MemoryError, ImportError):
         raise
     except Exception:  # noqa: S110
-        # It raises nearly everything on damaged data.
+        # Damaged EXIF data causes nearly any exception.
         pass
     return picture
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:
-    """Scale gray of 16 bits to 8; every other picture is returned as it is."""
+    """Return a gray picture of 16 bits with 8 bits; any other picture is returned as it is."""
     if not picture.mode.startswith("I"):
         return picture
     deep = np.asarray(picture)
@@ -290,10 +313,10 @@ def eight_bits(picture: Image.Image) -> Image.Image:
 def between_profiles(
     colours: Image.Image, source: bytes | None, target: bytes | None, mode: str
 ) -> Image.Image:
-    """Convert from one ICC profile to another, None being sRGB; the result is of `mode`.
+    """Convert colours from one ICC colour profile to another; None means sRGB.
 
-    A profile that doesn't fit the picture's channels says nothing about its colours and is
-    ignored.
+    The result has the mode `mode`. If a profile is damaged or doesn't match the channels of the
+    picture, the colours are not converted.
     """
 
     def profile(data: bytes | None) -> ImageCms.ImageCmsProfile:
@@ -310,7 +333,11 @@ def between_profiles(
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """RGB over white: how a product or a drawing on nothing is seen, and read well by models."""
+    """Return a picture as RGB, with white behind transparent pixels.
+
+    That is how people see a cut-out product or a drawing without a background, and models
+    understand it well.
+    """
     if image.mode == "RGB":
         return image
     if image.mode != "RGBA":
@@ -320,7 +347,7 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def read_own(path: Path) -> Image.Image:
-    """Decode a PNG that this project wrote, of any size. Raises Unreadable."""
+    """Read a PNG of any size that this project wrote. Raises Unreadable."""
     try:
         picture = Image.open(path, formats=("PNG",))
         picture.load()
@@ -330,14 +357,15 @@ def read_own(path: Path) -> Image.Image:
 
 
 def write_own(picture: Image.Image, path: Path) -> None:
-    """Write a PNG for GIMP to read, whole or not at all, 0600. Raises OSError."""
+    """Write a PNG, either completely or not at all, with the mode 0600. Raises OSError."""
     settings.write_private(path, png(picture))
 
 
 def write_layer(pixels: NDArray[np.uint8], path: Path) -> None:
-    """Write RGB or RGBA (height, width, 3 or 4) as a PNG that is quick to become a layer.
+    """Write RGB or RGBA pixels (height, width, 3 or 4) as a PNG that GIMP can read quickly.
 
-    It is not packed. The rest is as with `write_own`.
+    The PNG is not compressed. It is written completely or not at all, with the mode 0600. Raises
+    OSError.
     """
     height, width, channels = pixels.shape
     together = max(1, quick_png.STRIP_PIXELS // width)
@@ -346,14 +374,14 @@ def write_layer(pixels: NDArray[np.uint8], path: Path) -> None:
 
 
 def pack(path: Path) -> None:
-    """Make a PNG of ours small that was written in haste. Raises OSError and Unreadable."""
+    """Compress a PNG that this project wrote uncompressed. Raises OSError and Unreadable."""
     picture = read_own(path)
     if path.stat().st_size > picture.width * picture.height * len(picture.getbands()):
         write_own(picture, path)
 
 
 def png(picture: Image.Image, hard: bool = False) -> bytes:
-    """Encode L, RGB or RGBA as PNG: quickly, or small where bytes are what counts."""
+    """Encode an L, RGB or RGBA picture as PNG: quickly, or with `hard` as a smaller file."""
     if hard:
         out = io.BytesIO()
         picture.save(out, "PNG", compress_level=7)

@@ -1,6 +1,7 @@
-"""Fitting an answer to the region that was sent: one resampling from the answer to the layer.
+"""Fit the picture of an answer to the region that was sent.
 
-Whatever size and ratio came back, `fit` returns exactly the pixels of the region's content.
+Whatever the size and ratio of the answer, `fit` returns a picture of the size of the region's
+content. The answer is resampled only once.
 """
 
 from __future__ import annotations
@@ -24,13 +25,17 @@ def fit(
     repaired: bool = False,
     delivered: tuple[int, int] | None = None,
 ) -> tuple[Pixels, list[str]]:
-    """Return `answer` (sRGB, RGB or RGBA) at the size of `source`, the content, and notes.
+    """Return `answer` (sRGB, RGB or RGBA) fitted to `source`, and notes, sentences for the user.
 
-    Its pixels are RGB or RGBA, (height, width, 3 or 4), as the answer's are. `selection` is the
-    content's mask (L, 255 = edited). `repaired` undoes what the service did to the picture beyond
-    the edit, where that can be told; otherwise an answer of another ratio than the upload's covers
-    it, centred, and is cut off. `delivered` is the (width, height) in which the answer came, if it
-    is smaller by now. Notes are sentences for the user.
+    `source` is the region's content. The pixels returned have its size and the channels of
+    `answer`: (height, width, 3 or 4). `selection` is the mask of the content (L, 255 = edited).
+
+    With `repaired`, changes that the service made to the picture beyond the edit are undone, if
+    registration finds out where the picture is in the answer. Otherwise the answer is scaled as a
+    whole. If its ratio is not that of the upload, it is then assumed to show more than was sent:
+    it is scaled to cover the upload, centred, and what is too much is cut off.
+
+    `delivered` is the (width, height) in which the answer arrived, if it was scaled down since.
     """
     found, why = None, ""
     if repaired:
@@ -52,7 +57,10 @@ def fit(
 
 
 def _unaligned(why: str) -> str:
-    """What the user is told of an answer whose place can't be told."""
+    """Return the note for the user about an answer that could not be aligned.
+
+    `why` is that of Unaligned.
+    """
     return {
         "plain": _(
             "The result could not be aligned: around the selection the picture is too plain to "
@@ -78,7 +86,11 @@ def placed(
     found: repair.Repair | None,
     delivered: tuple[int, int] | None = None,
 ) -> tuple[Pixels, list[str]]:
-    """As `fit`, by what was `found` out about the answer already."""
+    """Fit an answer that has been analysed, and return its pixels and notes like `fit`.
+
+    `found` is the result of `judged`, or None to use the answer as it came. The notes are only
+    about the ratio and the size of the answer.
+    """
     left, top, right, bottom = upload.inner
     to_sent = scaling(((right - left) / source.width, (bottom - top) / source.height), (left, top))
     if found is None:
@@ -97,17 +109,24 @@ def placed(
 
 
 def judged(answer: Image.Image, upload: Upload) -> repair.Repair:
-    """What happened to `answer` beyond the edit. Raises Unaligned if that can't be told."""
+    """Return what the service changed in `answer` beyond the edit.
+
+    Raises Unaligned if it can't be found out.
+    """
     return repair.judge(np.asarray(upload.source), _seen(answer), _edited(upload))
 
 
 def _seen(image: Image.Image) -> Pixels:
-    """RGB over white, (height, width, 3)."""
+    """Return `image` on white as RGB pixels (height, width, 3)."""
     return np.asarray(picture.on_white(image))
 
 
 def _edited(upload: Upload) -> Pixels | None:
-    """What may be new in the answer: the selection, and beyond the picture, which repeats it."""
+    """Return the part of the upload that may be new in the answer, (height, width), above 0 = new.
+
+    This is the mask, and the border where the edge of the content is repeated. Return None if there
+    is no mask.
+    """
     if upload.mask is None:
         return None
     left, top, right, bottom = upload.inner
@@ -119,7 +138,11 @@ def _edited(upload: Upload) -> Pixels | None:
 def _notes(
     answer: tuple[int, int], layout: Layout, matrix: Matrix, size: tuple[int, int]
 ) -> list[str]:
-    """What the user is told of an answer that is placed by `matrix`; sizes (width, height)."""
+    """Return notes for the user about another ratio and about a result that was enlarged.
+
+    `matrix` takes pixels of the content to those of the answer. `answer` and `size` are the (width,
+    height) of the answer and of the content.
+    """
     notes = []
     if layout != "squeeze":
         sentence = {
@@ -144,7 +167,7 @@ def _notes(
 
 
 def _scaled(answer: Image.Image, matrix: Matrix, size: tuple[int, int]) -> Pixels:
-    """The answer at `size`, by a matrix that only scales and shifts."""
+    """Return the answer at `size` (width, height), by a matrix that only scales and shifts."""
     edges = matrix @ np.array([[-0.5, size[0] - 0.5], [-0.5, size[1] - 0.5], [1, 1]]) + 0.5
     left, right = (min(max(0.0, edge), float(answer.width)) for edge in edges[0])
     top, bottom = (min(max(0.0, edge), float(answer.height)) for edge in edges[1])
@@ -155,8 +178,9 @@ def _scaled(answer: Image.Image, matrix: Matrix, size: tuple[int, int]) -> Pixel
 
 
 def _see_through(answer: Image.Image, matrix: Matrix, size: tuple[int, int]) -> Pixels:
-    """The RGBA answer at `size`, with nothing where it doesn't reach."""
-    # Premultiplied: the colours of transparent pixels must not run into their neighbours.
+    """Return the RGBA answer at `size` (width, height), transparent beyond the answer's edges."""
+    # The alpha is premultiplied, so that the colours of transparent pixels don't spread into their
+    # neighbours.
     pixels = repair.resample(np.asarray(answer.convert("RGBa")), matrix, size)
     reached = cv2.warpAffine(
         np.ones((answer.height, answer.width), np.uint8),
@@ -171,10 +195,10 @@ def _see_through(answer: Image.Image, matrix: Matrix, size: tuple[int, int]) -> 
 def what_hides(
     selection: Image.Image | None, blend: Image.Image | None, source: Image.Image | None
 ) -> str:
-    """Return a sentence for the user if nothing of any result would be seen, else "".
+    """Return a sentence for the user if no part of a result would be visible, else "".
 
-    `selection` and `blend` (L) are what it is seen through, if there are any; `source` is the
-    picture whose transparency is kept, if it is.
+    `selection` and `blend` (L, or None) are the masks of the result. `source` is the content if its
+    transparency is to be kept, else None.
     """
     if selection is not None and selection.getbbox() is None:
         return _("The selection is empty: select what is to be edited. Nothing was sent.")
@@ -197,7 +221,7 @@ def what_hides(
 
 
 def _shows(alpha: Pixels, selection: Image.Image | None) -> bool:
-    """Whether anything of a picture is seen, by its `alpha` and through `selection` (L)."""
+    """Return whether a picture with this `alpha` has visible pixels inside `selection` (L)."""
     seen = alpha > 0
     if selection is not None:
         seen &= np.asarray(selection) > 0
@@ -205,11 +229,14 @@ def _shows(alpha: Pixels, selection: Image.Image | None) -> bool:
 
 
 def keep_alpha(placed: Pixels, source: Image.Image) -> Pixels:
-    """Give the edit of a layer whose transparency is to stay the layer's own alpha.
+    """Return a fitted result with the alpha of the layer `source`, (height, width, 3 or 4).
 
-    The service saw the layer over white; that white is taken out again where the layer is partly
-    transparent, so that no pale fringe stays. Where nothing changed, the layer's own colours stay:
-    what shines through faintly can't be told from the white behind it.
+    It is RGB if the layer has no alpha.
+
+    The layer was sent on white. Where it is partly transparent, the white is removed from the
+    colours again, so that no pale fringe is left. Where the result is within 1 level of what was
+    sent, the layer's own colours are used, because in nearly transparent pixels the colour can't
+    be separated from the white.
     """
     if placed.shape[2] == 3 and source.mode == "RGB":
         return placed
@@ -229,13 +256,15 @@ def keep_alpha(placed: Pixels, source: Image.Image) -> Pixels:
 
 
 def blend_factor(mask: Image.Image, pixels: int) -> Image.Image:
-    """How much of the result counts, rising over `pixels` from the selection's edge inwards.
+    """Return the factor (L) by which the blend reduces the mask inside the selection's edge.
 
-    `mask` is gray (L), 255 = edit. The factor (L) times the mask never exceeds either the mask or
-    the ramp, so a feather that is softer already stays as it is.
+    The ramp rises from the edge inwards over the number of `pixels`. `mask` is gray (L), 255 =
+    edit. The product of factor and mask exceeds neither the mask nor the ramp, so a feathered edge
+    that is softer than the ramp is not changed.
     """
     selected = np.asarray(mask)
-    # Beyond the picture's border the selection counts as going on: no blend along that edge.
+    # Where the selection reaches the border of the picture, treat it as going on beyond it, so that
+    # there is no blend along the border.
     inside = cv2.copyMakeBorder((selected > 0).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     distance = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
     ramp = np.clip(distance / (pixels + 1), 0, 1) * 255

@@ -1,4 +1,4 @@
-"""What must not be told or kept of an answer: the key, and what signs links."""
+"""Remove secrets from answers before they are shown or saved: the API key and signed links."""
 
 from __future__ import annotations
 
@@ -12,32 +12,40 @@ from urllib.parse import quote
 from plugin.worker import answers
 
 _LEAST_KEY = 8
-"""Characters of a key that is looked for in names and codes; a shorter one is there by chance."""
+"""The length in characters from which a key is searched for in task names and in encoded form. A
+shorter string may occur there by chance."""
 
-# Each has a bound where it starts anew at every character: answers may be made to be slow to read.
+# Where a pattern can begin at every character, its repetitions are bounded. Otherwise a crafted
+# answer could make the search very slow.
 _SIGNATURE = re.compile(r"sig[\w-]{0,40}(=|%3d|\\u003d)[^\s\"'<>]*", re.IGNORECASE)
 _QUERY = re.compile(r"[?#](?=[^\s\"'<>]{0,300}(?:=|\\u003d))[^\s\"'<>]*")
 _LINK = re.compile(r"https?://[!-~]+", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"//[^\s\"'<>/@]{1,300}@")
 _NAMED = re.compile(r'"([^"\\]{1,100})"\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)')
-"""A name and its text, in JSON that has lost its end."""
+"""A name and its string value, in JSON that may have been cut off."""
 _SECRET = {"sig", "signature", "token", "secret", "authorization", "password", "credential", "key"}
 
 
 class Secrets:
-    """What must not be told or kept of an answer: the key in any spelling, and signed links."""
+    """Removes the key, in its usual encodings, and the signatures of links from answers."""
 
     def __init__(self, key: str) -> None:
         self._key = key
         self._spelled = _spellings(key)
 
     def named(self, task: str) -> str:
-        """A task's name, which is kept and shown; "" if it holds the key or a signature."""
+        """Return the task's name, or "" if it contains the key or a signature.
+
+        The name is saved and shown, so it must not contain a secret.
+        """
         quoted = len(self._key) >= _LEAST_KEY and self._spelled.search(task)
         return "" if quoted or _SIGNATURE.search(task) else task
 
     def tamed(self, message: Any) -> str:
-        """Words of the service, fit for a window: one line, short; "" if they are none."""
+        """Return a message of the service for display: one short line, without secrets.
+
+        Return "" if `message` is not a string.
+        """
         if not isinstance(message, str):
             return ""
         message = message[:20_000]
@@ -45,9 +53,9 @@ class Secrets:
         return self._hidden(message).rstrip(".")[:300]
 
     def kept(self, body: bytes, content_type: str = "") -> tuple[str, bytes]:
-        """What of a body may be written to the disk, and the suffix for it.
+        """Return a file suffix and the body without its secrets, to be written to the disk.
 
-        Pictures that it holds are left as they are: they are what was paid for.
+        Pictures inside the body are not changed, because they are what the user paid for.
         """
         told = answers.parsed(body, content_type)
         if told is not None:
@@ -56,14 +64,15 @@ class Secrets:
         if "\0" not in text:
             text = _NAMED.sub(_without_value, text)
             return ".bin", self._hidden(text).encode("utf-8", "replace")
-        # What else looks like a secret there is so by chance, and may be a picture's.
+        # The body is binary. Anything else in it that looks like a secret does so by chance and
+        # may be part of a picture.
         text = _NAMED.sub(_without_value, body.decode("latin-1"))
         for secret in (_LINK, _SIGNATURE, self._spelled):
             text = secret.sub(lambda found: self._hidden(found[0]), text)
         return ".bin", text.encode("latin-1", "replace")
 
     def _hidden(self, words: str) -> str:
-        """Without the key, which gateways quote, and what signs links."""
+        """Return `words` without the key, which gateways quote, and without signatures of links."""
         for secret, instead in (
             (self._spelled, "…"),
             (_CREDENTIALS, "//…@"),
@@ -94,19 +103,24 @@ class Secrets:
 
 
 def _without_value(named: re.Match[str]) -> str:
-    """What `_NAMED` found, without its text if that is secret by its name."""
+    """Return a match of `_NAMED`, without its value if its name is that of a secret."""
     is_secret = answers.name_words(named[1]) & _SECRET
     return named[0][: named.start(2) - named.start()] + "…" if is_secret else named[0]
 
 
 def _spellings(key: str) -> re.Pattern[str]:
-    """What the key looks like when it is quoted: plain, percent-encoded, in hex, inside base64."""
+    """Return a pattern for the key: plain, percent-encoded, in hexadecimal, or inside base64.
+
+    A short key is only searched for in its plain form.
+    """
     if len(key) < _LEAST_KEY:
         return re.compile(re.escape(key) if key else r"(?!)")
     data = key.encode()
     found = {key, quote(key), quote(key, safe=""), data.hex()}
     for lead in range(3):
-        # What stands before it decides how its bits fall; the ends share theirs with neighbours.
+        # The number of bytes before the key decides how its bits are grouped into characters of
+        # base64. The first and last character may share bits with the neighbouring bytes, so they
+        # are left out.
         encoded = base64.b64encode(bytes(lead) + data).decode("ascii")
         inner = encoded[-(-8 * lead // 6) : 8 * (lead + len(data)) // 6]
         found |= {inner, inner.replace("+", "-").replace("/", "_")} if len(inner) > 9 else set()

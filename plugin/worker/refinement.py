@@ -1,9 +1,13 @@
-"""Refinement: from a first guess to the most likely motion, by all pixels that were kept.
+"""Refinement: the most likely affine motion, from all pixels that were kept.
 
-Gauss-Newton steps (inverse compositional; Baker and Matthews, 2004) with robust weights. How models
-usually drift, and what blocks agreed on, counts as knowledge (maximum a posteriori). Along a
-straight line a picture tells nothing, and a slope is never known exactly: a direction in which the
-motion is not significant stays at the layout.
+The first guess is improved by Gauss-Newton steps (inverse compositional; Baker and Matthews, 2004)
+with robust weights. The estimate is a maximum a posteriori: the drift that models usually cause and
+the motion on which blocks agreed are priors. *Drift* is the difference between a motion and that of
+the layout.
+
+A straight line contains no information on a motion along the line. Besides, the *slopes* (the
+gradients of the picture) are never known exactly. In directions of the parameter space in which the
+drift is not significant, the motion is therefore that of the layout.
 """
 
 from __future__ import annotations
@@ -19,42 +23,54 @@ from plugin.worker.likeness import TEXTURE, likeness
 from plugin.worker.robust import deviation, tukey
 
 _LEVELS = (0.5, 1.2), (1.0, 0.7)
-"""The scales at which the motion is looked for, and the blurs there."""
+"""The levels of the pyramid: scale, relative to the measuring scale, and blur.
+
+A blur is the standard deviation of a Gaussian, in pixels.
+"""
 _SAME = 0.8
-"""Structural similarity from which on a place inside the selection counts as kept."""
+"""Structural similarity above which a place inside the selection counts as kept."""
 _ENOUGH_OUTSIDE = 2000
-"""Pixels with texture outside the selection that need none inside, at the first look."""
+"""At the first level, if so many pixels outside the selection have texture, only these count."""
 _LEAST = 200
-"""Pixels that must have been kept."""
+"""The least number of pixels that must have been kept."""
 _APART = 5
-"""Pixels that points keep away from what was not kept."""
+"""The least distance, in pixels, between a point and anything that was not kept."""
 _WIDE = (25, 25)
-"""Shades wider than that don't count."""
+"""The window, in pixels, of the local mean, which is subtracted: wider shades don't count."""
 _CONTRAST = (13, 13)
-"""The window, in pixels of a quarter of the scale, in which contrasts are compared."""
+"""The window in which contrasts are compared, in pixels at a quarter of the level's scale."""
 _MOST_STEPS = 15
+"""The most Gauss-Newton steps at each level."""
 _MOST_POINTS = 6_000
 _CELL = 24
-"""Pixels of the cells of which each gives as many points."""
+"""Side, in pixels, of the cells from each of which the same number of points is taken."""
 _SETTLED = 0.005
-"""Pixels of a step that is the last."""
+"""The iteration ends after a step that moves every point by less than this, in pixels."""
 _NEIGHBOURS = 10
-"""Pixels that differ alike, and count as one."""
+"""Neighbouring pixels have similar residuals: so many count as one independent measurement."""
 _SLOPE_ERROR = 0.01
-"""How exactly slopes are known."""
+"""The relative error of the slopes."""
 _USUAL_DRIFT = np.array([0.035, 0.035, 0.014, 0.014, 0.03, 0.03])
-"""Standard deviations of how models drift: zoom, stretch, turn, shear, and shifts (x, y).
+"""The prior: standard deviations of the drift in zoom, stretch, rotation, shear and shifts (x, y).
 
-In units of half the longer side.
+Shifts are in units of half the longer side; rotation is in radians.
 """
 _BLOCKS_KNOW = 0.3
-"""What is left of them for zoom, turn and shifts, where blocks agree."""
+"""The factor for those of zoom, rotation and shifts, if the prior is the motion of the blocks."""
 _BETTER = 0.95
-"""Another start must have so much less of an error."""
-_SIGNIFICANT, _DECISIVE = 4.0, 20.0
-"""Standard deviations from which on a direction of the motion is known, and any of it at all."""
+"""The share of the error that another motion must stay below to replace the one found so far.
 
-# From an affine motion's six numbers, by rows, to zoom, stretch, turn, shear and shifts.
+At each level, the start and the layout are tried as well.
+"""
+_SIGNIFICANT, _DECISIVE = 4.0, 20.0
+"""Limits for the drift in a direction of the parameter space, in standard deviations of its error.
+
+Below the first limit, the drift in this direction is not significant. If no direction reaches the
+second limit, the motion is that of the layout.
+"""
+
+# From the six parameters of an affine motion, row by row, to zoom, stretch, rotation, shear and
+# shifts.
 _KINDS = np.array(
     [
         [0.5, 0, 0, 0, 0.5, 0],
@@ -69,25 +85,31 @@ _KINDS = np.array(
 
 @dataclass(frozen=True)
 class _Level:
-    """A picture and its answer as one blur shows them, and the points that are compared."""
+    """One level of the pyramid: the answer, and the points at which it is compared.
+
+    A motion has six parameters, two rows of three. They map a position in *units* (half the longer
+    side, from the centre) to its displacement in pixels.
+    """
 
     after: Floats
+    """The answer, gray, (height, width), blurred and without its local mean."""
     points: Matrix
-    """(3, number): x, y, 1."""
+    """(3, number): x, y, 1 in pixels of the picture sent, at the scale of this level."""
     unit: NDArray[np.float64]
-    """(3, number): the same about the centre, in units of half the longer side."""
+    """(3, number): the same points in units, x, y, 1."""
     slopes: Floats
-    """(6, number): what each of the six numbers changes at a point."""
+    """(6, number): the derivative of the picture sent with respect to each of the parameters."""
     strength: Floats
-    """The slope's square."""
+    """(number,): the square of the gradient."""
     wanted: Floats
+    """(number,): the values of the picture sent, processed as `after`."""
     gain: Floats
-    """What the answer's values are multiplied by."""
+    """(number,): the factors for the answer's values that make the local contrast equal."""
     about: Matrix
-    """From those units to pixels."""
+    """From units to pixels."""
 
     def errors(self, matrix: Matrix) -> Floats:
-        """The levels by which the answer is off at the points, if it lies at `matrix`."""
+        """Return the residuals at the points, in levels of 255, if `matrix` is the motion."""
         return self.gain * sampled(self.after, matrix[:2] @ self.points) - self.wanted
 
 
@@ -99,10 +121,14 @@ def refined(
     outside: NDArray[np.bool_],
     by_blocks: bool,
 ) -> Matrix | None:
-    """The most likely motion, found from `start`; None where too little was kept.
+    """Return the most likely motion from `before` to `after`.
 
-    `before` and `after` are gray, (height, width) each; `layout` is the motion without any drift.
-    `by_blocks`: whether `start` is what blocks agreed on.
+    Both are gray, (height, width), at the measuring scale. `start` is the first guess, `layout` the
+    motion without any drift, and `outside` what is certainly outside the selection. `by_blocks` is
+    true if blocks agreed on `start`.
+
+    None means that too little was kept or that the result is not plausible. If there are too few
+    points with a slope, the result is `layout`, or None if `by_blocks`.
     """
     matrix = start
     information, about = np.zeros((6, 6)), np.eye(3)
@@ -127,12 +153,12 @@ def refined(
         matrix = to_after @ here @ np.linalg.inv(to_before)
         if not plausible(np.linalg.inv(layout) @ matrix):
             return None
-    # The last level has the scale of the pictures.
+    # The last level has the full scale of both pictures, so `information` and `about` fit `matrix`.
     return _significant(matrix, layout, information, about)
 
 
 def _error(level: _Level, matrix: Matrix) -> float:
-    """The robust error of a motion."""
+    """Return the robust standard deviation of a motion's residuals, at every second point."""
     return deviation(level.errors(matrix)[::2])
 
 
@@ -144,7 +170,11 @@ def _level(
     blur: float,
     is_first: bool,
 ) -> _Level | None:
-    """Choose the points that are compared; None if too little was kept."""
+    """Return a level of the pyramid, or None if too little was kept.
+
+    `matrix` is the motion found so far, with which the kept pixels are recognised. At the first
+    level, structural similarity doesn't count yet.
+    """
     moved, shown = aligned(after, matrix, before.shape)
     alike, texture, _contrast = likeness(before, moved)
     telling = texture > TEXTURE
@@ -163,7 +193,10 @@ def _level(
 
 
 def _mean(picture: Floats, weight: Floats, window: tuple[int, int]) -> Floats:
-    """The mean around each pixel of those that have a weight; of all where none has."""
+    """Return the weighted mean in a `window` around each pixel.
+
+    Where hardly any pixel in the window has a weight, this is the mean of all its pixels.
+    """
     total = cv2.blur(weight, window)
     mean = cv2.blur(picture * weight, window) / np.maximum(total, np.float32(1e-3))
     few = total < 0.02
@@ -173,6 +206,10 @@ def _mean(picture: Floats, weight: Floats, window: tuple[int, int]) -> Floats:
 
 
 def _pointed(before: Floats, after: Floats, matrix: Matrix, kept: NDArray[np.bool_]) -> _Level:
+    """Return the level with the points of `before` that have the strongest slopes.
+
+    Points keep a distance from what was not `kept`.
+    """
     height, width = before.shape
     across = cv2.Sobel(before, cv2.CV_32F, 1, 0, scale=1 / 8)
     down = cv2.Sobel(before, cv2.CV_32F, 0, 1, scale=1 / 8)
@@ -194,21 +231,25 @@ def _pointed(before: Floats, after: Floats, matrix: Matrix, kept: NDArray[np.boo
 
 
 def _gain(before: Floats, moved: Floats, weight: Floats) -> Floats:
-    """What brings `moved` to the contrast of `before`, place by place, by what was kept."""
-    # It changes slowly: a few pixels tell it.
+    """Return the factor for each pixel that gives `moved` the local contrast of `before`.
+
+    `weight` is 1 for pixels that were kept, and 0 for others, which don't count. The factor is
+    between 0.5 and 2.
+    """
+    # The factor varies slowly, so a quarter of the scale is enough.
     size = (max(1, before.shape[1] // 4), max(1, before.shape[0] // 4))
     one, other, known = (
         cv2.resize(each, size, interpolation=cv2.INTER_AREA)
         for each in (before * before, moved * moved, weight)
     )
     one, other = (_mean(each, known, _CONTRAST) for each in (one, other))
-    # At least a level of contrast: noise tells nothing.
+    # A variance of one level is added to both, so that noise in flat parts has little effect.
     gain = np.clip(np.sqrt((one + 1) / (other + 1)), 0.5, 2)
     return cv2.resize(gain, before.shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def _strongest(strength: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows and columns of the points with the strongest slopes, as many of each cell."""
+    """Return rows and columns of the strongest points, about the same number from each cell."""
     height, width = strength.shape
     high, wide = -(-height // _CELL), -(-width // _CELL)
     padded = np.zeros((high * _CELL, wide * _CELL), np.float32)
@@ -218,7 +259,7 @@ def _strongest(strength: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     used = np.nonzero(cells.max(axis=1) > 0)[0]
     each = min(_CELL * _CELL - 1, max(1, _MOST_POINTS // max(1, len(used))))
     limit = np.zeros(high * wide, np.float32)
-    # Cells without any slope are left out: NumPy takes long to part so many equal values.
+    # Cells without any slope are left out: NumPy's partition is slow with so many equal values.
     limit[used] = np.partition(cells[used], -each - 1, axis=1)[:, -each - 1]
     over = np.repeat(np.repeat(limit.reshape(high, wide), _CELL, axis=0), _CELL, axis=1)
     rows, columns = np.nonzero(strength > over[:height, :width])
@@ -228,10 +269,10 @@ def _strongest(strength: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 def _stepped(
     level: _Level, matrix: Matrix, layout: Matrix, around: Matrix
 ) -> tuple[Matrix, NDArray[np.float64]]:
-    """`matrix` after some steps towards the most likely motion, and how much is known of it.
+    """Return the motion after Gauss-Newton steps from `matrix`, and its information matrix.
 
-    `around` is where the motion is expected: that of the blocks, or the layout. What is known is
-    the inverse of a covariance of the six numbers.
+    `around` is the mean of the prior: the motion of the blocks, or the layout. The information
+    matrix, (6, 6), is the inverse of the parameters' covariance, without the prior.
     """
     begin = matrix
     sds = _USUAL_DRIFT.copy()
@@ -248,14 +289,15 @@ def _stepped(
         base = max(deviation(error[weak]), 0.5) ** 2
         share = max(0.0, deviation(error[strong]) ** 2 - base) / float(strength[strong].mean())
         variance = base + share * strength
-        # Slopes that noise could have are noise.
+        # Slopes that may be caused by noise alone get little weight.
         certain = (strength / (strength + 2 * base)) ** 2
         weights = tukey(error / (4 * np.sqrt(variance))) * certain / (variance * _NEIGHBOURS)
         weighted = level.slopes * weights
-        # Not by @: its threads wait for each other longer than they work.
+        # Not with @: its threads would wait for each other longer than they work.
         information = np.einsum("in,jn->ij", weighted, level.slopes)
         pull = np.einsum("in,n->i", weighted, error)
-        # A slope that is a little wrong pulls along itself, wherever it is.
+        # Slopes that are slightly wrong pull the motion in directions in which the picture contains
+        # no information. This term pulls it back to where it began.
         ridge = np.zeros((6, 6))
         part = np.einsum("in,jn->ij", level.unit * (weights * strength), level.unit)
         ridge[:3, :3] = ridge[3:, 3:] = _SLOPE_ERROR**2 * part
@@ -270,14 +312,18 @@ def _stepped(
 
 
 def _drift(matrix: Matrix, origin: Matrix, about: Matrix) -> NDArray[np.float64]:
-    """The six numbers by which a motion differs from `origin`: pixels for units."""
+    """Return the six parameters of the motion that leads from `origin` to `matrix`."""
     return ((np.linalg.inv(origin) @ matrix - np.eye(3)) @ about)[:2].ravel()
 
 
 def _significant(
     matrix: Matrix, layout: Matrix, information: NDArray[np.float64], about: Matrix
 ) -> Matrix:
-    """`matrix` with the layout's motion in the directions in which the picture tells no other."""
+    """Return `matrix` without the drift from `layout` that is not significant.
+
+    The directions are the eigenvectors of the information matrix, with each parameter in units of
+    its usual drift. `about` takes units to pixels.
+    """
     unit = about[0, 0]
     sds = np.sqrt(np.linalg.inv(_KINDS) ** 2 @ (_USUAL_DRIFT * unit) ** 2)
     drift = _drift(matrix, layout, about) / sds

@@ -1,8 +1,13 @@
-"""Registration: where the pixels that were sent lie in the answer, and which of them were kept.
+"""Registration: where the pixels that were sent are in the answer, and which of them were kept.
 
-Models draw the whole picture anew: a little shifted, zoomed, turned, sometimes cut to another
-ratio. The affine motion that blocks agree on is the start, and is refined where the picture was
-kept: around the selection, and inside it where structures are the same as before.
+Models draw the whole picture anew. It may come back slightly shifted, zoomed or rotated, and
+sometimes cut to another ratio. Registration starts with the affine motion on which blocks agree. It
+then refines this motion with the parts of the picture that were kept: those around the selection,
+and those inside it whose structure is the same as before.
+
+Everything is measured at a reduced scale, the *measuring scale*. There, the longer side has a third
+of the pixels that it has in the picture sent, but at least 512 and at most 1024. Smaller pictures
+keep their scale. The answer is reduced to nearly the same scale, and never enlarged.
 """
 
 from __future__ import annotations
@@ -29,27 +34,38 @@ from plugin.worker.likeness import TEXTURE, likeness
 from plugin.worker.refinement import refined
 
 _SHORTEST, _LONGEST = 512, 1024
-"""Between these lies the longer side at which is measured, a third of the picture's own."""
+"""Limits of the longer side at the measuring scale, in pixels."""
 _SMALLEST = 24
-"""Pixels of a side below which a picture tells nothing, and samplers with borders take forever."""
+"""The shortest side, in pixels, of a picture that can be registered.
+
+Smaller pictures contain too little information, and sampling beyond their borders takes extremely
+long.
+"""
 _SAME = 0.5
-"""Structural similarity from which on a place counts as kept."""
+"""Structural similarity above which a place counts as kept."""
 _LEAST_OUTSIDE = 200
-"""Pixels with texture outside the selection that can judge alone."""
+"""Pixels with texture outside the selection that are enough for a judgement.
+
+If there are fewer, the pixels with texture inside the selection are judged as well.
+"""
 _SAME_SHARE = 0.5
-"""Share of the places with texture that must be the same for a judgement."""
+"""Share of the pixels with texture that must have been kept; otherwise the answer is rejected."""
 _EDGE = 61
-"""Pixels of the measure across the selection's edge in which bends are seen."""
+"""Width of the band along the selection's edge in which bends are visible.
+
+In pixels at the measuring scale.
+"""
 _NEAR = 12.0
-"""Pixels of the measure up to which a motion is believed that no blocks agree on."""
+"""Pixels, at the measuring scale, up to which a motion is accepted on which no blocks agree."""
 _LEAST_DRIFT = 0.2
-"""Pixels of the picture sent; less is not worth a resampling."""
+"""Pixels of the picture sent. A smaller drift from the layout isn't worth a resampling."""
 
 
 class Unaligned(Exception):
-    """Where the picture lies in an answer can't be told.
+    """The answer can't be aligned with the picture sent.
 
-    `why`: it is too *plain*, it *repeats* itself, or the answer is drawn *anew*.
+    `why` is the reason: the picture is too *plain* (or too small), it *repeats* itself, or the
+    answer was drawn *anew*.
     """
 
     def __init__(self, why: blocks.Why) -> None:
@@ -59,39 +75,43 @@ class Unaligned(Exception):
 
 @dataclass(frozen=True)
 class Registration:
-    """An answer laid over what was sent.
+    """An answer, aligned with the picture sent.
 
-    The arrays have the measure's scale, (height, width) or (height, width, 3), levels 0 to 255.
+    All arrays except `matrix` and `to_sent` are at the measuring scale, (height, width) unless
+    another shape is given. Values of pictures are levels from 0 to 255.
     """
 
     matrix: Matrix
-    """From pixels of the picture sent to those of the answer."""
+    """The affine motion, from pixels of the picture sent to those of the answer."""
     bend: Floats | None
-    """What is left of the motion, (height, width, 2), in pixels of the arrays below."""
+    """The motion that remains beside the affine one, (height, width, 2), in pixels of these arrays.
+
+    These offsets (x, y) are added to a position before the affine motion. None without bends.
+    """
     layout: Layout
     to_sent: Matrix
-    """From pixels of the arrays below to those of the picture sent."""
+    """From pixels of these arrays to those of the picture sent."""
     before: Floats
-    """What was sent, RGB."""
+    """The picture sent, RGB (height, width, 3)."""
     after: Floats
-    """The answer, brought onto it, RGB."""
+    """The answer, aligned with `before`, RGB (height, width, 3)."""
     shown: NDArray[np.bool_]
-    """Where the answer shows anything."""
+    """The pixels that the answer covers."""
     outside: NDArray[np.bool_]
-    """What is surely outside the selection."""
+    """Those of the shown pixels that are certainly outside the selection."""
     likeness: Floats
-    """Structural similarity, from -1 to 1; tone doesn't count."""
+    """Structural similarity, from -1 to 1. Differences in tone don't affect it."""
     texture: Floats
-    """Standard deviation around each pixel, of whichever has less of it."""
+    """The smaller of both pictures' standard deviations around each pixel, in levels."""
     contrast: Floats
-    """The answer's standard deviation as a share of the other's."""
+    """The answer's standard deviation around each pixel, divided by that of the picture sent."""
 
 
 def register(sent: Pixels, answer: Pixels, edited: Pixels | None) -> Registration:
-    """Find `sent` in `answer`. Raises Unaligned if they don't have enough in common to tell.
+    """Find `sent` in `answer`. Raises Unaligned if they don't have enough in common.
 
-    Both are RGB (height, width, 3), of any sizes; `edited` is the selection over `sent`
-    (height, width), above 0 where edited; None means that anything may have been.
+    Both are RGB (height, width, 3), of any sizes. `edited` is the selection over `sent`,
+    (height, width), above 0 where edited. None means that any pixel may have been edited.
     """
     height, width = sent.shape[:2]
     if min(height, width, *answer.shape[:2]) < _SMALLEST:
@@ -112,7 +132,8 @@ def register(sent: Pixels, answer: Pixels, edited: Pixels | None) -> Registratio
     agreement = votes[chosen]
     if not agreement.blocks and (edited is None or len(ways) > 1):
         raise Unaligned(agreement.why)
-    # Too few blocks is too little texture, too; what is off by little is found without them.
+    # Too few blocks may also mean too little texture. The refinement finds small motions without
+    # blocks.
     small = refined(
         gray, other_gray, agreement.motion, starts[chosen], outside, agreement.blocks > 0
     )
@@ -136,7 +157,7 @@ def register(sent: Pixels, answer: Pixels, edited: Pixels | None) -> Registratio
     telling = shown & (texture > TEXTURE)
     if np.count_nonzero(telling & outside) >= _LEAST_OUTSIDE:
         telling &= outside
-    # A picture that was made anew throughout has no places that were kept.
+    # In a picture that was drawn anew throughout, most places with texture are different.
     if telling.any() and (alike[telling] > _SAME).mean() < _SAME_SHARE:
         raise Unaligned(agreement.why)
     return Registration(
@@ -155,7 +176,7 @@ def register(sent: Pixels, answer: Pixels, edited: Pixels | None) -> Registratio
 
 
 def _around(outside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """What is close to the selection's edge."""
+    """Return which pixels are close to the selection's edge."""
     square = np.ones((_EDGE, _EDGE), np.uint8)
     edited = (~outside).astype(np.uint8)
     return cv2.dilate(edited, square) > cv2.erode(edited, square, borderValue=1)
@@ -166,10 +187,14 @@ def _gray(picture: Floats) -> Floats:
 
 
 def _outside(edited: Pixels | None, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return which pixels are certainly outside the selection, (height, width) as in `shape`.
+
+    If `edited` is None, there are none.
+    """
     height, width = shape[:2]
     if edited is None:
         return np.zeros((height, width), np.bool_)
     small = cv2.resize(edited, (width, height), interpolation=cv2.INTER_AREA) > 0
-    # What was painted reaches a little beyond the mask.
+    # What the model paints extends a little beyond the mask.
     grown = cv2.dilate(small.astype(np.uint8), np.ones((9, 9), np.uint8))
     return grown == 0

@@ -1,8 +1,8 @@
-"""Repair: an answer brought back to the picture that it was made from.
+"""Repair: undo the changes that a model made to the picture beyond the edit.
 
-Models draw everything anew. The answer is registered to what was sent, its tone is matched, it is
-resampled once to the region's pixels, and where it shows at the selection's edge what was there
-before, the original's own pixels run into it, so that no seam is left.
+Models draw everything anew. The answer is registered to the picture sent, its tone is matched, and
+it is resampled once to the pixels of the region. Along the selection's edge, where the answer shows
+the same as before, it fades into the original's own pixels, so that no seam is left.
 """
 
 from __future__ import annotations
@@ -21,40 +21,47 @@ from plugin.worker.tone import Tone
 
 _SEAM_SHARE = 0.012
 _SEAM_PIXELS = (4, 24)
-"""How deep the original runs in: a share of the region's diagonal, between these."""
+"""The depth to which the original fades in: a share of the region's diagonal, and its limits."""
 _SEAM_DIFFERENCE = 30.0
-"""Levels from which on a pixel is another one, however alike its surroundings are."""
+"""Levels of 255 from which on a pixel is new, however similar its surroundings are."""
 _DETAILED = 0.9
-"""Pixels of the answer for each of the region's, below which detail is missing."""
+"""The scale of the answer below which it lacks detail.
+
+This is the number of its pixels, along a line, for each pixel of the region.
+"""
 _SMOOTH = 1.5
-"""Standard deviation of levels up to which steps between levels are seen."""
+"""Local standard deviation, in levels of 255, up to which steps between levels are visible."""
 _ROWS = 256
-"""Rows that are resampled at once."""
+"""The number of rows that are resampled at once."""
 _RIM = 12
-"""Pixels of the region over which the answer's rim fades."""
+"""Pixels of the region over which the answer fades into the original at the answer's rim."""
 _MOST_RIM = 0.06
-"""Share of the longer side up to which the answer is carried on beyond its rim."""
+"""Width of the zone beyond the answer's rim in which the mirrored answer may be shown.
+
+As a share of the longer side.
+"""
 
 
 @dataclass(frozen=True)
 class Repair:
-    """What is known of an answer, before a pixel of it is touched."""
+    """What was found out about an answer, and what is necessary to repair it."""
 
     registration: Registration
     tone: Tone | None
 
 
 def judge(sent: Pixels, answer: Pixels, edited: Pixels | None) -> Repair:
-    """Find out what happened to an answer. Raises Unaligned if that can't be told.
+    """Find out what happened to an answer. Raises Unaligned if it can't be aligned.
 
-    `sent` and `answer` are RGB (height, width, 3) of any sizes; `edited` the selection over
-    `sent`, (height, width), None if there was none.
+    `sent` and `answer` are RGB (height, width, 3), of any sizes. `edited` is the selection over
+    `sent`, (height, width), or None without a selection. In this case, Unaligned is also raised
+    unless most of the picture was kept, and the tone is not matched.
     """
     found = register(sent, answer, edited)
     if edited is not None:
         return Repair(found, tone.match(found))
-    # Without a selection any change may be the edit; only a picture that was mostly kept can tell
-    # that it lies elsewhere.
+    # Without a selection, any change may be the edit. The registration is only credible if most of
+    # the picture was kept.
     alone = Repair(found, None)
     if not _kept(alone)[found.shown].mean() > 0.5:
         raise Unaligned("anew")
@@ -62,9 +69,10 @@ def judge(sent: Pixels, answer: Pixels, edited: Pixels | None) -> Repair:
 
 
 def resample(answer: NDArray[Any], matrix: Matrix, size: tuple[int, int]) -> NDArray[Any]:
-    """Return the picture of `size` (width, height) with `answer` at `matrix` of (x, y) in (x, y).
+    """Return `answer` resampled to `size` (width, height), with cubic interpolation.
 
-    Levels (8 bits or floats) and channels are as `answer` has them.
+    `matrix` maps pixels of the returned picture to those of `answer`. Beyond its border, `answer`
+    is mirrored. The returned picture has the channels and the type (8 bits or floats) of `answer`.
     """
     return cv2.warpAffine(
         _coarse_enough(answer, matrix),
@@ -76,7 +84,10 @@ def resample(answer: NDArray[Any], matrix: Matrix, size: tuple[int, int]) -> NDA
 
 
 def _coarse_enough(answer: NDArray[Any], matrix: Matrix) -> NDArray[Any]:
-    """The answer without what is finer than the result: samplers look at a few neighbours only."""
+    """Return `answer` without the detail that is too fine for the resampled picture.
+
+    The interpolation uses only a few neighbours, so fine detail would cause aliasing.
+    """
     shrink = zoom(matrix)
     if shrink <= 1.2:
         return answer
@@ -86,7 +97,11 @@ def _coarse_enough(answer: NDArray[Any], matrix: Matrix) -> NDArray[Any]:
 def _resample_bent(
     answer: Pixels, matrix: Matrix, size: tuple[int, int], bend: Floats, measured: Matrix
 ) -> Pixels:
-    """As `resample`, with (x, y) moved by a `bend`, in pixels of the measure, first."""
+    """Return `answer` as `resample` does, but bent.
+
+    The offsets `bend` are added to a position before `matrix` is applied. They are an array at the
+    measuring scale, in its pixels. `measured` maps pixels of the returned picture to that scale.
+    """
     answer = _coarse_enough(answer, matrix)
     width, height = size
     placed = np.empty((height, width, 3), np.uint8)
@@ -97,7 +112,7 @@ def _resample_bent(
         (a, b, c), (d, e, f) = rows[:2].astype(np.float32)
         return a * x + b * y + c, d * x + e * y + f
 
-    # Little by little: of a large picture all these places would take much memory.
+    # The picture is processed in strips: all positions in a large one would take much memory.
     for top in range(0, height, _ROWS):
         y = np.arange(top, min(height, top + _ROWS), dtype=np.float32)[:, None]
         at_x, at_y = at(measured, x, y)
@@ -112,10 +127,11 @@ def _resample_bent(
 def repaired(
     answer: Pixels, found: Repair, to_sent: Matrix, source: Pixels, selection: Pixels | None
 ) -> Pixels:
-    """Return the answer at the region's pixels, RGB (height, width, 3).
+    """Return the repaired answer at the region's pixels, RGB (height, width, 3).
 
-    `to_sent` takes pixels of `source`, the region's own RGB, to those of the picture sent.
-    `selection` has the size of `source`, above 0 where edited.
+    `source` is the original, RGB of the same size. `to_sent` maps its pixels to those of the
+    picture sent. `selection`, (height, width), is above 0 where edited. If it is None, no detail or
+    noise is added, and no seam is hidden.
     """
     height, width = source.shape[:2]
     matrix = found.registration.matrix @ to_sent
@@ -144,8 +160,11 @@ def repaired(
 
 
 def _enlarged(field: NDArray[Any], measured: Matrix, size: tuple[int, int]) -> NDArray[Any]:
-    """A smooth array of the measure's scale at the region's pixels, `size` (width, height)."""
-    # Cut out on its own scale and then resized: much quicker than to warp so many pixels.
+    """Return `field`, a smooth array at the measuring scale, enlarged to `size` (width, height).
+
+    `measured` maps pixels of the returned array to those of `field`.
+    """
+    # Cutting it out at its own scale and then resizing is much faster than warping so many pixels.
     scale = min(1.0, zoom(measured))
     small = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
     to_region = scaling((size[0] / small[0], size[1] / small[1]))
@@ -159,7 +178,10 @@ def _enlarged(field: NDArray[Any], measured: Matrix, size: tuple[int, int]) -> N
 def _selected(
     field: Floats, measured: Matrix, selection: Pixels
 ) -> tuple[tuple[slice, slice], Floats]:
-    """The box around a selection, and a smooth array of the measure's scale at its pixels."""
+    """Return the box around `selection`, as slices, and `field` enlarged to the pixels of the box.
+
+    `measured` maps pixels of `selection` to those of `field`, which is at the measuring scale.
+    """
     x, y, across, down = cv2.boundingRect(selection)
     from_box = np.array([[1, 0, x], [0, 1, y], [0, 0, 1]])
     box = (slice(y, y + down), slice(x, x + across))
@@ -169,15 +191,19 @@ def _selected(
 def _hide_seam(
     placed: Pixels, kept: Floats, measured: Matrix, source: Pixels, selection: Pixels
 ) -> None:
-    """Let the original run into `placed` from the selection's edge, where both show the same."""
+    """Blend the original into `placed`, in place, along the inside of the selection's edge.
+
+    The original has its full share at the edge and fades out inwards. It has no share where
+    `placed` doesn't show the same.
+    """
     height, width = selection.shape
     deep = float(np.clip(_SEAM_SHARE * np.hypot(width, height), *_SEAM_PIXELS))
-    # What is around the selection takes time and has no part in it; its edge does.
+    # To save time, only the box around the selection is used, with one more pixel for the edge.
     x, y, across, down = cv2.boundingRect(selection)
     left, top = max(0, x - 1), max(0, y - 1)
     box = (slice(top, y + down + 1), slice(left, x + across + 1))
     selection = selection[box]
-    # Beyond the picture's border the selection counts as going on.
+    # The selection counts as continuing beyond the picture's border, so there is no edge there.
     inside = cv2.copyMakeBorder((selection > 0).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
     rows, columns = np.nonzero((distance > 0) & (distance < deep))
@@ -195,7 +221,10 @@ def _hide_seam(
 
 
 def _kept(found: Repair) -> Floats:
-    """How surely each place shows what it showed before, 0 to 1, at the measure's scale."""
+    """Return how certain it is that each pixel was kept, from 0 to 1, at the measuring scale.
+
+    A pixel counts as kept if it has the same colour, after the tone match, and the same structure.
+    """
     registration = found.registration
     after = registration.after if found.tone is None else found.tone.applied(registration.after)
     difference = tone.largest(np.abs(registration.before - after))
@@ -215,9 +244,10 @@ def _add_detail(
     selection: Pixels,
     matrix: Matrix,
 ) -> None:
-    """Give what was kept the original's detail that so small an answer can't have.
+    """Add, in place, the original's detail that is too fine for a small answer to what was kept.
 
-    Not where the answer is smoother than the original on its own scale: that is an edit.
+    Nothing is added where the answer is smoother than the original even at the measuring scale:
+    this smoothing is an edit. `matrix` maps pixels of `placed` to those of the answer.
     """
     scale = zoom(matrix)
     if scale > _DETAILED:
@@ -241,7 +271,7 @@ def _add_detail(
 def _match_noise(
     placed: Pixels, kept: Floats, measured: Matrix, source: Pixels, selection: Pixels
 ) -> None:
-    """Give what is new in the selection the noise of the picture that it comes into."""
+    """Give new content in the selection, in place, the noise that the original has."""
     box, kept_there = _selected(kept, measured, selection)
     share = (1 - kept_there) * (selection[box] > 0)
     is_new = share > 0.95
@@ -253,7 +283,7 @@ def _match_noise(
 
 
 def _carried_on(kept: Floats, shown: NDArray[np.bool_]) -> Floats:
-    """`kept`, with what the nearest shown places have where nothing is shown."""
+    """Return `kept`, with the mean of the shown pixels nearby where the answer shows nothing."""
     size = (max(kept.shape) // 8 | 1,) * 2
     known = shown.astype(np.float32)
     near = cv2.blur(kept * known, size) / (cv2.blur(known, size) + np.float32(1e-3))
@@ -269,15 +299,21 @@ def _fill_unshown(
     matrix: Matrix,
     shape: tuple[int, ...],
 ) -> None:
-    """Show the original in the selection where the answer has nothing, with a soft transition.
+    """Blend the original into `placed`, in place, where the answer doesn't reach.
 
-    Along a narrow rim that only where it was `kept`: elsewhere the answer, mirrored, fits better.
+    Nothing changes if the answer covers all of the selection (without one, all of the picture).
+    Close to the answer's rim, the original is used only where it was `kept`; elsewhere the mirrored
+    answer fits better. `matrix` maps pixels of `placed` to those of the answer, whose array has
+    `shape`.
     """
     height, width = placed.shape[:2]
     scale = zoom(matrix)
 
     def depth(step: int) -> Floats:
-        """How deep in the answer each `step`th pixel lies, in pixels of the region."""
+        """Return how deep inside the answer every `step`-th pixel lies, in pixels of the region.
+
+        This is the distance from the answer's nearest edge, negative outside the answer.
+        """
         x = np.arange(0, width, step, dtype=np.float32)[None]
         y = np.arange(0, height, step, dtype=np.float32)[:, None]
         at_x, at_y = (row[0] * x + row[1] * y + row[2] for row in matrix[:2].astype(np.float32))

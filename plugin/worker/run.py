@@ -1,8 +1,9 @@
-"""Taking a job through its states: send, wait, fetch, check, fit.
+"""Take a job through its states: send it, wait for the answers, fetch, check and fit the results.
 
-Each variation is a POST of its own; they run side by side. Before a step that matters to the
-user's money begins, the state that announces it is on the disk. A POST is sent again only where it
-surely was not accepted; what the service has named a task for is asked for until it is there.
+Each variation is a POST of its own, and the variations run in parallel. Before a step that can cost
+money begins, the state that announces it is written to the disk. A POST is sent again only if it
+was certainly not accepted. If the service has named a task, the task is polled until its result is
+there.
 """
 
 from __future__ import annotations
@@ -36,12 +37,17 @@ from plugin.worker.upload import Upload
 
 @dataclass(frozen=True)
 class Progress:
-    """What begins now: preparing, uploading, waiting, downloading, placing.
+    """A report that a phase begins or continues.
 
-    `variation` counts from 1; preparing is for all, and has none. Uploading comes again and again,
-    with the bytes that went up, and so does waiting where the service tells its `progress` in
-    percent. `note` is a sentence for the user, if there is more to say: a variation that waits to
-    be sent again is preparing.
+    `phase` is one of job.PHASES. `variation` counts from 1. It is 0 for the preparation, which all
+    variations share.
+
+    While a variation is uploading, it is reported repeatedly, with the number of bytes that were
+    `sent` and their `total`. While it is waiting for a task, it is reported after each query, with
+    the `progress` in percent if the service reports it.
+
+    `note` is a message for the user, if there is one. A variation that waits before it is sent, or
+    sent again, is reported as preparing, with a note.
     """
 
     phase: str
@@ -52,7 +58,7 @@ class Progress:
     note: str = ""
 
     def to_json(self) -> dict[str, str | int]:
-        """The object that goes to the plug-in, without what doesn't apply."""
+        """Return the report as the plug-in gets it, without the fields that don't apply."""
         fields: dict[str, str | int] = {"phase": self.phase}
         if self.variation:
             fields["variation"] = self.variation
@@ -66,19 +72,22 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
-"""Is told how an edit gets on, from several threads."""
+"""A function that receives the progress of a job. It is called from several threads."""
 
 _SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif", "JPEG XL": ".jxl"}
-"""Of the files of pictures whose format isn't their suffix."""
+"""File suffixes of the formats that are not named like their suffix."""
 
 _ROOM = 200_000_000
-"""Bytes that must be free for the largest result and its fitted copy."""
+"""Bytes that must be free on the disk: enough for the largest result and its fitted copy."""
 
 _PIXELS_AT_ONCE = 36_000_000
-"""Of results that are fitted side by side: four of the largest that the service makes."""
+"""Largest number of pixels in results that are fitted in parallel.
+
+It suffices for four results of the largest size that the service makes.
+"""
 
 _LOCKLESS = (errno.ENOLCK, errno.EOPNOTSUPP)
-"""What a disk says that can lock no file at all."""
+"""Errors of file systems that don't support locks."""
 
 
 class Stopped(Exception):
@@ -86,7 +95,7 @@ class Stopped(Exception):
 
 
 class Run:
-    """One job being worked on, by this process alone."""
+    """Runs one job. A lock keeps other processes from working on it at the same time."""
 
     def __init__(self, job: Job, report: Report) -> None:
         self._job = job
@@ -100,22 +109,27 @@ class Run:
         self._shared: _Edit | None = None
         self._reading = threading.Lock()
         self._is_behind = False
-        """Whether the disk has an older state than this process."""
+        """Whether the state on the disk is older than the one in memory."""
         self._packing = False
         self._leaving: set[int] = set()
-        """The variations whose POST has begun, and whose last piece has not left."""
+        """The variations whose POST has begun, but whose last piece has not left."""
 
     def call_off(self) -> bool:
-        """Send nothing more, and return whether nothing is under way; what was sent goes on.
+        """Send nothing more, and return whether the process may end now.
 
-        A POST that is not complete ends here: without its last piece it can't be accepted.
+        It may end if no variation is sent or accepted without having its result, no result has to
+        be fitted, and no pictures are being packed. What was sent is still completed.
+
+        A POST that has not left completely is aborted and counts as not sent. Without its last
+        piece the service can't accept it.
         """
         with self._lock:
             self._called_off.set()
             for number in self._leaving:
                 self._state.posts[number - 1].state = PREPARED
             if self._leaving:
-                # Else it stays as sent, which is the safe side.
+                # If this fails, the state on the disk stays `sent`. This is safe, because it is
+                # then never sent again.
                 with contextlib.suppress(OSError):
                     self._job.save_state(self._state)
             return not self._packing and not any(
@@ -123,11 +137,14 @@ class Run:
             )
 
     def finish(self, sending: bool = True) -> None:
-        """Take every variation as far as it may go without being sent twice.
+        """Take every variation as far as possible, without sending anything twice.
 
-        Without `sending` that is what was sent already; nothing new is. What went wrong is in the
-        job's state afterwards. Raises Failure if another process works on the job or what went
-        wrong can't be written, OSError if how far it got can't.
+        If `sending` is false, send nothing, and only complete the variations that were sent before.
+        Failures are recorded in the job's state.
+
+        Raises Failure if another process works on the job, if its disk doesn't support locks, or if
+        a failure can't be recorded. Raises OSError if the lock or the state can't be read, and
+        ValueError if the state is damaged.
         """
         owner = filelock.FileLock(self._job.folder / "lock", mode=0o600, blocking=False)
         try:
@@ -148,7 +165,10 @@ class Run:
             self._finish_owned(sending)
 
     def _no_lock(self, error: OSError) -> Failure:
-        """Tell that nobody can lock the job, so that nothing may be sent, and note it."""
+        """Return the failure for a job that can't be locked, so that nothing may be sent.
+
+        It is also recorded in the state of the variations that were not sent.
+        """
         failure = Failure(
             Failure.SETUP,
             _(
@@ -158,7 +178,7 @@ class Run:
                 "once its disk can lock files."
             ).format(folder=self._job.folder, why=error.strerror, job=self._job.id),
         )
-        # Nobody else can be at work on it, either.
+        # No other process can lock the job either, so the state may be changed without the lock.
         self._state = self._job.state
         for post in self._state.posts:
             if post.state == PREPARED:
@@ -166,10 +186,10 @@ class Run:
         return failure
 
     def pack(self, seconds: float = 0) -> None:
-        """Make the job's pictures small on the disk: while somebody waited they were written large.
+        """Compress those of the job's pictures that were written uncompressed to save time.
 
-        They may be read meanwhile. This first waits up to `seconds` for the results to be
-        imported, not to slow that down.
+        Other processes may read the pictures meanwhile. This method first waits up to `seconds` for
+        the results to be imported, so as not to slow the import down.
         """
         self._packing = True
         end = time.monotonic() + seconds
@@ -178,7 +198,7 @@ class Run:
                 if self._called_off.wait(patience.IMPORTED):
                     break
         for path in self._job.folder.glob("*.png"):
-            # What the service delivered stays as it came; a damaged one stays, too.
+            # Pictures from the service stay as they came, and damaged pictures stay, too.
             with contextlib.suppress(OSError, picture.Unreadable):
                 if not path.name.startswith("result-"):
                     picture.pack(path)
@@ -189,7 +209,8 @@ class Run:
             if sending and post.may_be_sent_again:
                 post.state, post.kind, post.message, post.task = PREPARED, "", "", ""
             elif post.state in (SENT, ACCEPTED, FAILED) and (result := self._keeper.result(number)):
-                # The worker was killed between the two, or could not use it then.
+                # The worker was killed after it had written the result and before it changed the
+                # state, or it could not use the result then.
                 post.state, post.result = RECEIVED, result
             elif post.state in (ACCEPTED, FAILED) and (found := self._picture_in_answer(post)):
                 post.state = ACCEPTED
@@ -209,15 +230,15 @@ class Run:
         if not arrived and not open_:
             return
         self._report(Progress("preparing"))
-        # These need no service, and no key.
+        # Fitting results that have arrived needs neither the service nor a key.
         for number, post in arrived:
             self._guarded(number, post, self._place)
             if post.may_be_asked_for_again:
-                # It could not be used; the service may have a better one.
+                # The result could not be used. Asking the service again may bring a better one.
                 _ask_again(post)
                 open_.append((number, post))
         if unsent := [(number, post) for number, post in open_ if post.state == PREPARED]:
-            # Before a key is asked for: with one it could not be sent, either.
+            # Check the job before the key is read. A job that can't be sent needs no key.
             try:
                 self._edit()
             except Failure as failure:
@@ -236,7 +257,7 @@ class Run:
                     pool.submit(self._variation, number, post, line) for number, post in open_
                 ]
         except Failure as failure:
-            # There is no way to the service: nothing has begun.
+            # The settings don't allow a connection to the service, so nothing has begun.
             for _number, post in open_:
                 self._failed(post, failure)
             return
@@ -244,9 +265,9 @@ class Run:
             variation.result()
 
     def _edit(self) -> _Edit:
-        """What the variations share, which is read where it is needed first. Raises Failure.
+        """Return what the variations share. It is read when it is first needed.
 
-        Nothing of it is needed to ask for what the service has made.
+        Nothing of it is needed to ask the service for a result. Raises Failure.
         """
         with self._reading:
             if self._shared is None:
@@ -254,7 +275,10 @@ class Run:
             return self._shared
 
     def _kept_answer(self, post: Post) -> Answer:
-        """What was kept of an answer, as it is understood by now."""
+        """Read the kept answer of a post again, and return it with the name of its task.
+
+        This version may understand more of it than the one that kept it.
+        """
         body = b""
         if post.answer:
             with contextlib.suppress(OSError):
@@ -263,7 +287,7 @@ class Run:
         return dataclasses.replace(answer, task=post.task or answer.task)
 
     def _picture_in_answer(self, post: Post) -> bytes:
-        """The picture that a kept answer holds itself, for which nobody need be asked."""
+        """Return the bytes of the picture that the kept answer itself contains, or b""."""
         for link in self._kept_answer(post).links:
             with contextlib.suppress(Failure):
                 data = answers.decoded(link)
@@ -279,7 +303,7 @@ class Run:
     def _guarded(
         self, number: int, post: Post, step: Callable[..., None], *arguments: object
     ) -> None:
-        """Take a step of a variation, and put into its state what went wrong."""
+        """Run a step of a variation, and record its failure in the state."""
         try:
             step(number, post, *arguments)
         except Failure as failure:
@@ -287,7 +311,7 @@ class Run:
         except Stopped:
             pass
         except Exception as error:
-            # A fault of ours must not leave an edit that was paid for without a word.
+            # After a bug, too, the user must learn what became of an edit that was paid for.
             if isinstance(error, OSError) and post.result and self._keeper.result(number):
                 self._failed(post, self._keeper.later(number, error))
                 return
@@ -295,7 +319,7 @@ class Run:
             self._failed(post, self._unforeseen(number, post, error))
 
     def _unforeseen(self, number: int, post: Post, error: Exception) -> Failure:
-        """Tell of a fault of ours, and what is true of the money."""
+        """Return the failure for an unexpected error. It says whether the edit may be billed."""
         why = _kind(error)
         if post.state == PREPARED:
             sentence = _(
@@ -327,7 +351,7 @@ class Run:
                     raise
                 kept = line.service.kept(failure.heard)
                 raise self._with_answer(number, post, failure, kept) from failure
-            # The result itself is worth more than the note that it is coming.
+            # If this fails, continue: the result matters more than the note that it will come.
             with contextlib.suppress(OSError):
                 self._change(post, state=ACCEPTED, task=answer.task, service=line.address)
         else:
@@ -353,11 +377,15 @@ class Run:
         self._store(number, post, data)
 
     def _store(self, number: int, post: Post, data: bytes) -> None:
-        """Keep what arrived as it came, in place of what came before, unless that was more."""
+        """Write the result as it was received, and record that.
+
+        It replaces what was received before, unless only that is a picture.
+        """
         kind = picture.kind(data)
         former = self._keeper.result(number)
         if former and not kind and self._keeper.is_picture(former):
-            # The task was asked once more, and brought a page: a later version may read the former.
+            # The task was asked for again and brought a page instead of a picture. A later version
+            # may be able to read the former picture.
             name = former
         else:
             name = f"result-{number}{_SUFFIXES.get(kind, f'.{kind.lower()}') if kind else '.bin'}"
@@ -374,7 +402,7 @@ class Run:
             self._remove_others(f"answer-{number}.*", "")
 
     def _remove_others(self, pattern: str, name: str) -> None:
-        """Remove the job's files of that pattern except the one of that name."""
+        """Remove the job's files that match `pattern`, except the one called `name`."""
         with contextlib.suppress(OSError):
             for former in self._job.folder.glob(pattern):
                 if former.name != name:
@@ -383,7 +411,11 @@ class Run:
     def _with_answer(
         self, number: int, post: Post, failure: Failure, kept: tuple[str, bytes]
     ) -> Failure:
-        """Keep what the service said where no picture came of it, and say where it is."""
+        """Keep an answer without a picture, and return `failure` with a message that says where.
+
+        `kept` is the suffix for the file and its contents. If they can't be written, `failure` is
+        returned unchanged.
+        """
         suffix, body = kept
         path = self._job.folder / f"answer-{number}{suffix}"
         try:
@@ -400,7 +432,10 @@ class Run:
         )
 
     def _send(self, number: int, post: Post, sent_form: Form, line: _Line) -> Answer:
-        """Send a variation, again where it surely was not accepted. Raises Failure or Stopped."""
+        """Send a variation, again if it was certainly not accepted, and return its answer.
+
+        Raises Failure, or Stopped if the edit is called off before.
+        """
 
         def on_sent(sent: int, total: int) -> None:
             self._report(Progress("uploading", number, sent, total))
@@ -418,7 +453,7 @@ class Run:
         while True:
             while wait := line.pace.turn():
                 if wait > patience.STAGGER:
-                    # Another job was told so.
+                    # The service was busy for another variation or another job.
                     note = _again(Failure.BUSY, wait)
                     self._report(Progress("preparing", number, note=note))
                 self._sleep(wait)
@@ -446,23 +481,24 @@ class Run:
             return number in self._leaving and self._called_off.is_set()
 
     def _sleep(self, seconds: float) -> None:
-        """Let time pass before a POST. Raises Stopped as soon as the edit is called off."""
+        """Wait before a POST. Raises Stopped as soon as the edit is called off."""
         if self._called_off.wait(seconds):
             raise Stopped
 
     def _asked_for(self, number: int, task: str, service: Service, is_new: bool) -> Answer:
-        """Ask for a task until it has an answer. Raises Failure.
+        """Poll a task until it has an answer, and return the answer.
 
-        One that `is_new` may be unknown to the service for its first seconds.
+        A task that `is_new` may be unknown to the service in its first seconds. Raises Failure.
         """
         end = time.monotonic() + patience.POLLING
         known = time.monotonic() + patience.UNKNOWN if is_new else 0
         wait, usual, longest = patience.POLLS
         pause = wait
         while True:
-            # Also before the first question: hardly any task is known, or done, at once.
+            # Wait before the first query, too: a new task is often unknown at first, and hardly
+            # ever done.
             time.sleep(wait)
-            # Without the task's name on the disk its result is lost if this process ends.
+            # If the task's name is not on the disk, its result is lost when this process ends.
             self._catch_up()
             trouble = ""
             try:
@@ -498,7 +534,11 @@ class Run:
         return Failure(Failure.PENDING, sentence)
 
     def _announce(self, number: int, post: Post, route: str) -> None:
-        """Put on the disk that this variation is about to be sent."""
+        """Record on the disk that a variation is about to be sent.
+
+        Raises Stopped if the edit was called off. Raises Failure if the disk has too little space
+        for a result, or the state can't be written.
+        """
         with self._lock:
             if self._called_off.is_set():
                 raise Stopped
@@ -553,7 +593,8 @@ class Run:
                 ).format(why=error, path=result, job=self._job.id),
             ) from error
         except Exception as error:
-            # Whatever it is, it is no verdict on the picture.
+            # Any other error is a failure of this machine and does not mean that the picture is
+            # unusable.
             _log(error)
             raise self._not_fitted(error) from error
         path = self._job.folder / f"placed-{number}.png"
@@ -562,7 +603,10 @@ class Run:
         self._keeper.write(number, "placing", lambda: self._change(post, **fitted))
 
     def _not_home(self, number: int, post: Post, name: str, error: OSError) -> Failure:
-        """Tell what became of a result that can't be written into the job."""
+        """Return the failure for a result that can't be written into the job.
+
+        If the result could be written elsewhere, the post is changed to received.
+        """
         elsewhere = self._keeper.elsewhere(name)
         if elsewhere:
             with self._lock:
@@ -578,7 +622,7 @@ class Run:
         )
 
     def _not_fitted(self, error: Exception) -> Failure:
-        """Tell what on this machine keeps a result, which is there, from being fitted."""
+        """Return the failure for a result that this machine can't fit."""
         sentence = (
             _(
                 "The result is there, but this machine had not enough memory to fit it. Close "
@@ -594,9 +638,10 @@ class Run:
         return Failure(Failure.SETUP, sentence.format(job=self._job.id, why=_kind(error)))
 
     def _failed(self, post: Post, failure: Failure) -> None:
-        """Note a failure; what has arrived, or waits at the service, stays what it is.
+        """Record a failure in the state of a post.
 
-        Raises Failure where it can't be noted.
+        The post stays received if its result may still be used, and accepted if its task may still
+        be asked for. Otherwise it becomes failed. Raises Failure if this can't be written.
         """
         held = post.result and failure.kind != Failure.ANSWER
         waiting = post.state == ACCEPTED and post.task and not isinstance(failure, TaskEnded)
@@ -609,7 +654,7 @@ class Run:
         try:
             self._change(post, state=state, kind=failure.kind, message=message)
         except OSError as error:
-            # What is on the disk is the safe side; why it stays so can only be said.
+            # The former state on the disk is safe. The reason can only be reported, not recorded.
             raise Failure(failure.kind, message) from error
 
     def _change(self, post: Post, **changes: object) -> None:
@@ -621,7 +666,7 @@ class Run:
             self._is_behind = False
 
     def _catch_up(self) -> None:
-        """Put the state on the disk if that failed before, and may work by now."""
+        """Write the state to the disk if the last attempt failed. Ignore another failure."""
         with self._lock, contextlib.suppress(OSError):
             if self._is_behind:
                 self._job.save_state(self._state)
@@ -629,9 +674,9 @@ class Run:
 
 
 class _Edit:
-    """What all variations of a job share: the request, the pictures, and what goes up.
+    """What all variations of a job share: the request, the pictures and the upload.
 
-    Raises Failure if the job can't be sent.
+    Raises Failure if the job folder is damaged.
     """
 
     def __init__(self, job: Job) -> None:
@@ -667,7 +712,7 @@ class _Edit:
         self._hidden = placement.what_hides(self._mask, factor, kept)
 
     def upload(self, route: str) -> Upload:
-        """The pictures as that route takes them. Raises Failure if they can't be sent."""
+        """Return the encoded pictures for `route`. Raises Failure if they can't be sent."""
         route = route or settings.EDITS
         with self._lock:
             if route not in self._uploads:
@@ -681,11 +726,11 @@ class _Edit:
             return self._uploads[route]
 
     def form(self, route: str) -> Form:
-        """What is sent by that route, the same for all variations.
+        """Return the body of the request for `route`, which is the same for all variations.
 
-        Raises Failure like upload, and where nothing of any result would be seen.
+        Raises Failure if the pictures can't be sent, or if no result would be visible.
         """
-        # Here and not earlier: what was sent and paid for before is fitted all the same.
+        # This is not checked earlier, because results that were paid for are fitted in any case.
         if self._hidden:
             raise Failure(Failure.SETUP, self._hidden)
         uploaded = self.upload(route)
@@ -702,9 +747,10 @@ class _Edit:
             return self._forms[route]
 
     def place(self, data: bytes, route: str) -> tuple[Pixels, list[str]]:
-        """Fit the answer that came by `route` to the source's pixels: RGB or RGBA.
+        """Fit the result in `data`, which came by `route`, to the source.
 
-        The notes are sentences for the user. Raises picture.Unreadable.
+        Return its pixels, RGB or RGBA (height, width, 3 or 4), and notes for the user. Raises
+        picture.Unreadable if `data` is no usable picture, and Failure.
         """
         sent = self.upload(route)
         with self._room.taken(picture.pixels(data)):
@@ -718,13 +764,16 @@ class _Edit:
 
 
 def _kind(error: BaseException) -> str:
-    """What a fault is, without its words: those of libraries quote links and keys."""
+    """Return what kind of error it is, without its message.
+
+    Messages of libraries may quote links and keys.
+    """
     told = error.strerror if isinstance(error, OSError) else None
     return told or type(error).__name__
 
 
 def _log(error: BaseException) -> None:
-    """Say on standard error where a fault came from."""
+    """Write to standard error where an error came from."""
     cause: BaseException | None = error
     while cause:
         where = "".join(traceback.format_tb(cause.__traceback__))
@@ -743,12 +792,12 @@ def _lost_track() -> Failure:
 
 
 def _ask_again(post: Post) -> None:
-    """Let its task be asked for once more."""
+    """Change a post to accepted, so that its task is asked for once more."""
     post.state, post.kind, post.message, post.result = ACCEPTED, "", "", ""
 
 
 def _again(kind: str, wait: float) -> str:
-    """The sentence for a variation that will be sent again."""
+    """Return the message for a variation that will be sent, or sent again, in `wait` seconds."""
     sentence = (
         _("The service is busy. The edit is sent in {seconds} s.")
         if kind == Failure.BUSY
@@ -759,16 +808,19 @@ def _again(kind: str, wait: float) -> str:
 
 @dataclass(frozen=True)
 class _Line:
-    """The way to the service, the same for all variations that are open."""
+    """The service and how it is used, for all variations that need it."""
 
     service: Service
     address: str
-    """As the settings have it."""
+    """The address of the service as it is in the settings, or "sandbox"."""
     route: str
     pace: patience.Pace
 
     def check_has_task(self, post: Post) -> None:
-        """Let a task be asked for only where it was made. Raises Failure."""
+        """Raise Failure if the task of `post` was made by another service.
+
+        The two documented addresses belong to the same service.
+        """
         own = post.service in ("", self.address)
         if own or {post.service, self.address} <= {*settings.DOCUMENTED_BASE_URLS}:
             return
@@ -783,9 +835,10 @@ class _Line:
 
 @contextlib.contextmanager
 def _line() -> Iterator[_Line]:
-    """Give the way that the settings name, or one to a sandbox that lives as long.
+    """Yield the service of the settings, within a `with` block.
 
-    Raises Failure.
+    For the address "sandbox", a sandbox runs until the end of the block. Raises Failure if the
+    settings or the key can't be used.
     """
     try:
         settings.check_service()
@@ -796,7 +849,7 @@ def _line() -> Iterator[_Line]:
     if url != settings.SANDBOX:
         yield _Line(Service(url, key), url, route, patience.Pace(url))
         return
-    # Most edits never need it.
+    # Imported here, because most edits don't need it.
     from plugin.worker.sandbox import Sandbox
 
     with Sandbox() as sandbox:

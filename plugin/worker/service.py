@@ -1,10 +1,10 @@
-"""Talking to the service over HTTP: one edit sent, its answer read, its picture fetched.
+"""The client for the service: send an edit over HTTP, read the answer, fetch its picture.
 
-Beside it what costs nothing: how far a task is, whether the key is accepted, and the prices.
+There are also requests that cost nothing: the state of a task, the check of the key, and the
+prices.
 
-The key goes to the configured host alone. A POST is never sent again from here, and its
-redirects are not followed; what came back wrong ends in a Failure that says what it means for
-the user's money.
+The key is sent to the configured host only. This module never repeats a POST and doesn't follow
+its redirects. If an edit fails, the Failure says whether the user may have to pay for it.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ from plugin.worker.redaction import Secrets
 from plugin.worker.transport import Adapter, Body, Session, TooLong
 
 _CONNECTS = 4
-"""Times the patience with one connection: a host's addresses, a proxy and TLS take turns."""
+"""The time limit for connecting, as a multiple of the connect timeout. The addresses of a host, a
+proxy and the TLS handshake take their time one after the other."""
 _QUESTION_SECONDS = 20.0
-"""For what costs nothing, and is asked while somebody waits for it."""
+"""The timeout of requests that cost nothing and for which the user may be waiting."""
 _QUESTION_BYTES = 4_000_000
 _QUESTION_TRIES = urllib3.Retry(
     2,
@@ -48,25 +49,30 @@ _QUESTION_TRIES = urllib3.Retry(
     raise_on_status=False,
     respect_retry_after_header=False,
 )
-"""GETs alone are repeated by these."""
+"""Used for GET requests only."""
 _FETCH_SECONDS = 60.0
-"""For each piece of a picture."""
+"""The socket timeout while a picture is downloaded."""
 _ANSWER_BYTES = 4 * picture.FOREIGN_BYTES // 3 + 1_000_000
-"""An answer may carry its picture inside, a third larger in base64."""
+"""The most bytes of an answer. It may contain its picture in base64, which is a third larger."""
 _HEAD_BYTES = 1_000_000
-"""Of an answer that has no end, so much is read and kept."""
+"""How many bytes are kept of an answer that has more than _ANSWER_BYTES."""
 _REDIRECTS = 3
+"""The most redirects that are followed from a link to a picture."""
 _FRESH_LINKS = 2
-"""How often a task is asked for a new link to its picture."""
+"""How often the service is asked for a new link to the picture of a task."""
 _MOST_LINKS = 3
-"""Of one answer, that are followed to elsewhere."""
+"""The most links of one answer that are fetched. Pictures inside the answer don't count."""
 _HOST = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]")
 _FAKE = ipaddress.ip_network("198.18.0.0/15")
-"""Where local proxies place every public name; common with users behind a firewall."""
+"""The network in which local proxies place every public name. Such proxies are common among users
+behind a firewall."""
 
 
 class _Bearer(AuthBase):
-    """The key as a header; given as `auth` it keeps a .netrc file from replacing it."""
+    """Sends the key in a header.
+
+    As the `auth` of a request, it also keeps requests from using a .netrc file instead.
+    """
 
     def __init__(self, key: str) -> None:
         self._key = key
@@ -77,24 +83,25 @@ class _Bearer(AuthBase):
 
 
 class _Anonymous(AuthBase):
-    """No credentials at all, whatever a .netrc file offers."""
+    """Sends no credentials, not even those of a .netrc file."""
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         return request
 
 
 _NOT_MADE = frozenset((
-    *(400, 411, 414, 415, 422, 431),  # The request can't be read, or asks for what there isn't.
-    *(401, 402, 403),  # Whoever sent it may not, or has to pay first.
-    *(404, 405, 410),  # Nothing at this address takes edits.
-    *(301, 307, 308),  # Something at another address does: the request must be repeated there.
-    413,  # It is too large.
-    429,  # There were too many before it.
+    *(400, 411, 414, 415, 422, 431),  # The request is malformed or asks for something unsupported.
+    *(401, 402, 403),  # The sender has no permission or has to pay first.
+    *(404, 405, 410),  # There is no endpoint for edits at this address.
+    *(301, 307, 308),  # The endpoint has moved: the request must be repeated there.
+    413,  # The request is too large.
+    429,  # There were too many requests.
 ))  # fmt: skip
-"""Statuses that turn a whole edit away before any work is done for it, so that it costs nothing.
+"""Status codes with which a service rejects an edit before it does any work, so it costs nothing.
 
-Any other may come afterwards: 302 and 303 lead to what a POST has made, 409 speaks of an edit that
-is under way, proxies answer 408, 499 and 5xx while the service goes on.
+Any other status may come after the edit was made or begun: 302 and 303 redirect to the result of a
+POST, 409 is about an edit in progress, and proxies answer 408, 499 and 5xx while the service still
+works.
 """
 
 _USED_UP = re.compile(
@@ -102,7 +109,7 @@ _USED_UP = re.compile(
     "billing|arrear|overdue|out_of_credit|payment_required",
     re.IGNORECASE,
 )
-"""Found in the code or type of an error, it means that waiting doesn't help, but paying does."""
+"""Matches error codes and types that mean that the user has to pay, and that waiting won't help."""
 
 _NEVER_SENT = (
     requests.exceptions.InvalidURL,
@@ -111,17 +118,17 @@ _NEVER_SENT = (
     requests.exceptions.InvalidHeader,
     UnicodeError,
 )
-"""What the client itself refuses before it connects: addresses and proxies that can't be.
+"""Errors that requests raises for invalid addresses and proxies before it connects.
 
-Some of them can also come from an answer: what was sent by then tells.
+Some of them may also be caused by an answer. The number of bytes sent distinguishes the two cases.
 """
 
 _UNWRAPPED = (OSError, TypeError, ValueError, urllib3.exceptions.HTTPError)
-"""What comes out of the client as it is: of certificates that aren't there, of odd proxies."""
+"""Errors that requests doesn't wrap, such as those of missing certificates and unusual proxies."""
 
 
 class Service:
-    """The service at `base_url` (with /v1), for one key."""
+    """A client of the service at `base_url` (with /v1) that uses one key."""
 
     def __init__(self, base_url: str, key: str) -> None:
         self._base_url = base_url
@@ -137,20 +144,24 @@ class Service:
         on_sent: Callable[[int, int], None] = lambda sent, total: None,
         on_piece: Callable[[bool], None] = lambda last: None,
     ) -> Answer:
-        """Send one edit and wait for its answer, which may be the name of a task alone.
+        """Send one edit and wait for its answer, which may only contain the name of a task.
 
-        `on_sent` is told some times a second how many bytes of how many went up; both are equal
-        once, at the end. `on_piece` is asked before each piece leaves, with whether it is the last
-        one: what it raises ends the request, which is then surely incomplete. Raises Failure; its
-        kind is OUTCOME_UNKNOWN whenever the edit may have been made, and it is NotAccepted where
-        another try may do.
+        `on_sent` is called a few times a second with the number of bytes sent and of all bytes.
+        The two are equal once, at the end. `on_piece` is called before each piece is sent, with
+        whether it is the last one. If it raises an exception, the request ends without this piece,
+        so it is certainly incomplete.
+
+        Raises NotAccepted if the edit was not accepted and another try may succeed, and another
+        Failure in all other cases. The kind is OUTCOME_UNKNOWN whenever the edit may have been
+        made.
         """
         body = bytearray()
         with self._session() as session:
 
             def leaves(last: bool) -> None:
                 on_piece(last)
-                # Only now somebody listens; an upload may take as long as it goes on.
+                # The service answers only after the last piece. Until then there is no limit for
+                # the total time: a slow upload may take as long as it makes progress.
                 session.limit(self._read_seconds if last else 0)
 
             upload = Body(form.body, on_sent, leaves)
@@ -173,14 +184,14 @@ class Service:
                 if response is None or not upload.is_whole:
                     raise lost from error
                 if isinstance(error, TooLong):
-                    # What names a task comes first.
+                    # The name of a task is near the beginning.
                     del body[_HEAD_BYTES:]
         status, kind = response.status_code, _content_type(response)
         if 200 <= status < 300:
             try:
                 answer = answers.read(bytes(body), kind)
             except Exception as error:
-                # Whatever is wrong with it, it may have been paid for.
+                # Whatever is wrong with the answer, the edit may have been paid for.
                 told = str(lost or _unknown(_("its answer broke the rules of HTTP")))
                 raise Failure(Failure.OUTCOME_UNKNOWN, told, bytes(body)) from error
             answer = replace(answer, task=self._secrets.named(answer.task))
@@ -190,15 +201,16 @@ class Service:
         if not upload.is_whole or (status in _NOT_MADE and not lost):
             raise self._refusal(response, bytes(body))
         if named := self._secrets.named(answers.named_task(bytes(body), kind)):
-            # Something on the way lost patience; by this name the picture can be asked for.
+            # A proxy may have timed out. The result can be requested by the name of the task.
             return Answer(named)
         raise lost or _unknown(_answered(status, self._said(response, bytes(body))))
 
     def task(self, name: str) -> Task:
-        """Ask once how far a task is.
+        """Ask the service once for the state of a task.
 
-        Raises Stumbled where it may be asked again, TaskEnded if it has no result and never will,
-        and Failure if something must be done first.
+        Raises Stumbled if the request may be repeated, TaskEnded if the task has no result and
+        will never have one (TaskUnknown if the service says that there is no such task), and
+        Failure if the user must do something first.
         """
         url = f"{self._base_url}/tasks/{quote(name, safe='')}"
         response, body = self._ask(url, _Bearer(self._key), _ANSWER_BYTES, self._read_seconds)
@@ -207,7 +219,7 @@ class Service:
             told = self._told(name, answers.parsed(body, _content_type(response)), body)
             if told:
                 return told
-            # It is said in an answer that is well otherwise.
+            # The answer has a good status, but says that there is no such task.
             status = 404
         said = self._said(response, body)
         if status in (404, 410):
@@ -233,10 +245,11 @@ class Service:
         raise Stumbled(_answered(status, said), wait)
 
     def _told(self, name: str, told: Any, body: bytes) -> Task | None:
-        """Read how far a task is; None if the answer says that there is no such task.
+        """Return the state of a task; None if the answer says that there is no such task.
 
-        Raises Stumbled if it may be asked again, TaskEnded if it ended without a result, and
-        Failure if there is an error that is no word on the task.
+        `told` is the parsed JSON of `body`. Raises Stumbled if the request may be repeated,
+        TaskEnded if the task ended without a result, and Failure if the answer is an error that is
+        not about the task itself.
         """
         answer = replace(answers.read_parsed(told, body), task=name)
         if answers.is_done(told, answer):
@@ -278,13 +291,17 @@ class Service:
         return Task(answers.progress(told))
 
     def picture(self, answer: Answer) -> bytes:
-        """Return the bytes of the answer's picture. Raises Failure of the kind ANSWER.
+        """Return the bytes of the answer's picture.
 
-        What is no picture comes without its secrets, for it is kept.
+        If no picture is found, return the first thing that was found, without its secrets, because
+        it is saved.
 
-        Behind a link, it is asked for again where the network or the service stumbles, and the task
-        for a fresh link where that one is not good any more: that costs nothing. The key is not
-        sent along: a link carries its own signature.
+        If a link can't be fetched because of the network or the service, it is tried again. If it
+        is no longer valid, the service is asked for the task, which has a new link. Both cost
+        nothing. The key is not sent with a link, which has its own signature.
+
+        Raises Failure: of the kind REFUSED or OUTCOME_UNKNOWN if the answer is an error, of the
+        kind SETUP if the proxy of this machine can't be used, else of the kind ANSWER.
         """
         for fresh in range(_FRESH_LINKS + 1):
             try:
@@ -294,16 +311,17 @@ class Service:
                 failure = _not_fetched(str(stale))
             if not answer.task or fresh == _FRESH_LINKS:
                 break
-            # Whoever made it may name a task, and yet tell nothing of tasks.
+            # A service may name a task and yet not answer requests for tasks.
             with contextlib.suppress(Stumbled, Failure):
                 answer = self.task(answer.task).answer or answer
         raise failure
 
     def _picture(self, answer: Answer, is_inner: bool = False) -> bytes:
-        """Return the first thing in an answer that is a picture by its bytes, else the first.
+        """Return the bytes of the first picture that a link of the answer leads to.
 
-        A link may lead to one more answer, an inner one, with a link in it. Raises Failure, and
-        _Stale where a fresh link may do.
+        If no link leads to a picture, judging by its bytes, return the first bytes that were found.
+        A link may also lead to another answer, an inner one, with links in it. These are followed,
+        but no further ones. Raises Failure, or _Stale if a new link may help.
         """
         other = b""
         trouble: Failure | _Stale | None = None
@@ -315,7 +333,7 @@ class Service:
                     followed += 1
                     if followed > _MOST_LINKS:
                         break
-                    # What is said first is what is meant; the rest is worth a single try.
+                    # The first link is most likely the result. The others get a single try.
                     is_first = followed == 1 and not is_inner
                     data = self._followed(link, patience.FETCHES if is_first else (0,))
             except (Failure, _Stale) as error:
@@ -332,7 +350,10 @@ class Service:
         raise self._without_a_picture(answer, trouble)
 
     def _followed(self, link: str, pauses: Sequence[float]) -> bytes:
-        """Fetch what a link leads to, again after each pause where something stumbles."""
+        """Return what a link leads to, and try again after each of `pauses` (seconds) if necessary.
+
+        Raises Failure, or _Stale if the link has expired.
+        """
         try:
             url = urljoin(self._base_url, answers.mended(link))
         except ValueError as error:
@@ -350,13 +371,13 @@ class Service:
     def _without_a_picture(
         self, answer: Answer, failure: Failure | _Stale | None
     ) -> Failure | _Stale:
-        """Tell an answer that refuses from one that leaves open what became of the edit.
+        """Return the exception to raise for an answer without a picture.
 
-        `failure` is what was wrong with a picture that seemed to be there, if any did. Only a
-        refusal in a code for programs says that nothing was made; after anything else the edit is
-        not sent again.
+        `failure` says why a link could not be used, if there was one. Only an error code proves
+        that nothing was made. After anything else, the edit may have been made and is not sent
+        again.
         """
-        # Of a task the next question tells what became of it.
+        # If the answer names a task, asking for the task will show what became of the edit.
         trouble = None if answer.task else answers.trouble(answers.parsed(answer.body))
         said = self._tamed(answers.said(answer.body))
         if trouble and trouble.refused:
@@ -375,13 +396,14 @@ class Service:
         )
 
     def kept(self, body: bytes) -> tuple[str, bytes]:
-        """What of an answer may be written to the disk, and the suffix for it: no secret."""
+        """Return a file suffix and the body without its secrets, to be written to the disk."""
         return self._secrets.kept(body)
 
     def check(self) -> None:
-        """Ask for the models: that needs the key and costs nothing.
+        """Check that the service is reachable and accepts the key.
 
-        Raises Failure that says why an edit would fail; nothing was sent then.
+        This requests the list of models, which needs the key and costs nothing. Raises Failure with
+        the reason why an edit would fail.
         """
         try:
             response, body = self._ask(
@@ -416,7 +438,7 @@ class Service:
         )
 
     def prices(self, model: str) -> dict[str, float]:
-        """Return what one picture costs at each tier, as far as the service tells."""
+        """Return the price of one picture at each tier, as far as the service publishes prices."""
         parts = urlsplit(self._base_url)
         try:
             response, body = self._ask(
@@ -436,7 +458,11 @@ class Service:
         limit: int,
         seconds: float,
     ) -> tuple[requests.Response, bytes]:
-        """GET something of at most `limit` bytes within `seconds`. Raises Stumbled."""
+        """Send a GET request, and return the response and its body.
+
+        The body may have at most `limit` bytes and take at most `seconds`. Raises Stumbled if the
+        request failed, and Failure if a setting of this machine must be changed first.
+        """
         with self._session() as session:
             session.mount(url, Adapter(session, max_retries=_QUESTION_TRIES))
             session.limit(3 * seconds)
@@ -499,10 +525,10 @@ class Service:
         with Session() as session:
             session.headers["User-Agent"] = f"dimilinks-gimp/{__version__}"
             if settings.is_loopback(urlsplit(self._base_url).hostname or ""):
-                # A proxy can't reach this machine's own loopback.
+                # A proxy can't reach the loopback address of this machine.
                 session.trust_env = False
             elif bundle := os.environ.get("SSL_CERT_FILE"):
-                # The two variables of requests itself come before it.
+                # REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, requests' own variables, take precedence.
                 session.verify = bundle
             try:
                 yield session
@@ -510,7 +536,10 @@ class Service:
                 session.limit(0)
 
     def _lost(self, error: Exception, upload: Body) -> Failure:
-        """Tell what an edit that has no answer costs: only its last piece makes it one."""
+        """Return the Failure for an edit without an answer.
+
+        The service can have accepted the edit only if its last piece was sent.
+        """
         if upload.is_whole:
             return _unknown(_cause(_through_proxy(error)))
         if upload.is_begun:
@@ -527,12 +556,15 @@ class Service:
             "The service at {host} can't be reached ({why}). Nothing was sent: check the "
             "network and the service's address, then try again."
         ).format(host=self._host, why=_cause(error))
-        # A proxy that says no and a certificate that is wrong will be so in a moment.
+        # A proxy that refuses and an invalid certificate are unlikely to change in a moment.
         lasting = isinstance(error, (requests.exceptions.ProxyError, requests.exceptions.SSLError))
         return (Failure if lasting else NotAccepted)(Failure.UNREACHABLE, sentence)
 
     def _refusal(self, response: requests.Response, body: bytes, asking: bool = False) -> Failure:
-        """Tell why an edit was not accepted, or why the service may not be asked for one."""
+        """Return the Failure for an answer that rejects a request.
+
+        With `asking`, the request was about an edit that had been accepted before.
+        """
         status = response.status_code
         said = self._said(response, body)
         told = answers.parsed(body, _content_type(response))
@@ -585,7 +617,7 @@ class Service:
         return Failure(Failure.REFUSED, _quoting(text, said))
 
     def _wrong_address(self, status: int) -> str:
-        """The sentence for something at the service's address that knows nothing of edits."""
+        """Return the sentence for an address where something answers that is not the service."""
         if not urlsplit(self._base_url).path:
             return _(
                 "Something answers at {host}, but not this service ({status}): its address usually "
@@ -598,11 +630,15 @@ class Service:
         ).format(host=self._host, status=status)
 
     def _checked_link(self, url: str) -> str:
-        """Let only the service's own host pass, or public https. Raises Failure.
+        """Return the link in the form in which it may be fetched.
 
-        Returns the address as it may be asked for: never in clear where the service is reached
-        over https. It is taken apart as the connection will do it: two readings of one link are a
-        way around every rule.
+        A link may lead to the service itself, or to a public host over https. If the service is
+        used over https, an http link to its host is changed to https.
+
+        The link is parsed by the same function that the connection uses. If two parsers understood
+        a link differently, it could circumvent these checks.
+
+        Raises Failure if the link must not be fetched.
         """
         try:
             parts, own = urllib3.util.parse_url(url), urllib3.util.parse_url(self._base_url)
@@ -614,7 +650,7 @@ class Service:
         if (parts.scheme, own.scheme, parts.host) == ("http", "https", own.host) and (
             parts.port in (None, 80, own.port)
         ):
-            # Behind a proxy services often don't know how they are reached.
+            # A service behind a proxy often doesn't know its own public address.
             return str(parts._replace(scheme="https", port=own.port))
         if (parts.scheme, parts.netloc) == (own.scheme, own.netloc):
             return url
@@ -625,25 +661,26 @@ class Service:
         return url
 
     def _place(self, url: str) -> str:
-        """The host of an address that the service gives, fit for a window; "" if it has none."""
+        """Return the host of a URL from the service for display; "" if it has none."""
         try:
             return self._tamed(urlsplit(url).netloc.rpartition("@")[2])
         except ValueError:
             return ""
 
     def _said(self, response: requests.Response, body: bytes) -> str:
-        """The service's own words in an answer, fit for a window: one line, short, no secrets."""
+        """Return the message in an answer for display: one short line, without secrets."""
         return self._tamed(answers.said(body, _content_type(response)))
 
     def _tamed(self, message: Any) -> str:
-        """Words of the service as they may be shown; "" if they are none."""
+        """Return a message of the service for display; "" if it is not a string."""
         return self._secrets.tamed(message)
 
 
 class Stumbled(Exception):
-    """What costs nothing could not be had this time; the message is a clause that says why.
+    """A request that costs nothing failed and may be repeated.
 
-    `wait` is how many seconds the service asked for, 0 if it did not say.
+    The message is a clause that says why. `wait` is how many seconds the service asked to wait, 0
+    if it did not say.
     """
 
     def __init__(self, clause: str, wait: float = 0) -> None:
@@ -652,11 +689,11 @@ class Stumbled(Exception):
 
 
 class _Stale(Exception):
-    """A link that isn't good, or isn't any more; the message is a clause that says why."""
+    """A link is not valid, or no longer valid. The message is a clause that says why."""
 
 
 def _remedy() -> str:
-    """Where the key that was refused is changed."""
+    """Return a sentence that says where to change the key that was refused."""
     if os.environ.get("DIMILINKS_API_KEY"):
         return _("Check DIMILINKS_API_KEY, which is set in the environment.")
     return _(
@@ -669,7 +706,7 @@ def _content_type(response: requests.Response) -> str:
 
 
 def _is_expired(link: str) -> bool:
-    """Whether a link says of itself that its time is over."""
+    """Return whether the expiry time in a link (`exp`, in milliseconds since 1970) has passed."""
     expiry = parse_qs(urlsplit(link).query).get("exp", [""])[0]
     return bool(re.fullmatch("[0-9]{1,16}", expiry)) and int(expiry) <= time.time() * 1000
 
@@ -697,14 +734,14 @@ def _not_fetched(clause: str) -> Failure:
 
 
 def _answered(status: int, said: str) -> str:
-    """The clause for an answer that is none, with the service's own words if there are any."""
+    """Return the clause for an answer that can't be used, with the service's message if any."""
     if said:
         return _("the service answered {status}: “{words}”").format(status=status, words=said)
     return _("the service answered {status}").format(status=status)
 
 
 def _quoting(sentence: str, said: str) -> str:
-    """Add the service's own words, if there are any, to ours."""
+    """Return `sentence`, followed by the service's message if there is one."""
     if not said:
         return sentence
     return _("{sentence} The service says: “{words}”.").format(sentence=sentence, words=said)
@@ -726,14 +763,21 @@ def _setup(error: BaseException) -> Failure:
 
 
 def _obstacle(error: BaseException) -> str:
-    """What keeps anything from being sent, without the address of a proxy: it has a password."""
+    """Return the clause that says why nothing can be sent.
+
+    It doesn't quote `error`, which may contain the address of a proxy and its password.
+    """
     if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
         return _("its certificates file is missing")
     return _("there can be no such address or proxy")
 
 
 def _stumbled(session: Session, error: Exception) -> Stumbled | Failure:
-    """Tell why a question was in vain: for now, or until this machine's settings are mended."""
+    """Return the exception for a GET request that failed with `error`.
+
+    It is Stumbled if the request may be repeated, and Failure if a setting of this machine must be
+    changed first.
+    """
     if isinstance(error, requests.exceptions.InvalidSchema):
         return _setup(error)
     if _is_odd(error) and not isinstance(error, TooLong):
@@ -742,12 +786,15 @@ def _stumbled(session: Session, error: Exception) -> Stumbled | Failure:
 
 
 def _in_time(session: Session, error: Exception) -> Exception:
-    """Return what is behind an error: the end of our patience, or the error itself."""
+    """Return ReadTimeout if the time limit of the session has ended, and `error` otherwise.
+
+    The end of the time limit shuts the connection down, which may cause any error.
+    """
     return requests.ReadTimeout() if session.is_over else error
 
 
 def _is_odd(error: BaseException) -> bool:
-    """Whether the client itself refuses something: an address, a proxy, or an answer."""
+    """Return whether the client itself, not the network, rejected an address, proxy or answer."""
     return isinstance(error, _NEVER_SENT) or not isinstance(error, requests.RequestException)
 
 
@@ -763,14 +810,17 @@ def _unknown(clause: str) -> Failure:
 
 
 def _through_proxy(error: Exception) -> Exception:
-    """Return the error behind one of the proxy, which had let the edit through."""
+    """Return the connection error inside an error of the proxy, or `error` itself.
+
+    The proxy is not the cause here, because it had let the edit through.
+    """
     behind = getattr(error.args[0] if error.args else None, "reason", None)
     original = getattr(behind, "original_error", None)
     return requests.ConnectionError(original) if original else error
 
 
 def _cause(error: BaseException) -> str:
-    """What went wrong, short and without the URL, which may carry a signature."""
+    """Return a short clause for `error`, without the URL, which may contain a signature."""
     if isinstance(error, TooLong):
         return _("its answer had no end")
     if _is_odd(error):
@@ -799,11 +849,11 @@ def _cause(error: BaseException) -> str:
 
 
 def _is_public(host: str) -> bool:
-    """Whether no address that `host` stands for is on this machine or a private network."""
+    """Return whether no address of `host` is on this machine or in a private network."""
     try:
         found = socket.getaddrinfo(host.strip("[]"), 443, type=socket.SOCK_STREAM)
     except (OSError, ValueError):
-        # Unknown here: where a proxy does the asking, that is usual.
+        # The name can't be resolved here, which is usual if a proxy resolves it.
         return True
     addresses = [ipaddress.ip_address(str(f[4][0]).partition("%")[0]) for f in found]
     return all(

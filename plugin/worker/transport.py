@@ -1,6 +1,6 @@
-"""HTTP connections to the service: their time limits, and what has left through them.
+"""HTTP connections with time limits for whole requests, and uploads that count the bytes sent.
 
-Everything that changes how requests, urllib3 and http.client behave stands here.
+All changes to the behaviour of requests, urllib3 and http.client are in this module.
 """
 
 from __future__ import annotations
@@ -24,39 +24,43 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 _REPORT_SECONDS = 0.2
-"""Between two reports of an upload."""
+"""The time between two reports of the progress of an upload."""
 _KEEPALIVE = (
     ("SO_KEEPALIVE", socket.SOL_SOCKET, 1),
-    # The first probe comes before a router forgets a silent connection; macOS names it differently.
+    # The first probe is sent before a router forgets an idle connection. (On macOS, this option has
+    # another name.)
     ("TCP_KEEPIDLE", socket.IPPROTO_TCP, 30),
     ("TCP_KEEPALIVE", socket.IPPROTO_TCP, 30),
     ("TCP_KEEPINTVL", socket.IPPROTO_TCP, 30),
-    # A network that is away for minutes must not end the connection earlier than silence would.
+    # A network that is down for minutes must not end the connection earlier than the timeout for an
+    # answer does.
     ("TCP_KEEPCNT", socket.IPPROTO_TCP, 20),
 )
-"""Name, level and value of each option; a platform lacks some of the names."""
+"""(name, level, value) of each socket option. A platform may lack some of the names."""
 
 
 _CHUNK = re.compile(rb"[0-9A-Fa-f]+[ \t]*([;\r\n]|$)")
-"""What a chunk begins with: its length."""
+"""The beginning of a chunk: its length."""
 _GZIP = b"\x1f\x8b"
-"""What a packed body begins with."""
+"""The first two bytes of a compressed body."""
 _LAYERS = 3
-"""How often a body may be packed: proxies do it once more."""
+"""How many times a body may be compressed: a proxy may compress it again."""
 _MEMBERS = 2000
-"""Packed pieces that follow each other; each may be empty."""
+"""The most gzip members in a body. Empty members add nothing to its length, so the limit for its
+length doesn't stop them."""
 _UNPACKED = 2**20
-"""Most bytes that are unpacked at a time."""
+"""The most bytes that are decompressed at a time."""
 
 
 class TooLong(Exception):
-    """More bytes than any answer has."""
+    """The body has more bytes than any real answer."""
 
 
 class Session(requests.Session):
-    """A session that follows no redirect, and whose time runs out however busy it is kept.
+    """A session that follows no redirects and can limit the total time of a request.
 
-    Timeouts of a socket begin anew with every byte, and a library reads many bytes at a time.
+    The timeout of a socket is not enough for that. It starts again with every byte, and a library
+    waits for many bytes at a time.
     """
 
     def __init__(self) -> None:
@@ -65,17 +69,20 @@ class Session(requests.Session):
         self._sockets: list[socket.socket] = []
         self._timer: threading.Timer | None = None
         self.is_over = False
-        # The only way of packing that is understood here.
+        # The only compression that is asked for.
         self.headers["Accept-Encoding"] = "gzip"
         self.mount("https://", Adapter(self))
         self.mount("http://", Adapter(self))
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """Return None: to look at a redirect is enough to read a body without end."""
+        """Return None, so that requests ignores redirects.
+
+        Otherwise it would read the whole body of a redirect, which may never end.
+        """
         return None
 
     def limit(self, seconds: float) -> None:
-        """Break off all that is under way after `seconds`; 0 removes the limit."""
+        """Shut down all connections after `seconds`; 0 removes the limit."""
         if self._timer:
             self._timer.cancel()
         if seconds:
@@ -84,7 +91,7 @@ class Session(requests.Session):
             self._timer.start()
 
     def watch(self, connected: socket.socket) -> None:
-        """Let the limit apply to this socket, too."""
+        """Apply the time limit to this socket as well."""
         with self._lock:
             self._sockets.append(connected)
             if self.is_over:
@@ -103,10 +110,12 @@ class Session(requests.Session):
         seconds: float,
         chunks: bytearray | None = None,
     ) -> bytes:
-        """Read the body: at most `limit` bytes, whatever its header says, within `seconds`.
+        """Return the body of a response, decompressed.
 
-        `chunks` gets what has arrived, also if the connection breaks. Raises TooLong and
-        requests.RequestException.
+        What has arrived is added to `chunks`, even if the connection breaks. Raises TooLong if
+        there are more than `limit` bytes, whatever the header says. Raises
+        requests.RequestException if the connection breaks, or if the body is not complete within
+        `seconds`.
         """
         self.limit(seconds)
         chunks = bytearray() if chunks is None else chunks
@@ -115,13 +124,13 @@ class Session(requests.Session):
             if len(chunks) > limit:
                 raise TooLong
         if self.is_over:
-            # A body without a length seems to end there.
+            # A body without a length seems complete when its connection is shut down.
             raise requests.ReadTimeout
         return bytes(chunks)
 
 
 class Adapter(HTTPAdapter):
-    """Makes the connections of a session."""
+    """Creates the connections of a session."""
 
     def __init__(self, session: Session, **options: Any) -> None:
         self._session = session
@@ -135,23 +144,24 @@ class Adapter(HTTPAdapter):
 
 
 class _Response(http.client.HTTPResponse):
-    """An answer, read behind any number of interim ones: http.client skips status 100 alone."""
+    """A response after any number of interim ones. (http.client skips only those of status 100.)"""
 
     def begin(self) -> None:
         super().begin()
         while 100 <= self.status < 200 and self.status != http.HTTPStatus.SWITCHING_PROTOCOLS:
-            # Without headers it reads the next status line.
+            # `begin` reads another status line only if there are no headers yet.
             self.headers = self.msg = None  # type: ignore[assignment]
             super().begin()
         found = self.fp.peek(16) if self.chunked and self.fp else b""
         if found and not _CHUNK.match(found):
-            # A proxy took the chunks away and left the header: it ends where the connection does.
+            # A proxy joined the chunks and kept the header. The body ends when the connection is
+            # closed.
             del self.headers["Transfer-Encoding"]
             self.chunked, self.will_close = False, True
 
 
 class _Connection(HTTPConnection):
-    """A connection that is kept alive, and whose sockets the session may shut."""
+    """A connection with TCP keep-alive, whose sockets the session can shut down."""
 
     response_class = _Response
 
@@ -162,7 +172,7 @@ class _Connection(HTTPConnection):
     def _new_conn(self) -> socket.socket:
         connected = super()._new_conn()
         for name, level, value in _KEEPALIVE:
-            # An edit is worth more than an option that a system refuses.
+            # An option that the system refuses must not prevent an edit.
             with contextlib.suppress(OSError):
                 if hasattr(socket, name):
                     connected.setsockopt(level, getattr(socket, name), value)
@@ -171,22 +181,28 @@ class _Connection(HTTPConnection):
 
     def connect(self) -> None:
         super().connect()
-        # TLS makes a new socket object of the old one, and TLS inside TLS holds one.
+        # TLS puts another object in place of the socket. With TLS inside TLS, this object is no
+        # socket itself, but has one.
         connected: Any = self.sock
         self._session.watch(getattr(connected, "socket", connected))
 
 
 class _SecureConnection(_Connection, HTTPSConnection):
-    """The same with TLS."""
+    """The same connection over TLS."""
 
 
 class Body:
-    """A form on its way up, which knows how much of itself it has given away.
+    """The body of a request, which counts how many of its bytes have been read for sending.
 
-    It is asked for its first piece when the head has been sent to the service, that is after a
-    proxy has opened the tunnel and TLS is established; for each further piece when the one before
-    was handed to the socket. So what was not asked for has not left. For requests it is a stream of
-    known length: that takes `__iter__`, `__len__` and `read`.
+    Its first piece is read after the headers have been sent to the service, that is, after a proxy
+    has opened the tunnel and TLS is established. Each further piece is read after the previous one
+    was passed to the socket. So what was not read has not been sent.
+
+    requests treats it as a stream of known length because it has `__iter__`, `__len__` and `read`.
+
+    `on_sent` is called with the number of bytes read and of all bytes, at intervals and at the end.
+    `on_piece` is called before each piece is returned, with whether it is the last one, and may
+    raise an exception to end the request.
     """
 
     def __init__(
@@ -203,12 +219,12 @@ class Body:
 
     @property
     def is_begun(self) -> bool:
-        """Whether any of it may have left."""
+        """Whether any byte may have been sent."""
         return self._given > 0
 
     @property
     def is_whole(self) -> bool:
-        """Whether its last piece may have left; without that no service can accept it."""
+        """Whether the last piece may have been sent. No service can accept a request without it."""
         return self._given == len(self._data)
 
     def __len__(self) -> int:
@@ -231,15 +247,16 @@ class Body:
 
 def _shut(connected: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        # Not by the method of a TLS socket, which some other thread is reading from.
+        # Call the method of a plain socket. That of a TLS socket must not be called while another
+        # thread reads from it.
         socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
 def _pieces(response: requests.Response) -> Iterator[bytes]:
-    """Give the body as it arrives, unpacked. Raises requests.RequestException.
+    """Yield the body as it arrives, decompressed. Raises requests.RequestException.
 
-    `iter_content` waits until a piece is full, and drops what it can't unpack: both lose what there
-    was when something breaks.
+    The method `iter_content` of requests is not used, because it would lose data when a connection
+    breaks: it waits until a piece is full, and drops what it can't decompress.
     """
     try:
         pieces = iter(lambda: response.raw.read1(65536, decode_content=False), b"")
@@ -258,9 +275,11 @@ def _pieces(response: requests.Response) -> Iterator[bytes]:
 
 
 def _unpacked(pieces: Iterator[bytes], is_deflated: bool) -> Iterator[bytes]:
-    """Unpack a body if it is packed, whatever its header says of that. Raises zlib.error.
+    """Yield a body, decompressed if it is compressed. Raises zlib.error.
 
-    `is_deflated`: its header names a way of packing that can't be told from a text by two bytes.
+    gzip is recognised by its first two bytes, whatever the header says. The first bytes of zlib
+    data may also be those of a text, so zlib data is only looked for if `is_deflated`, that is, if
+    the header says `deflate`.
     """
     first = b""
     for piece in pieces:
@@ -285,7 +304,7 @@ def _unpacked(pieces: Iterator[bytes], is_deflated: bool) -> Iterator[bytes]:
             if unpacker.eof:
                 members += 1
                 if not piece.startswith(_GZIP) or members > _MEMBERS:
-                    # What follows is to be ignored.
+                    # What follows the compressed data is ignored.
                     return
                 unpacker = zlib.decompressobj(bits)
             before = unpacker.copy()
@@ -301,7 +320,7 @@ def _unpacked(pieces: Iterator[bytes], is_deflated: bool) -> Iterator[bytes]:
 
 
 def _salvaged(unpacker: zlib._Decompress, piece: bytes) -> Iterator[bytes]:
-    """Unpack what can be had of a piece before it is damaged."""
+    """Yield what can be decompressed of a piece before its first damaged byte."""
     with contextlib.suppress(zlib.error):
         for place in range(len(piece)):
             yield unpacker.decompress(piece[place : place + 1])

@@ -1,8 +1,9 @@
-"""What goes up: source, mask and references as PNG, within the service's budget.
+"""Encode the source, mask and references of a job as PNGs that fit the service's size limits.
 
-What gives way when the budget is short, in this order: references are scaled down to the tier,
-PNGs are compressed harder, references and then the source are scaled down further. It is never
-refused after a wait.
+References are always scaled down to the longer side of the answer. If the PNGs are too large, they
+are compressed harder. If that isn't enough, the references are scaled down further, and after them
+the source together with its mask (at once, where these two exceed the limits alone). So no edit is
+refused for its size after a long upload.
 """
 
 from __future__ import annotations
@@ -22,30 +23,38 @@ from plugin.worker import picture
 from plugin.worker.failure import Failure
 
 PICTURE_BYTES = 20_000_000
+"""The service's limit for one picture."""
 TOTAL_BYTES = 31_500_000
-"""A little below the proxy's 32 MB, for what is around the pictures."""
+"""The limit for all pictures together: a little below the proxy's limit of 32 MB for a request,
+which also contains the text fields and the boundaries of the form."""
 _SMALLEST_REFERENCE = 512
-"""Pixels of the longer side below which a reference would tell the model too little."""
+"""The smallest longer side of a reference, in pixels. A smaller one would be of little use to the
+model."""
 _JUST_UNDER = 0.97
-"""Bytes don't shrink quite like pixels; aiming a little lower saves another round."""
+"""A safety factor for scaling down: the bytes don't shrink exactly in proportion to the pixels, and
+a slightly lower target avoids another round."""
 
 
 @dataclass
 class Upload:
-    """The encoded pictures as (field, file name, PNG bytes), in the order that the model sees."""
+    """The pictures of a job, scaled and encoded for the request."""
 
     files: list[tuple[str, str, bytes]]
+    """(form field, file name, PNG bytes) of each picture, in the order in which the model sees
+    them."""
     source: Image.Image
-    """What the service sees, RGB."""
+    """The source as it is sent, mode RGB."""
     mask: Image.Image | None
-    """The selection over it, L, 255 = edit."""
+    """The mask as it is sent, at the size of `source`, mode L, 255 = edit."""
     inner: tuple[int, int, int, int]
-    """Left, top, right, bottom of the real pixels in it; beyond lies repeated edge."""
+    """Left, top, right and bottom of the region's content in `source`, in pixels. The pixels around
+    it repeat the content's edge."""
     notes: list[str] = field(default_factory=list)
+    """Sentences for the user."""
 
     @property
     def source_size(self) -> tuple[int, int]:
-        """(width, height) at which the source goes up; the answer is fitted by it."""
+        """The (width, height) of the source as it is sent. The answer is fitted relative to it."""
         return self.source.size
 
 
@@ -56,10 +65,10 @@ def build(
     references: Sequence[Image.Image],
     total: int = TOTAL_BYTES,
 ) -> Upload:
-    """Encode what goes up for `region`, in at most `total` bytes.
+    """Scale and encode the pictures for `region`, in at most `total` bytes.
 
-    `source` has the pixels of `region.content`, `mask` (mode L, 255 = edit) the same size.
-    Raises Failure if there are too many pictures.
+    `source` contains the pixels of `region.content`. `mask` (mode L, 255 = edit) has the size of
+    `source`. Raises Failure if there are too many pictures, or if the mask is empty.
     """
     count = 1 + (mask is not None) + len(references)
     if count > MOST_PICTURES:
@@ -112,7 +121,10 @@ def build(
 def _own_pictures(
     flat: Image.Image, mask: Image.Image | None, region: Region, size: tuple[int, int]
 ) -> tuple[list[Image.Image], tuple[int, int, int, int]]:
-    """Return source and mask as they go up at `size`, and where in them the real pixels lie."""
+    """Return the source and the mask to send at `size`, and the box of the content in them.
+
+    `size` is (width, height); the box is (left, top, right, bottom).
+    """
     sent, inner = _at_size(flat, region, size)
     if mask is None:
         return [sent], inner
@@ -124,7 +136,7 @@ def _encoded(pictures: Sequence[Image.Image], hard: bool = False) -> list[bytes]
 
 
 def _over(data: Sequence[bytes], total: int) -> float:
-    """By which factor the budget is exceeded, at most 1 if it is kept."""
+    """Return the factor by which `data` exceeds the limits; at most 1 if it fits."""
     return max(max(map(len, data)) / PICTURE_BYTES, sum(map(len, data)) / total)
 
 
@@ -143,7 +155,10 @@ def _within(image: Image.Image, longest: int) -> Image.Image:
 def _at_size(
     source: Image.Image, region: Region, size: tuple[int, int]
 ) -> tuple[Image.Image, tuple[int, int, int, int]]:
-    """Scale the content and repeat its edge, so that the whole box of the region fills `size`."""
+    """Scale the content and repeat its edge, so that the region's box fills `size`.
+
+    Return the picture and the (left, top, right, bottom) of the content in it.
+    """
     inner = _inner(region, size)
     left, top, right, bottom = inner
     if source.size != (right - left, bottom - top):
@@ -162,7 +177,9 @@ def _mask_at_size(
     shown = (right - left, bottom - top)
     small = mask if mask.size == shown else mask.resize(shown, Image.Resampling.BOX)
     if _highest(small) < 128:
-        # So faint, or a hairline that faded: to the model that would read as "keep everything".
+        # The selection is faint, or it is a thin line that faded when it was scaled down. To the
+        # model, such a mask would mean "keep everything". So every pixel that the selection
+        # touches becomes white.
         touched = (np.asarray(mask) > 0).astype(np.float32)
         share = cv2.resize(touched, shown, interpolation=cv2.INTER_AREA)
         small = Image.fromarray(((share > 0) * 255).astype(np.uint8))
@@ -174,7 +191,7 @@ def _highest(gray: Image.Image) -> int:
 
 
 def _inner(region: Region, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Where the content lies in a picture of `size` that shows the region's box."""
+    """Return the (left, top, right, bottom) of the content in a picture of the box at `size`."""
     across, down = size[0] / region.box.width, size[1] / region.box.height
     left = min(round((region.content.x - region.box.x) * across), size[0] - 1)
     top = min(round((region.content.y - region.box.y) * down), size[1] - 1)
@@ -196,13 +213,20 @@ def _framed(
 
 
 def _both_ways(mask: Image.Image) -> Image.Image:
-    """The mask as both customs have it: transparent and white where to edit."""
+    """Return an RGBA mask that is both white and transparent where to edit.
+
+    There are two conventions for masks: transparent means edit, or white means edit. This mask has
+    the same meaning in both.
+    """
     keep = mask.point(lambda value: 255 - value)
     return Image.merge("RGBA", (mask, mask, mask, keep))
 
 
 def read_source(folder: Path) -> tuple[Image.Image, Image.Image | None]:
-    """Return the job's source (RGB or RGBA) and mask (L, or None). Raises Failure."""
+    """Return the job's source (RGB or RGBA) and mask (L, or None if the job has none).
+
+    Raises Failure if one of the files is missing or damaged.
+    """
     try:
         source = picture.read_own(folder / "source.png")
         mask = None
@@ -217,7 +241,10 @@ def read_source(folder: Path) -> tuple[Image.Image, Image.Image | None]:
 
 
 def read_references(folder: Path, names: Sequence[str]) -> list[Image.Image]:
-    """Return the job's references. Raises Failure naming the one that can't be read."""
+    """Return the job's references.
+
+    Raises Failure if one of them can't be read; the message contains its number.
+    """
     references = []
     for number, name in enumerate(names, 1):
         try:

@@ -1,7 +1,9 @@
-"""The campaign that repair is judged by: photographs, selections, and services that misbehave.
+"""Simulated edits with a misbehaving service, which measure how well repair works.
 
-Each case takes a region of a photograph, puts new content into a part of its selection (what a
-perfect service would answer), has the sandbox misbehave with that, and looks at what is placed.
+Each case takes a region of a photograph and puts new content into a part of its selection: this is
+what a perfect service would answer. The sandbox's misbehaviour then changes that picture, the
+result is fitted, and the pixels that would be placed are compared with the perfect ones.
+
 Errors are in levels of 255, distances in pixels of the region, colour differences in ΔE2000.
 """
 
@@ -34,7 +36,7 @@ MISBEHAVIOURS = 60
 
 @functools.lru_cache(maxsize=4)
 def selection(name: str, width: int, height: int) -> Array:
-    """A selection of that kind over a picture, (height, width), 0 to 255."""
+    """Return the selection called `name` for a picture, (height, width), 0 to 255."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     x, y = x / width, y / height
     round_ = np.hypot((x - 0.5) / 0.5, (y - 0.5) / 0.5)
@@ -56,7 +58,10 @@ def selection(name: str, width: int, height: int) -> Array:
 
 
 def misbehaviour(random: np.random.Generator, asked: tuple[int, int]) -> Misbehaviour:
-    """Any of those that repair has to bear, for an answer of the size `asked` for."""
+    """Return a random misbehaviour of the amount that repair must handle.
+
+    `asked` is the size of the answer that was asked for, (width, height).
+    """
     size, layout = None, "squeeze"
     chance = random.random()
     if chance < 0.25:
@@ -82,11 +87,14 @@ def misbehaviour(random: np.random.Generator, asked: tuple[int, int]) -> Misbeha
 
 
 Change = Callable[[Array, np.random.Generator], Array]
-"""What is done to an answer that the sandbox doesn't do: levels (height, width, 3) to others."""
+"""A change of an answer's levels, (height, width, 3), that the sandbox can't make."""
 
 
 class Kind(NamedTuple):
-    """A kind of misbehaviour, of which chance chooses how much: what moves, and what else."""
+    """A kind of misbehaviour with random amounts.
+
+    `moved` returns the sandbox's misbehaviour for a size, and `change` makes any further change.
+    """
 
     moved: Callable[[np.random.Generator, tuple[int, int]], Misbehaviour]
     change: Change = lambda levels, random: levels
@@ -97,7 +105,7 @@ def _as_sent(random: np.random.Generator, asked: tuple[int, int]) -> Misbehaviou
 
 
 def _nearly(random: np.random.Generator, asked: tuple[int, int]) -> Misbehaviour:
-    """Moved a little, as by models whose fault is another one."""
+    """Return a small motion, which accompanies the kinds that are not about motions."""
     shift = (random.uniform(-0.01, 0.01), random.uniform(-0.01, 0.01))
     return Misbehaviour(zoom=random.uniform(0.98, 1.02), shift=shift)
 
@@ -136,7 +144,10 @@ def _denoised(levels: Array, random: np.random.Generator) -> Array:
 
 
 def _bent(pixels: float) -> Change:
-    """Bends of at most so many pixels where the longer side has 1024."""
+    """Return a change that bends an answer by up to `pixels` pixels.
+
+    This is for a longer side of 1024 pixels; bends grow in proportion to the longer side.
+    """
 
     def change(levels: Array, random: np.random.Generator) -> Array:
         height, width = levels.shape[:2]
@@ -163,11 +174,11 @@ PERFECT = {
     "tone": Kind(_toned),
     "soft": Kind(lambda random, asked: Misbehaviour(blur=0.8)),
 }
-"""Answers that lie where they belong: nothing may move them."""
+"""The kinds in which nothing moves. Repair must not move these answers."""
 
 
 def _sized(layout: Layout, size: tuple[int, int] | None = None) -> Kind:
-    """Answers of another size; without one, 0.6 of what was asked for."""
+    """Return the kind with answers of another size, by default 0.6 of the size asked for."""
 
     def moved(random: np.random.Generator, asked: tuple[int, int]) -> Misbehaviour:
         answer = size or (round(asked[0] * 0.6), round(asked[1] * 0.6))
@@ -214,7 +225,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Case:
-    """One edit; photographs by name, everything else by number and thus reproducible."""
+    """One edit. All its random choices depend on these names and `number`, so it is repeatable."""
 
     photograph: str
     selection: str
@@ -229,25 +240,25 @@ class Case:
 
 @dataclass(frozen=True)
 class Answered:
-    """A case as far as the service has come."""
+    """A case with the service's answer."""
 
     source: Image.Image
     ideal: Image.Image
-    """What a perfect service would have answered, at the source's pixels."""
+    """What a perfect service would have answered, at the size of `source`."""
     mask: Image.Image
     changed: Array
-    """Where there is new content, (height, width), 0 to 1."""
+    """The share of new content in each pixel of `source`, (height, width), 0 to 1."""
     region: Region
     built: upload.Upload
     answer: Image.Image
     to_sent: Array
     true: Array
-    """From the source's pixels to those of the answer, as the simulation has it."""
+    """The true matrix from the pixels of `source` to those of `answer`."""
     misbehaviour: Misbehaviour
 
 
 def answered(case: Case, photograph: Image.Image, other: Image.Image) -> Answered:
-    """Let the service answer; new content comes from the photograph `other`."""
+    """Simulate an edit of `photograph` and its answer, with new content from `other`."""
     random = case.random
     whole = Box(0, 0, *photograph.size)
     selected = Image.fromarray(selection(case.selection, *photograph.size))
@@ -261,7 +272,7 @@ def answered(case: Case, photograph: Image.Image, other: Image.Image) -> Answere
     new = np.asarray(other.resize(source.size, Image.Resampling.LANCZOS), np.float32)
     ideal = np.asarray(source) * (1 - changed[..., None]) + new * changed[..., None]
     ideal_picture = Image.fromarray(np.rint(ideal).astype(np.uint8))
-    # The very way of an edit, of which only the pictures are needed.
+    # Build the upload as in a real edit, although only its pictures are used.
     built = upload.build(region, source, mask, [])
     perfect = upload.build(region, ideal_picture, None, []).source
     kind = KINDS[case.kind]
@@ -279,7 +290,7 @@ def answered(case: Case, photograph: Image.Image, other: Image.Image) -> Answere
 
 
 def _blobs(inside: Array, share: float, random: np.random.Generator) -> Array:
-    """Round places that together fill that share of what is `inside`, 0 to 1."""
+    """Return random blobs with soft edges that cover `share` of `inside`, from 0 to 1."""
     height, width = inside.shape
     coarse = random.standard_normal((5, 7)).astype(np.float32)
     field = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -289,9 +300,9 @@ def _blobs(inside: Array, share: float, random: np.random.Generator) -> Array:
 
 
 def inverse(made: Answered) -> Array:
-    """The best that can be had of the answer: all that was done to it known, and undone.
+    """Return the best possible result: the answer with its true motion, gain and gamma reversed.
 
-    Blur, noise and compression can't be. Levels, (height, width, 3).
+    Blur, noise and compression can't be reversed. The result is levels, (height, width, 3).
     """
     bad = made.misbehaviour
     levels = np.arange(256, dtype=np.float32)[:, None] / 255 / np.array(bad.gain, np.float32)
@@ -307,7 +318,10 @@ def inverse(made: Answered) -> Array:
 
 
 class Judge:
-    """What a placed picture is held against; the same for all that are made of one answer."""
+    """Compares placed pictures with the perfect one.
+
+    The same judge serves for all pictures that are made from one answer.
+    """
 
     def __init__(self, made: Answered) -> None:
         self._ideal = np.asarray(made.ideal, np.float32)
@@ -324,20 +338,29 @@ class Judge:
         self._middle = Places(self._new, self._ideal, least=0.7)
 
     def figures(self, placed: Array) -> dict[str, float]:
-        """The figures of a placed picture, levels (height, width, 3)."""
+        """Return the figures of a placed picture, which is levels, (height, width, 3).
+
+        "kept" and "all" are mean errors inside the selection: of what was kept, and of everything.
+        "step" and "new" are colour differences: along the selection's edge, and of new content. A
+        figure is NaN if there are too few pixels for it.
+        """
         placed = np.asarray(placed, np.float32)
         error = cv2.transform(cv2.absdiff(placed, self._ideal), np.full((1, 3), 1 / 3))
         return {
             "kept": _mean(error, self._kept),
             "all": _mean(error, self._inside),
-            # Across the selection's edge.
+            # How the outermost pixels of the selection differ from the source.
             "step": self._rim.difference(placed[self._whole_places]),
             "new": np.nan if self._new.sum() < 500 else self._middle.difference(placed),
         }
 
 
 class Places:
-    """Places of 8×8 pixels or hardly more, of which a share of `least` counts, at the least."""
+    """Compares the mean colours of cells of about 8×8 pixels with those of a picture `wanted`.
+
+    Only pixels in `counts` (0 or 1) are used, and only cells in which their share is at least
+    `least`.
+    """
 
     def __init__(self, counts: Array, wanted: Array, least: float) -> None:
         self._counts = counts
@@ -351,28 +374,30 @@ class Places:
         return cv2.resize(values, self._size, interpolation=cv2.INTER_AREA)
 
     def _colours(self, picture: Array) -> Array:
-        """L*a*b* of those places, (number, 3)."""
+        """Return the mean L*a*b* of the cells, (number, 3)."""
         means = self._means(cv2.copyTo(picture, self._counts))[self._told]
         return rgb2lab(means / self._share[self._told][:, None] / 255)
 
     def difference(self, placed: Array) -> float:
-        """ΔE2000 of means over places, their median."""
+        """Return the median colour difference of the cells, or NaN if there are fewer than 5."""
         if self._told.sum() < 5:
             return np.nan
         return float(np.median(deltaE_ciede2000(self._colours(placed), self._wanted)))
 
 
 def judged(made: Answered) -> repair.Repair | None:
-    """What is found out about an answer; None if it can't be aligned."""
+    """Return what repair measures in the answer, or None if it can't be aligned."""
     with contextlib.suppress(Unaligned):
         return placement.judged(made.answer, made.built)
     return None
 
 
 def misregistration(made: Answered, found: Array | None) -> dict[str, float]:
-    """How far off the registration is where the selection has texture, and whether there is one.
+    """Return "off", the error of a registration in pixels, and "found", whether there is one.
 
-    `found` is its matrix, from pixels of the picture sent to those of the answer.
+    `found` is its matrix, from pixels of the picture sent to those of the answer. Without it, the
+    answer is assumed to be placed unaligned. "off" is the median over points of the selection with
+    texture, or NaN if there are too few.
     """
     way = layouts(made.built.source_size, made.answer.size)[0][1]
     matrix = way if found is None else found
@@ -391,7 +416,7 @@ def misregistration(made: Answered, found: Array | None) -> dict[str, float]:
 
 
 def _shown(made: Answered) -> Array:
-    """Where the answer shows anything of the source, 0 or 1."""
+    """Return which pixels of the source the answer covers, (height, width), 0 or 1."""
     full = np.ones((made.answer.height, made.answer.width), np.uint8)
     flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
     shown = cv2.warpAffine(full, made.true[:2], made.source.size, flags=flags)
@@ -403,7 +428,7 @@ def _mean(values: Array, where: Array) -> float:
 
 
 def photographs(folder: Path) -> dict[str, Image.Image]:
-    """The photographs among scikit-image's pictures, in `folder`, by what they show."""
+    """Return photographs from `folder`, which has scikit-image's pictures, by what they show."""
 
     def one(name: str) -> Image.Image:
         return Image.open(folder / name).convert("RGB")
@@ -419,7 +444,7 @@ def photographs(folder: Path) -> dict[str, Image.Image]:
 
 
 def _on_white(photograph: Image.Image) -> Image.Image:
-    """What is in the middle, cut out, with a soft shadow, as shops show their goods."""
+    """Return the middle of a photograph, cut out on white with a soft shadow, as shops do it."""
     large = photograph.resize((1200, 800), Image.Resampling.LANCZOS)
     cut = np.zeros((800, 1200), np.float32)
     cv2.ellipse(cut, (620, 400), (330, 300), 0, 0, 360, (1.0,), -1)
@@ -430,7 +455,7 @@ def _on_white(photograph: Image.Image) -> Image.Image:
 
 
 def edited(case: Case, pictures: Mapping[str, Image.Image]) -> Answered:
-    """The case on one of `pictures`, with new content from another."""
+    """Simulate a case with one of `pictures`, and with new content from another one."""
     names = list(pictures)
     other = names[(names.index(case.photograph) + 1 + case.number) % len(names)]
     if other == case.photograph:
@@ -439,7 +464,11 @@ def edited(case: Case, pictures: Mapping[str, Image.Image]) -> Answered:
 
 
 def compared(case: Case, pictures: Mapping[str, Image.Image]) -> dict[str, float]:
-    """The figures of a case by every way: `repair`, `aligned` alone, `none`, and the `inverse`."""
+    """Return the figures of a case: those of `misregistration`, and those of a Judge for each way.
+
+    The ways are "repair", "aligned" (only the registration), "none" (no repair) and "inverse" (the
+    best possible result). They precede the figures' names, such as "repair kept".
+    """
     made = edited(case, pictures)
     found = judged(made)
 
@@ -460,13 +489,16 @@ def compared(case: Case, pictures: Mapping[str, Image.Image]) -> dict[str, float
 
 
 def edge(made: Answered, placed: Array) -> float:
-    """ΔE2000 of pixels along the selection's edge that show what they did before, its p95."""
+    """Return the colour difference of unchanged pixels along the selection's edge.
+
+    This is the 95th percentile, or NaN if there are too few pixels.
+    """
     chosen = (np.asarray(made.mask) > 127).astype(np.uint8)
     rim = chosen > cv2.erode(chosen, np.ones((9, 9), np.uint8), borderValue=1)
     rim &= cv2.dilate(made.changed, np.ones((15, 15), np.uint8)) == 0
     if rim.sum() < 200:
         return np.nan
-    # Noise of single pixels is not what is seen.
+    # Blur the pictures, because noise of single pixels is not visible.
     one, other = (
         rgb2lab(cv2.GaussianBlur(np.asarray(each, np.float32), (0, 0), 1)[rim] / 255)
         for each in (placed, made.ideal)
@@ -475,14 +507,14 @@ def edge(made: Answered, placed: Array) -> float:
 
 
 Fit = Callable[[Answered], tuple[Array | None, Array]]
-"""Gives the matrix of an answer, if it is found, and the levels that are placed."""
+"""Returns the matrix of an answer, or None if it was not found, and the levels to be placed."""
 
 
 def chain(photograph: Image.Image, fit: Fit, edits: int = 10) -> tuple[float, float]:
-    """Edit a photograph again and again, each time adding a little disc to another place.
+    """Edit a photograph `edits` times, each time the last result, and add a small disc each time.
 
-    Returns the ΔE2000 of the last picture where nothing was added, the median, and how far off
-    the registration was at most.
+    Returns the median colour difference between the last picture and the photograph where nothing
+    was added, and the largest error of a registration.
     """
     picture, off = photograph, 0.0
     width, height = photograph.size
@@ -518,5 +550,5 @@ def chain(photograph: Image.Image, fit: Fit, edits: int = 10) -> tuple[float, fl
 
 
 def worse(figures: Mapping[str, float]) -> bool:
-    """Whether repair made a result worse than it was."""
+    """Return whether repair made a result worse. `figures` come from `compared`."""
     return figures["repair all"] > 1.02 * figures["none all"] + 0.1

@@ -1,4 +1,4 @@
-"""Pictures that repair is tried on: photographs, crops of them, and drawn ones of lines alone."""
+"""Pictures to test repair with: photographs, crops of them, and drawings of little but lines."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _CROPS = {
 
 
 def photographs(folder: Path) -> dict[str, Image.Image]:
-    """Photographs and crops of those of scikit-image, in `folder`, by what they show."""
+    """Return photographs and crops from `folder`, which has scikit-image's pictures, by name."""
     pictures = misbehaving.photographs(folder)
     for name, (file, box) in _CROPS.items():
         picture = Image.open(folder / file).convert("RGB")
@@ -61,7 +61,10 @@ def photographs(folder: Path) -> dict[str, Image.Image]:
 
 
 def drawn() -> dict[str, Image.Image]:
-    """Pictures that leave a motion open: along a line, around a circle, by one tile."""
+    """Return drawings, by name, in which some motions can't be seen.
+
+    Such a motion is, for example, along a line, around a circle, or by the width of a tile.
+    """
     return {
         "one edge": _drawn((200, 205, 210), _one_edge),
         "parallel lines": _drawn((200, 205, 210), _parallel_lines),
@@ -83,14 +86,17 @@ def drawn() -> dict[str, Image.Image]:
 
 
 def grainy(levels: Any, deviation: float, seed: int = 0) -> Image.Image:
-    """A picture of these levels, (height, width, 3), with gray noise of that deviation."""
+    """Return a picture of `levels`, (height, width, 3), with gray noise added.
+
+    `deviation` is the noise's standard deviation in levels.
+    """
     noise = np.random.default_rng(seed).standard_normal(levels.shape[:2])
     noisy = np.asarray(levels, np.float32) + deviation * noise[..., None]
     return Image.fromarray(np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
 
 
 def _drawn(ground: tuple[int, int, int], draw: Any, grain: float = 2.0) -> Image.Image:
-    # Twice as large: what is drawn gets soft edges.
+    # Draw at twice the size, so that edges are smooth in the scaled picture.
     large = Image.new("RGB", (2 * _SIZE[0], 2 * _SIZE[1]), ground)
     draw(ImageDraw.Draw(large))
     picture = large.resize(_SIZE, Image.Resampling.LANCZOS)

@@ -1,4 +1,7 @@
-"""The job folder: whole or not there, private, and clear about what may be done next."""
+"""The job folder: complete or absent, private, removed when it may be, and readable later.
+
+The tests at the end cover the address, the key and the prompt.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,10 @@ NOW = 2e9
 
 
 def _aged(days: float, *states: str, imported: bool = False, alive: bool = False) -> Job:
-    """A job of that age whose variations are in these states; its maker has ended, or not."""
+    """Create a job that is `days` old, with one variation for each of `states`.
+
+    The process that created it has ended, unless it is `alive`.
+    """
     made = _publish(variations=len(states))
     posts = [
         Post(s, result=f"result-{n}.png" * (s == RECEIVED), placed=f"placed-{n}.png" * imported)
@@ -90,7 +96,7 @@ def _age(made: Job, days: float) -> None:
 
 
 def _left(made: list[Job]) -> list[Job]:
-    """Those of the jobs that are there, and nothing else must be."""
+    """Return the jobs in `made` that still exist, and check that there are no others."""
     there = {each.id for each in job.all_jobs()}
     assert there <= {each.id for each in made}
     return [each for each in made if each.id in there]
@@ -103,7 +109,7 @@ def test_old_jobs_go_unless_something_would_be_lost() -> None:
         _aged(0.5, ACCEPTED, FAILED),
         _aged(40, RECEIVED),
         _aged(40, SENT, RECEIVED),
-        # What was sent comes to an end first, however long that takes.
+        # A job that was sent stays until it has ended, however long that takes.
         _aged(31, SENT),
         _aged(4000, ACCEPTED),
     ]
@@ -200,7 +206,7 @@ def test_a_newer_version_may_tell_more_of_a_file() -> None:
 
 @pytest.mark.parametrize("days", [-31, 31])
 def test_a_clock_that_jumps_removes_nothing_that_is_fresh(days: int) -> None:
-    """Whatever the clock says: the process that has made it is still there, or time went back."""
+    """Jobs are not old if their creator still runs, or if they seem to be from the future."""
     made = [
         _aged(0, PREPARED, alive=True),
         _aged(0, SENT, alive=True),
@@ -215,7 +221,7 @@ def test_a_clock_that_jumps_removes_nothing_that_is_fresh(days: int) -> None:
 
 @pytest.mark.parametrize("sign", ["created", "state.json", "worker.log"])
 def test_a_job_is_as_young_as_what_is_new_of_it(sign: str) -> None:
-    """Such as one that was tried again: what it was made of is old."""
+    """An old job that was tried again, for example, has old files and new ones."""
     made = _aged(40, FAILED)
     if sign == "created":
         saved = json.loads((made.folder / "request.json").read_text())
@@ -478,7 +484,7 @@ def test_a_prompt_that_can_be_seen_is_taken(text: str) -> None:
 def test_jobs_are_prepared_by_several_threads_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each process has one lock that tells that it lives, however many threads ask for it."""
+    """Each process has one lock that shows that it runs, however many threads ask for it."""
 
     def prepared(number: int) -> str:
         together.wait(30)

@@ -1,4 +1,4 @@
-"""Pictures made to harm, or merely odd: read as what they are, or refused within bounds."""
+"""Malicious, damaged and unusual pictures: read correctly, or refused with bounded memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 
 def _png(width: int, height: int, *chunks: bytes, rows: int | None = None) -> bytes:
-    """Gray; `rows` are in it, all of them unless said."""
+    """Return a gray PNG with extra `chunks`. It contains `rows` rows of pixels, by default all."""
     rows = height if rows is None else rows
     packed = zlib.compress(bytes((width + 1) * rows), 9)
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
@@ -35,7 +35,7 @@ def _png(width: int, height: int, *chunks: bytes, rows: int | None = None) -> by
 
 
 def _webp_that_says(width: int, height: int) -> bytes:
-    """An animation with a canvas of that size and one small frame."""
+    """Return an animated WebP with a canvas of that size and one small frame."""
     frame = io.BytesIO()
     Image.new("RGB", (8, 8)).save(frame, "WEBP", lossless=True)
     body = frame.getvalue()[12:]
@@ -116,13 +116,13 @@ def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     return out.getvalue()
 
 
-# What Pillow says of them is for its developers.
+# Pillow's warnings about such pictures are meant for its developers.
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_a_damaged_note_does_not_cost_the_picture(
     kind: str, coffee: Image.Image, tmp_path: Path
 ) -> None:
-    """EXIF and profiles that can't be read say nothing; what was paid for is in the pixels."""
+    """EXIF data and colour profiles that can't be read are ignored: the pixels were paid for."""
     for odd in (
         b"Exif\0\0",
         b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12\0\3",
@@ -172,7 +172,7 @@ def test_text_in_a_picture_goes_nowhere(coffee: Image.Image) -> None:
     assert b"who made it" not in picture.png(read)
 
 
-# --- parts that carry no pixels, and those that do ----------------------------------------------
+# --- parts with and without pixels --------------------------------------------------------------
 
 _LONG = zlib.compress(b"x" * 1_500_000, 9)
 NOTES = {
@@ -206,8 +206,8 @@ def test_a_part_without_pixels_does_not_cost_the_picture(
 
 def test_a_large_profile_counts(coffee: Image.Image) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    # Another red primary; what stands after the last table means nothing, but is larger than
-    # anything that Pillow reads.
+    # Change the red primary, so that the colour profile has an effect. The zeros after the last
+    # table mean nothing, but make the profile larger than Pillow accepts.
     at = int.from_bytes(profile[profile.index(b"rXYZ") + 4 :][:4], "big")
     profile = profile[: at + 8] + profile[at + 12 : at + 16] + profile[at + 12 :]
     long = struct.pack(">I", 2_000_000) + profile[4:] + bytes(2_000_000 - len(profile))
@@ -224,7 +224,7 @@ def test_a_large_profile_counts(coffee: Image.Image) -> None:
 
 
 def test_a_png_is_good_as_long_as_its_pixels_are_there(coffee: Image.Image) -> None:
-    """The end, and the checksum before it, may be missing; a row may not."""
+    """The end, and the checksum before it, may be missing, but no row of pixels."""
     whole = picture.png(coffee)
     for cut in (1, 4, 12, 14, 16):
         read = picture.read_foreign(whole[:-cut])
@@ -233,7 +233,7 @@ def test_a_png_is_good_as_long_as_its_pixels_are_there(coffee: Image.Image) -> N
         with pytest.raises(picture.Unreadable, match="damaged"):
             picture.read_foreign(whole[: int(left * len(whole))])
     for at in (20, 28):
-        # The header is about pixels.
+        # A damaged header is an error, because it describes the pixels.
         with pytest.raises(picture.Unreadable, match="damaged"):
             picture.read_foreign(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
 
@@ -278,7 +278,7 @@ def test_a_webp_is_good_as_long_as_its_pixels_are_there(
             picture.read_foreign(whole[: int(left * len(whole))])
 
 
-# --- what is wrong with this machine ------------------------------------------------------------
+# --- failures of this machine -------------------------------------------------------------------
 
 _LIMITED = """
 import io, resource, sys
@@ -350,6 +350,6 @@ def test_a_picture_of_far_too_many_pixels_comes_out_smaller(coffee: Image.Image)
         assert 1200 <= max(read.size) <= 2400 and 800 <= min(read.size) <= 1600
         near = np.asarray(whole.resize(read.size, Image.Resampling.BOX), int)
         assert np.abs(np.asarray(read, int) - near).mean() < 4
-    # What is hardly larger than needed is left as it is.
+    # A picture that is only a little larger than needed is not scaled.
     assert picture.read_result(_encoded(large, "PNG"), (3001, 2000))[0].size == large.size
     assert picture.read_result(_encoded(coffee, "PNG"), (10, 10))[0].size == coffee.size

@@ -1,4 +1,4 @@
-"""What goes up and how the answer is fitted: budget, mask, padding, size, alpha."""
+"""The upload and the fitting of answers: size limits, mask, padding, scaling, alpha, formats."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_any_size_and_ratio_is_placed_and_told(coffee: Image.Image) -> None:
     assert "200%" in notes[0]
     square, notes = placement.fit(coffee.resize((600, 600)), built, coffee, None)
     assert square.shape[1::-1] == coffee.size and "another ratio (600×600)" in notes[0]
-    # The ratio is not squeezed: a square answer is covered, centred and cut off.
+    # Nothing is squeezed: the square answer covers the region, is centred, and is cut off.
     cut = coffee.resize((600, 600)).crop((0, 100, 600, 500))
     assert _differences(square, cut).max() == 0
 
@@ -173,7 +173,7 @@ def test_a_cut_out_layer_comes_back_with_its_own_alpha(coffee: Image.Image) -> N
     placed, _notes = placement.fit(seen, built, cut_out, None)
     kept = Image.fromarray(placement.keep_alpha(placed, cut_out))
     assert _differences(kept.getchannel("A"), alpha).max() == 0
-    # Unchanged colours are kept even where they shine through too faintly to be seen.
+    # Colours that did not change are exact even where they are almost transparent.
     own = np.asarray(alpha) > 0
     assert not (np.asarray(kept)[own] != np.asarray(cut_out)[own]).any()
     ground = Image.new("RGBA", coffee.size, "black")
@@ -182,7 +182,7 @@ def test_a_cut_out_layer_comes_back_with_its_own_alpha(coffee: Image.Image) -> N
 
 
 def _with_a_hole(coffee: Image.Image, hole: tuple[int, int, int, int], hidden: str) -> Image.Image:
-    """`coffee` with a transparent part, in which a colour is hidden."""
+    """Return `coffee` with a transparent rectangle that has the colour `hidden`."""
     image = coffee.copy()
     image.paste(hidden, hole)
     alpha = Image.new("L", coffee.size, 255)
@@ -211,7 +211,7 @@ def test_where_a_see_through_answer_does_not_reach_nothing_is_laid(coffee: Image
     mask = Image.new("L", coffee.size, 0)
     mask.paste(255, (0, 180, 600, 220))
     built = upload.build(plan(whole, whole), coffee, mask, [])
-    # The middle of what was sent, as answers of another ratio have it.
+    # Like answers of another ratio, this one shows only the middle of the picture sent.
     answer = _with_a_hole(coffee, (290, 190, 310, 210), "black").crop((100, 0, 500, 400))
     answer = answer.resize((1024, 1024))
     placed, notes = placement.fit(answer, built, coffee, mask, True)
@@ -272,7 +272,7 @@ def test_odd_pictures_come_out_as_plain_srgb(coffee: Image.Image) -> None:
 
 
 def _bomb() -> bytes:
-    """A PNG of a few bytes that says it has a hundred thousand by a hundred thousand pixels."""
+    """Return a PNG of a few bytes whose header says 100,000 by 100,000 pixels."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return (

@@ -1,4 +1,4 @@
-"""What lies on the disk is the user's own: modes, owners, and jobs that somebody else filled."""
+"""Files on the disk are private: permissions, owners, and jobs that somebody else has changed."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ STATES: list[Any] = [
 
 
 def _is_harmless(planted: Job) -> None:
-    """It is said to be damaged, wherever it is met, and keeps nothing else from its way."""
+    """Check that `jobs` lists it as damaged, and that `resume` and pruning handle it."""
     done = command("jobs")
     assert f"{planted.id}\tdamaged" in done.stdout and done.returncode == 0
     done = command("resume", planted.id)

@@ -1,4 +1,4 @@
-"""The region that is sent: it holds the selection, stays inside, and has the service's ratio."""
+"""The region that is sent: it contains the selection, and has a ratio and size of the service."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from plugin.region import RATIOS, Box, Region, check_size, plan
 
 @st.composite
 def pictures(draw: st.DrawFn) -> tuple[Box, Box]:
-    """An extent and a selection inside it."""
+    """Draw the extent of a picture, and the bounds of a selection inside it."""
     width, height = draw(st.integers(1, 9000)), draw(st.integers(1, 9000))
     x, y = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
     across = draw(st.integers(1, width - x))
@@ -89,7 +89,10 @@ def test_selecting_more_never_sends_less(case: tuple[Box, Box], data: Any) -> No
 
 
 def _cost(region: Region) -> tuple[int, int]:
-    """The tier, which is paid for; then pixels, those of repeated edge counted five times."""
+    """Return the tier, which decides the price, and the number of pixels.
+
+    Pixels of the padding, which repeats the picture's edge, count five times.
+    """
     sent = region.box.width * region.box.height
     padding = sent - region.content.width * region.content.height
     return TIERS.index(region.resolution), sent + 4 * padding
@@ -104,7 +107,7 @@ def test_the_context_that_is_asked_for(case: tuple[Box, Box], context: int) -> N
 
 
 def test_no_dearer_tier_than_some_ratio_needs() -> None:
-    # 5:4 has fewer pixels around this selection, but 1:1 fits a tier that costs half.
+    # 5:4 needs fewer pixels for this selection, but 1:1 fits into a tier that costs half as much.
     region = plan(Box(1921, 1009, 1579, 1133), Box(0, 0, 4032, 3024))
     assert (region.size, region.resolution) == ("1:1", "2k")
     assert region.upload == (region.box.width, region.box.height)

@@ -1,4 +1,4 @@
-"""Repair: what the service did to the picture beyond the edit is undone, and nothing else is."""
+"""Repair: it reverses what the service did to the picture beyond the edit, and nothing else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from plugin.worker.sandbox.misbehaviour import PRESETS, Misbehaviour
 from tests.pure import misbehaving, scenes
 
 DRIFT = Misbehaviour(zoom=1.03, rotation=0.7, shift=(0.012, -0.02), gain=(1.06, 1.0, 0.93))
-"""As bad as models are, and easily seen."""
+"""As much as models do. It is easily seen."""
 
 
 def _levels(image: Image.Image) -> np.ndarray:
@@ -37,7 +37,7 @@ def _centre(photo: Image.Image) -> Image.Image:
 
 
 def _object(photo: Image.Image) -> Image.Image:
-    """The photograph with a blue disc in its middle."""
+    """Return the photograph with a blue disc in its middle."""
     pixels = np.asarray(photo).copy()
     radius = min(photo.size) // 8
     cv2.circle(pixels, (photo.width // 2, photo.height // 2), radius, (40, 70, 200), -1)
@@ -47,7 +47,7 @@ def _object(photo: Image.Image) -> Image.Image:
 @pytest.fixture(params=["coffee.png", "astronaut.png", "rocket.jpg", "motorcycle_left.png"])
 def photo(request: pytest.FixtureRequest, photo_files: Path) -> Image.Image:
     photo = Image.open(photo_files / request.param).convert("RGB")
-    # A ratio of the service's, so that what is sent is the photograph and nothing else.
+    # Crop to a ratio of the service, so that exactly the photograph is sent, without padding.
     ratio = 1 if photo.width == photo.height else 1.5
     return photo.crop((0, 0, photo.width, round(photo.width / ratio)))
 
@@ -84,14 +84,14 @@ def test_an_answer_of_another_ratio_lands_where_it_was(photo: Image.Image, layou
 
 
 def test_where_the_answer_shows_nothing_the_picture_stays(photo: Image.Image) -> None:
-    """The service cut a picture to a square; the selection reaches beyond it."""
+    """The service cropped the picture to a square, and the selection extends beyond it."""
     wide = photo.resize((720, 360))
     mask = Image.new("L", wide.size, 0)
     mask.paste(255, (300, 60, 720, 300))
     answer = Misbehaviour(size=(500, 500), layout="crop").apply(_object(wide))
     placed = _fitted(answer, wide, mask)
     assert np.abs(placed[70:290, 600:] - _levels(wide)[70:290, 600:]).max() <= 1
-    # And the edit is there.
+    # The edit itself is placed.
     assert np.abs(placed[180, 360] - (40, 70, 200)).max() < 12
 
 
@@ -113,7 +113,8 @@ def test_a_picture_made_anew_is_left_alone(
     }[look]
     mask = _centre(photo) if selected else None
     deep = np.asarray(_centre(photo).filter(ImageFilter.MinFilter(31))) > 0
-    # At the selection's edge the original may run in, where both happen to be alike.
+    # Don't check near the selection's edge. If both pictures happen to be alike there, the original
+    # may fade in.
     assert np.abs(_fitted(answer, photo, mask) - _levels(answer))[deep].max() <= 2
 
 
@@ -124,7 +125,7 @@ def test_a_tone_that_is_the_edit_stays(photo: Image.Image) -> None:
 
 
 def test_a_faint_edit_stays(photo: Image.Image) -> None:
-    """Smoothed skin is nothing but detail that is gone: none of it may come back."""
+    """Smoothing, as of skin, is an edit that removes detail. Repair must not bring it back."""
     mask = _centre(photo)
     smooth = Image.composite(photo.filter(ImageFilter.GaussianBlur(2)), photo, mask)
     deep = np.asarray(mask.filter(ImageFilter.MinFilter(41))) > 0
@@ -165,7 +166,7 @@ def test_what_a_small_answer_kept_is_as_sharp_as_before(photo: Image.Image) -> N
 
 
 def test_a_picture_without_texture_is_not_moved_far_by_chance(photo_files: Path) -> None:
-    """A product on white, nearly all of it painted over: little tells where it lies."""
+    """Nearly all of a product on white is new, so little is left for the registration."""
     pictures = misbehaving.photographs(photo_files)
     case = misbehaving.Case("product", "large rectangle", 6)
     made = misbehaving.answered(case, pictures["product"], pictures["text"])
@@ -206,7 +207,7 @@ def test_what_lies_where_it_belongs_is_not_moved(
     for selection in ("small ellipse", "half"):
         made = misbehaving.edited(misbehaving.Case(scene, selection, 3, kind), pictures)
         found = misbehaving.judged(made)
-        # Where nothing has texture it can't be told.
+        # The error is NaN where nothing has texture.
         assert found is None or not _off(made) > 0.25
 
 
@@ -225,7 +226,7 @@ def _off(made: misbehaving.Answered) -> float:
 
 
 def _new_content(made: misbehaving.Answered, *, repaired: bool) -> float:
-    """How far off the colours of new content are, ΔE2000."""
+    """Return the colour difference of new content, in ΔE2000."""
     found = misbehaving.judged(made) if repaired else None
     assert found is not None or not repaired
     placed, _notes = placement.placed(made.answer, made.built, made.source, made.mask, found)
@@ -239,7 +240,7 @@ def test_colours_that_a_model_mixes_are_parted_again(
 ) -> None:
     made = misbehaving.edited(misbehaving.Case(scene, "large rectangle", 3, kind), pictures)
     repaired, plain = (_new_content(made, repaired=on) for on in (True, False))
-    # In linear light what was clipped can't be known.
+    # In linear light, clipped values are lost, so only an improvement is required.
     assert repaired <= (1.5 if kind == "crossed" else plain) and repaired < plain
 
 
@@ -262,7 +263,7 @@ def test_a_line_meets_itself_at_the_edge_of_a_bent_answer(pictures: dict[str, Im
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("new", [0, 255, "checked"])
 def test_what_is_new_bends_nothing(seed: int, new: int | str) -> None:
-    """Clouds, of which hardly anything tells where it lies, and an answer that kept them."""
+    """The source is clouds, which hardly show any motion, and the answer kept them in place."""
     random = np.random.default_rng(seed)
     across, down = np.fft.rfftfreq(640)[None], np.fft.fftfreq(480)[:, None]
     frequency = np.maximum(np.hypot(across, down), 1 / 640)
@@ -288,7 +289,10 @@ def test_an_edit_that_adds_little_does_not_keep_the_models_tone(photo: Image.Ima
 
 
 def _grainy(levels: np.ndarray, deviation: float, seed: int) -> Image.Image:
-    """A smooth picture between two bands with texture, by which it can be aligned."""
+    """Return `levels` as a picture with grain, and with texture in a band at the top and bottom.
+
+    The bands are needed for the alignment.
+    """
     height, width = levels.shape[:2]
     texture = np.random.default_rng(9).uniform(-40, 40, (height // 10, width // 10, 3))
     levels = levels.astype(np.float32).copy()
@@ -334,7 +338,7 @@ def test_a_correction_leaves_no_steps_in_a_sky() -> None:
     mask = Image.new("L", source.size, 0)
     mask.paste(255, (200, 150, 600, 450))
     placed = _fitted(answer, source, mask)[170:430, 220:580, 0]
-    # Where a level goes over into the next, both are to be seen.
+    # Where one level changes to the next, pixels of both must be mixed.
     steps = np.diff(np.sort(np.median(placed, axis=0)))
     mixed = (np.diff(placed, axis=1) != 0).mean()
     assert steps.max() <= 1 and mixed > 0.1
@@ -343,7 +347,7 @@ def test_a_correction_leaves_no_steps_in_a_sky() -> None:
 def test_texture_is_not_taken_for_noise(
     photo_files: Path, pictures: dict[str, Image.Image]
 ) -> None:
-    """New fabric in a smooth picture stays what it is."""
+    """New content with texture in a smooth picture keeps its texture."""
     smooth = {"sky": pictures["sky"], "grass": pictures["grass"].resize((1000, 750))}
     made = misbehaving.edited(misbehaving.Case("sky", "half", 2, "as sent"), smooth)
     where = cv2.erode(made.changed, np.ones((31, 31), np.uint8)) == 1
@@ -370,7 +374,7 @@ def test_a_misbehaviour_is_reproducible_and_known(name: str, coffee: Image.Image
     preset = PRESETS[name]
     first, second = preset.apply(coffee), preset.apply(coffee)
     assert first.tobytes() == second.tobytes()
-    # A dot lands where the matrix says.
+    # A dot is moved to where the matrix maps it.
     dark = Image.new("RGB", coffee.size, "black")
     dark.paste((255, 255, 255), (298, 198, 303, 203))
     found = _levels(preset.apply(dark)).max(axis=2)
@@ -395,5 +399,5 @@ def test_a_slice_of_the_campaign_holds_what_the_readme_says(photo_files: Path) -
     assert median(each["repair kept"] / each["inverse kept"] for each in figures) <= 1.3
     assert median(each["repair step"] for each in figures) <= 1.0
     assert median(each["repair new"] for each in figures) <= 2.0
-    # And it is no small thing that is undone here.
+    # Make sure that the answers needed repair.
     assert median(each["none step"] for each in figures) > 4

@@ -1,4 +1,4 @@
-"""The settings: what the environment decides, what is damaged, where the key is."""
+"""The settings: environment variables, damaged files, the home folder, addresses and keys."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_damaged_value_is_refused_not_guessed(
         monkeypatch.delenv("DIMILINKS_API_KEY", raising=False)
         with pytest.raises(ValueError, match=rf"“{name}”|won't do|not known here"):
             settings.check_service()
-    # What is chosen anew mends it.
+    # Saving a new value repairs the setting.
     settings.save(**{name: "" if name != "keep_days" else 7})
     read()
 
@@ -101,7 +101,7 @@ def test_settings_that_can_not_be_read_decide_nothing(
             read()
         assert str(file) in str(caught.value)
     assert settings.comforts() == {}
-    # Whatever is decided by the environment.
+    # Environment variables that replace these settings don't change that.
     monkeypatch.setenv("DIMILINKS_BASE_URL", "https://company.example/v1")
     monkeypatch.setenv("DIMILINKS_ROUTE", "edits")
     monkeypatch.setenv("DIMILINKS_API_KEY", "sk-company")
@@ -190,7 +190,7 @@ def test_who_dies_while_changing_them_keeps_nobody_out(home: Path) -> None:
 def test_a_file_system_without_locks_will_do(
     home: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As NFS without its lock daemon, and some FUSE, answer.
+    # NFS without its lock daemon, and some FUSE file systems, fail like this.
     def flock(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -266,7 +266,7 @@ def test_a_home_that_can_not_be_used_is_a_sentence_for_everybody(
         with pytest.raises(ValueError, match=r"nobody else may write to|can't be used") as caught:
             ask()
         assert str(home) in str(caught.value) and "Errno" not in str(caught.value)
-    # Who can do without goes on.
+    # Code that can do without the settings continues with defaults.
     assert settings.comforts() == {}
 
 
@@ -426,5 +426,5 @@ def test_a_key_anywhere_lets_an_edit_begin(home: Path) -> None:
     settings.check_service()
     (home / "key").unlink()
     settings.save(key_in=settings.KEYRING)
-    # Whether the keyring still has it, only the worker can tell.
+    # Only the worker can find out whether the keyring still has the key.
     settings.check_service()

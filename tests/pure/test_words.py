@@ -1,4 +1,4 @@
-"""The words: none untranslated, none broken by translation, the same on both sides."""
+"""The translations: complete, correct, compiled as by Babel, and used in the chosen language."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ SOURCES = [
     for path in sorted((catalogues.CHECKOUT / "plugin").rglob("*.py"))
     if "sandbox" not in path.parts
 ]
-# Names such as DIMILINKS_API_KEY have underscores of their own.
+# The underscores in names such as DIMILINKS_API_KEY are not mnemonics.
 _VARIABLE = re.compile(r"[A-Z]+(_[A-Z]+)+")
 _TELLING = (
     *("Error", "Failure", "NotAccepted", "TaskEnded"),
     *("Unreadable", "NotReplaceable", "_unknown", "Stumbled", "Stale"),
 )
-"""How what makes something to be told is named."""
+"""The last parts of the names of what creates messages for the user."""
 
 
 def _messages(language: str) -> Iterator[tuple[Message, list[str], list[str]]]:
-    """Each message with its own forms and the translated ones."""
+    """Yield each message with its original forms and its translated forms."""
     for message in catalogues.read(language):
         if message.id:
             own, theirs = message.id, message.string
@@ -80,7 +80,7 @@ def test_everything_is_translated(language: str) -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_translations_keep_what_programs_need(language: str) -> None:
     for _message, own, theirs in _messages(language):
-        # Where a word depends on a number, some form may say it without the number.
+        # Some plural forms, such as the singular, may leave out the number.
         assert _fields(theirs[-1]) == _fields(own[-1]), own
         assert all(_fields(text) <= _fields(own[-1]) for text in theirs), own
         for text in theirs:
@@ -99,7 +99,7 @@ def test_translations_keep_what_programs_need(language: str) -> None:
 
 
 def _said(node: ast.Call) -> list[ast.expr]:
-    """The arguments of a call that are texts, where the call makes something to be told."""
+    """Return the literal strings among the arguments of a call that creates a message."""
     name = getattr(node.func, "id", "")
     if name.endswith(
         (

@@ -1,4 +1,4 @@
-"""What the tests of the worker share: its patience, shortened; pictures to edit."""
+"""Fixtures for the tests of the worker: short pauses, another place for results, and pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from plugin.worker import keeping, patience
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No second try, and quick questions, in this process; workers of their own have patience."""
+    """Don't repeat POSTs, and keep the pauses short.
+
+    This applies to this process only, not to workers in processes of their own.
+    """
     monkeypatch.setattr(patience, "CONNECTING", 0)
     monkeypatch.setattr(patience, "BUSY", 0)
     monkeypatch.setattr(patience, "POLLS", (0.05, 0.1, 0.2))
@@ -23,7 +26,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where results are kept that can't be written into their jobs."""
+    """Return the folder that receives results that can't be written to their jobs."""
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     monkeypatch.setattr(keeping, "_parents", lambda: iter([folder]))

@@ -1,4 +1,4 @@
-"""Keyrings for the tests, in place of the system's: one that works, and some that do not."""
+"""Keyrings that replace the system's in tests: some that work, and some that don't."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from keyring.backend import KeyringBackend
 
 
 class Memory(KeyringBackend):
-    """Works."""
+    """Works, and keeps its passwords in memory."""
 
     priority = 5
 
@@ -30,7 +30,7 @@ class Memory(KeyringBackend):
 
 
 class InFile(Memory):
-    """Works from one process to the next: it lies in the file FAKE_KEYRING."""
+    """Works across processes: it keeps its passwords in the file that FAKE_KEYRING names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,20 +44,20 @@ class InFile(Memory):
 
 
 class Plain(Memory):
-    """One of those that keep secrets in the clear."""
+    """Has the low priority of the keyrings that store secrets unencrypted."""
 
     priority = 0.5
 
 
 class Forgetful(Memory):
-    """Takes a key and does not give it back."""
+    """Accepts a key, but never returns it."""
 
     def get_password(self, service: str, username: str) -> str | None:
         return None
 
 
 class Locked(Memory):
-    """Waits for a password that nobody types."""
+    """Waits forever, like a keyring that asks for a password which nobody types."""
 
     def get_password(self, service: str, username: str) -> str | None:
         threading.Event().wait()
@@ -68,7 +68,7 @@ class Locked(Memory):
 
 
 class Broken(Memory):
-    """Says in its errors what it was given."""
+    """Fails, with the secrets in its error messages."""
 
     def get_password(self, service: str, username: str) -> str | None:
         raise RuntimeError(f"no bus for {self.held}")

@@ -1,9 +1,9 @@
-"""Whatever can go wrong on the way of an edit, over real sockets: what was billed, lost and said.
+"""Faults at every phase of an edit, over real sockets: what is billed, lost and reported.
 
     cases()              every phase with every fault that it can have, on both routes
-    Trials(folder)       lets a worker meet it, and resumes its job once the service is well again
+    Trials(folder)       runs a worker with a fault, and resumes its job with a good service
 
-Used by the tests for some cases, by `tests/bench/faults` for all.
+The tests use some cases, `tests/bench/faults` uses all.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 KEY = "sk-planted-key"
 SIGNATURE = "planted-signature"
 LIMIT = 20.0
-"""Seconds after which a worker in a hurry hangs."""
+"""Seconds after which a worker with short pauses counts as hanging."""
 WHILE = 1.0
-"""Seconds after which a full disk has room again, if it is full for a while."""
+"""Seconds for which a disk is full, if it is full for a while."""
 NOTHING, SMALL = "0", "20000"
-"""Bytes that a file may have on a full disk, and on one with room for a state only."""
+"""Most bytes of a file on a full disk, and on a disk that has space for the state only."""
 
 PHASES = (
     *("connect", "TLS", "sending", "waiting", "headers", "status", "body"),
@@ -63,7 +63,10 @@ WRITINGS = ("JSON", "HTML", "empty")
 ODD_STATUSES = (302, 303, 307, 405, 408, 409, 422, 499)
 USED_UP = "429 used up"
 _AFTERWARDS = (302, 303, 408, 409, 499)
-"""Statuses below 500 of a service that has taken the edit, or of a proxy that can't know."""
+"""Statuses below 500 after which the edit may have been made.
+
+They come from a service that has accepted the edit, or from a proxy that can't know.
+"""
 INTERIM = "interim answers"
 BREAKS = ("reset", "closed", "half-closed", "stalled", "garbage")
 ENDS = ("killed", "disk full", "disk nearly full", "disk full a while")
@@ -91,25 +94,25 @@ _WITHOUT_A_WORD = {
     ACCEPTED: Failure.PENDING,
     RECEIVED: "arrived, not fitted",
 }
-"""What the plug-in says of a worker that was killed, or had no room to say it."""
+"""What the plug-in reports, by state, if the worker was killed or could not save a message."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A fault, and where it strikes."""
+    """A fault, and where it occurs."""
 
     route: str
     phase: str
     fault: str
     at: str = ""
-    """In which part of its exchange: waiting, headers, early, body or status."""
+    """The part of the phase's exchange: waiting, headers, early, body, status, or "" for none."""
     secure: bool = False
     tunnelled: bool = False
-    """Whether a proxy carries it, which closes its ends when the service does."""
+    """Whether the connection goes through a proxy, which closes it when the service does."""
 
     @property
     def group(self) -> str:
-        """The row of the table that it belongs to."""
+        """The kind of fault, which is a row of the table."""
         if self.fault[:3].isdigit():
             if self.phase != "status":
                 return "any status"
@@ -123,7 +126,7 @@ class Case:
 
     @property
     def unavoidable(self) -> bool:
-        """Whether nothing can be kept: not a byte for the task's name, for good."""
+        """Whether a loss can't be avoided: the disk stays too full to save even the task's name."""
         early = self.phase in ("sending", "waiting", "headers", "body")
         return early and self.fault == "disk full"
 
@@ -134,7 +137,7 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """Return all, in the order of the phases."""
+    """Return all cases, in the order of the phases."""
     return sorted(set(_cases()), key=lambda c: (PHASES.index(c.phase), str(c)))
 
 
@@ -168,7 +171,7 @@ def _cases() -> Iterator[Case]:
         for phase in ("asking",) * (route == settings.ASYNC) + ("download",):
             for at in ("waiting", "headers", "body"):
                 for fault in (*BREAKS, *ENDS):
-                    # Garbage as a picture's body is what can't be decoded.
+                    # Garbage in place of a picture is among the faults of the phase "decode".
                     if (phase, at, fault) != ("download", "body", "garbage"):
                         yield Case(route, phase, fault, at)
             yield Case(route, phase, "trickled", "body")
@@ -184,22 +187,22 @@ def _cases() -> Iterator[Case]:
 
 @dataclass
 class Outcome:
-    """What became of a case."""
+    """The outcome of a case."""
 
     case: Case
     seconds: float = 0
-    """Until the worker ended."""
+    """From the start of the worker to its end."""
     hung: bool = False
     billed: int = 0
-    """POSTs that the service took: whole, and not refused in so many words."""
+    """The number of complete POSTs that the service did not refuse."""
     delivered: bool = False
-    """Whether the service told a task's name, so that nothing need be lost."""
+    """Whether the service sent the task's name, so that the result need not be lost."""
     heard: str = ""
-    """The state `received`, or the kind of the failure that the user hears of."""
+    """What the user is informed of: the state `received`, or the kind of the failure."""
     ended: str = ""
-    """The last state, or kind, after the service was well again, and the job resumed."""
+    """The state, or the kind of the failure, after the job was resumed with a good service."""
     wrong: list[str] = field(default_factory=list)
-    """What should not have happened, in words."""
+    """Descriptions of everything that should not have happened."""
 
     @property
     def lost(self) -> bool:
@@ -207,13 +210,13 @@ class Outcome:
 
 
 class Trials:
-    """What all cases share: pictures, certificates, a folder of their own."""
+    """Runs cases. It holds what they share: pictures, certificates, and a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         with Image.open(Path(skimage.__file__).parent / "data" / "coffee.png") as coffee:
             small = coffee.convert("RGB").resize((300, 200))
-        # What is sent must not fit into the buffers of the system, or it can't break off there.
+        # An upload that is to be interrupted must be larger than the buffers of the system.
         big = Image.frombytes("RGB", (2016, 1344), os.urandom(2016 * 1344 * 3))
         self._edits = {False: _edit(folder / "small", small), True: _edit(folder / "big", big)}
         self.picture = (folder / "small" / "source.png").read_bytes()
@@ -221,7 +224,7 @@ class Trials:
         self.certificates = _certificates(folder)
 
     def run(self, case: Case) -> Outcome:
-        """Let a worker meet the fault, resume its job with a service that is well, and judge."""
+        """Run a worker with the fault, resume its job with a good service, and check both."""
         folder = self.folder / secrets.token_hex(6)
         try:
             with (
@@ -309,7 +312,7 @@ class _Trial:
         if self._case.fault in ("disk full a while", INTERIM) and told.heard != RECEIVED:
             wrong.append(f"should have come to its end: {told.heard}")
         free = (Failure.SETUP, Failure.UNREACHABLE, Failure.REFUSED, Failure.BUSY)
-        # What was accepted stays so, whatever the service says while it is asked.
+        # An edit that was accepted is not free, whatever kind a failed query of its task has.
         freed = first.state == PREPARED or (first.state == FAILED and first.kind in free)
         if billed and freed:
             wrong.append(f"billed, and called {told.heard}: {first.message or last.message}")
@@ -340,7 +343,7 @@ def _ended(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _moment(case: Case) -> str:
-    """When something befalls the worker by itself, for `hasty`."""
+    """Return the argument MOMENT of `hasty`, which makes the worker cause the fault itself."""
     faults = ("kill", NOTHING, SMALL, f"{NOTHING}:{WHILE}")
     fault = dict(zip(ENDS, faults)).get(case.fault)
     if fault and case.phase in ("decode", "place"):
@@ -349,7 +352,7 @@ def _moment(case: Case) -> str:
 
 
 def _edit(folder: Path, image: Image.Image) -> Path:
-    """Fill a folder with an edit that was not sent."""
+    """Create a job folder with an edit that was not sent."""
     folder.mkdir()
     picture.write_own(image, folder / "source.png")
     whole = Box(0, 0, *image.size)
@@ -360,7 +363,7 @@ def _edit(folder: Path, image: Image.Image) -> Path:
 
 
 def _certificates(folder: Path) -> dict[str, Path]:
-    """Make an authority, which the workers trust, and certificates good and bad."""
+    """Create an authority that the workers trust, and certificates, valid and invalid ones."""
     now = datetime.datetime.now(datetime.timezone.utc)
     day = datetime.timedelta(days=1)
     root_key, root_name = ec.generate_private_key(ec.SECP256R1()), _name("authority")
@@ -404,23 +407,23 @@ def _name(text: str) -> x509.Name:
 
 
 class Service:
-    """A service on loopback that fails as a case says, until it is healed."""
+    """A service on loopback with the fault of a case, until `heal` is called."""
 
     def __init__(self, case: Case, trials: Trials) -> None:
         self._case, self._trials = case, trials
         self.worker: Future[int] = Future()
-        """The process that is killed, or finds its disk full."""
+        """The ID of the process that is to be killed, or to get a full disk."""
         self.taken = self.billed = 0
-        """POSTs that came whole, and those of them that cost something."""
+        """The number of complete POSTs, and of those among them that are billed."""
         self.delivered = False
         self._well = threading.Event()
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._socket = socket.socket()
-        # It may have to come back to the same port.
+        # The service may have to listen on the same port again.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind(("127.0.0.1", 0))
-        # Else the system takes in megabytes before anybody reads.
+        # Otherwise the system would buffer megabytes before the service reads anything.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
         self.port = self._socket.getsockname()[1]
         self._fillers: list[socket.socket] = []
@@ -443,7 +446,7 @@ class Service:
         return f"http://127.0.0.1:{self.port}/v1"
 
     def heal(self) -> None:
-        """Be a good service from now on."""
+        """Behave as a good service from now on."""
         self._well.set()
         for filler in self._fillers:
             filler.close()
@@ -473,7 +476,7 @@ class Service:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        # Clients that hang up, or are killed, are what this is about.
+        # Clients that hang up or are killed are part of the tests.
         with contextlib.suppress(OSError, EOFError), connection:
             connection.settimeout(LIMIT)
             if self._strikes("connect", ""):
@@ -494,7 +497,7 @@ class Service:
                 self._exchange(safe)
 
     def _exchange(self, connection: socket.socket) -> None:
-        """Take in one request and answer it, unless the fault strikes before."""
+        """Read a request and answer it, unless the fault occurs before."""
         data = b""
         while b"\r\n\r\n" not in data:
             data += _some(connection)
@@ -521,7 +524,7 @@ class Service:
         self._answer(connection, line)
 
     def _refuses(self) -> bool:
-        """Whether it turns away the edit that has come."""
+        """Return whether the service refuses the edit that was sent."""
         fault = self._case.fault
         if not self._strikes("status", "status") or fault[:1] == "5":
             return False
@@ -532,7 +535,7 @@ class Service:
         posted, asked = line.startswith("POST"), "/tasks/" in line
         phase = "asking" if asked else "download"
         if not posted and case.at == "" and self._strikes(phase, ""):
-            # It went away for good, after it was asked once.
+            # Hang up, and refuse all further connections until the service is healed.
             self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
             return
@@ -563,14 +566,14 @@ class Service:
         connection.sendall(answer)
 
     def _begun(self, connection: socket.socket, answer: bytes, share: int) -> None:
-        """Let the first bytes of an answer go, or of one that turns into garbage."""
+        """Send the first `share` bytes of an answer, or fewer if it is to turn into garbage."""
         if self._case.fault == "garbage":
             share = min(share, answer.index(b"\r\n") + 2)
             if self._case.at == "body":
                 share = answer.index(b"\r\n\r\n") + 4
         connection.sendall(answer[:share])
         if self._case.fault != "killed":
-            # Who is killed now has read nothing of it.
+            # A worker that is killed now has not read any of it.
             self._told(answer[:share])
 
     def _told(self, data: bytes) -> None:
@@ -628,7 +631,7 @@ class Service:
         ).encode()
 
     def _give_room(self, room: int) -> None:
-        # In place of a full disk: this needs no rights, and strikes the worker alone.
+        # Simulate a full disk: this needs no privileges, and affects only the worker.
         with contextlib.suppress(ProcessLookupError):
             limits = (room, resource.RLIM_INFINITY)
             resource.prlimit(self.worker.result(), resource.RLIMIT_FSIZE, limits)
@@ -637,7 +640,10 @@ class Service:
         return (self._case.phase, self._case.at) == (phase, at) and not self._well.is_set()
 
     def _fail(self, connection: socket.socket, rest: bytes = b"") -> bool:
-        """Let the fault strike; True if all goes on, as far as the service can tell."""
+        """Cause the fault, and return whether the service continues to answer after it.
+
+        `rest` is the part of the answer that was not sent yet.
+        """
         fault = self._case.fault
         if fault == "reset":
             _reset(connection)
@@ -683,7 +689,7 @@ def _reset(connection: socket.socket) -> None:
 
 
 def table(outcomes: list[Outcome]) -> str:
-    """What came of them, by phase and kind of fault."""
+    """Return the outcomes as a table in Markdown, by phase and kind of fault."""
     lines = [
         "| phase | fault | cases | POSTs billed, at most | lost though delivered | slowest "
         "| what the user hears |",

@@ -1,9 +1,17 @@
-"""An edit on a disk of its own that is full: `full_disk.py WHEN HOME PHOTO`, by itself in a mount
-namespace, where it may mount.
+"""Make an edit on a disk that is full or read-only: `full_disk.py WHEN HOME PHOTO`.
 
-`from the start`, `nearly` full then, or `for a while` and `for good` once the service has the edit;
-`everywhere` for good, and other disks, too. Or it is `read-only` then, or `read-only a while`.
-Prints what came of it as JSON.
+The script mounts a disk at HOME, so run it in a mount namespace of its own. WHEN is one of these:
+
+    from the start      the disk is full
+    nearly              the disk is nearly full
+    for a while         the disk gets full when the service has the edit, and has space later
+    for good            the same, but it stays full
+    everywhere          the same, and so are all other places for results
+    read-only a while   the disk gets read-only when the service has the edit, and writable later
+    read-only           the same, but it stays read-only
+
+The outcome is printed as JSON. After `for good` and `read-only`, the disk is repaired and the edit
+is resumed.
 """
 
 from __future__ import annotations
@@ -29,7 +37,7 @@ def mount(home: Path, *options: str) -> None:
 
 
 def fill(home: Path) -> None:
-    """Leave no room for another byte: the size of such a disk can be changed."""
+    """Reduce the size of the disk to what is used, so that not another byte fits."""
     disk = os.statvfs(home)
     used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
     mount(home, "remount", f"size={used}")
@@ -43,7 +51,8 @@ def main(when: str, home: Path, photo: Path) -> None:
         if when in ("for a while", "for good", "everywhere"):
             fill(home)
         if when.startswith("read-only"):
-            # A layer over it: the job's lock is open for writing below.
+            # Make a second mount of the disk read-only. With the first one that is not possible
+            # while the job's lock is open for writing.
             subprocess.run(["mount", "--bind", home, home], check=True)
             subprocess.run(["mount", "-o", "remount,bind,ro", home], check=True)
         if when.endswith("a while"):
@@ -77,7 +86,7 @@ def main(when: str, home: Path, photo: Path) -> None:
 
 
 def states() -> list[list[str]]:
-    """What each variation has come to, by what lies on the disk."""
+    """Return the state and the kind of failure of each variation on the disk."""
     return [[post.state, post.kind] for each in job.all_jobs() for post in each.state.posts]
 
 

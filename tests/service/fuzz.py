@@ -1,7 +1,8 @@
-"""Answers that nobody would give, against the worker's own code over a real connection.
+"""Random, malformed answers to the worker's own code, over a real connection.
 
-Used by the tests for some hundred of them, by `tests/bench/fuzz` for many. An answer is one of a
-family: what came over the wire, its head, its JSON, the task that it names, the picture behind it.
+The tests use some hundred answers, `tests/bench/fuzz` uses many. FAMILIES has the kinds of answers:
+each family varies one part, such as the bytes on the wire, the HTTP headers, the JSON of an answer
+or of a task, or the picture.
 """
 
 from __future__ import annotations
@@ -37,12 +38,15 @@ from tests.service.raw_server import Got, RawServer
 KEY = "sk-fuzzed-key"
 READ_SECONDS = 2.0
 MOST_SECONDS = 20.0
-"""For one edit: a few tries of a picture, each with its own limit."""
+"""Limit for one edit: it may fetch a picture several times, each time within READ_SECONDS."""
 
 
 @dataclass(frozen=True)
 class Told:
-    """What the service says: to the POST, to each question after a task, to each other GET."""
+    """The service's answers: to the POST, to each query of a task, and to each other GET.
+
+    With None, the service hangs up.
+    """
 
     family: str
     route: str
@@ -56,7 +60,7 @@ class Told:
 
 @functools.cache
 def valid_pictures() -> tuple[bytes, ...]:
-    """Small pictures of every kind, whole."""
+    """Return small, intact picture files of every kind."""
     plain = Image.radial_gradient("L").resize((48, 32))
     colours = Image.merge("RGB", (plain, plain.rotate(90), plain.rotate(180)))
     turned = Image.Exif()
@@ -91,10 +95,10 @@ def valid_pictures() -> tuple[bytes, ...]:
 
 @strategies.composite
 def mutated(draw: Callable[[SearchStrategy[Any]], Any]) -> bytes:
-    """A picture with some of its bytes changed, cut out, doubled, or cut off."""
+    """Draw a picture file in which some bytes are changed, removed, repeated, or cut off."""
     data = bytearray(draw(strategies.sampled_from(valid_pictures())))
     for _ in range(draw(strategies.integers(0, 4))):
-        # What matters most stands at the beginning.
+        # The most important bytes are at the beginning.
         most = draw(strategies.sampled_from([40, 200, len(data)]))
         at = draw(strategies.integers(0, max(0, min(most, len(data)) - 1)))
         match draw(strategies.integers(0, 4)):
@@ -269,7 +273,7 @@ def _answers(
 
 @strategies.composite
 def broken(draw: Callable[[SearchStrategy[Any]], Any]) -> bytes | None:
-    """An answer that is no proper HTTP; None hangs up."""
+    """Draw an answer that is not valid HTTP, or None to hang up."""
     if draw(strategies.integers(0, 20)) == 0:
         return None
     body = draw(BODIES)
@@ -292,12 +296,12 @@ def broken(draw: Callable[[SearchStrategy[Any]], Any]) -> bytes | None:
 
 
 def http_json(value: Any) -> bytes:
-    """A good answer that says this."""
+    """Return a successful HTTP answer with `value` as its JSON."""
     return _with_length(200, [], _text(value))
 
 
 def refusal(message: str) -> bytes:
-    """An answer that refuses, in these words."""
+    """Return an HTTP answer that refuses the edit with `message`."""
     return _with_length(400, [], _text({"error": {"message": message}}))
 
 
@@ -348,12 +352,12 @@ FAMILIES: dict[str, SearchStrategy[Told]] = {
 
 
 class Fuzzed:
-    """A service that says what it is told, and edits that are sent to it."""
+    """Sends edits to a service that gives prescribed answers. It is a context manager."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.sent = 0
-        """How many edits."""
+        """The number of edits that `fuzz` sent."""
         self._told: Told | None = None
         self._server = RawServer(self._answer)
 
@@ -382,7 +386,7 @@ class Fuzzed:
         }.items():  # fmt: skip
             enter(mock.patch.object(patience, name, value))
         enter(warnings.catch_warnings())
-        # What Pillow says of odd pictures is for its developers.
+        # Pillow's warnings about unusual pictures are meant for its developers.
         warnings.simplefilter("ignore")
         self._made = _job()
         return self
@@ -397,7 +401,10 @@ class Fuzzed:
         return self._told.task if "/tasks/" in got.path else self._told.picture
 
     def broken(self, told: Told) -> str:
-        """Send an edit that is answered so; return what should not have happened, or ""."""
+        """Send an edit that gets the answers `told`.
+
+        Returns a description of what should not have happened, or "" if all was well.
+        """
         self._told = told
         self._server.got.clear()
         folder = self._made.folder.with_name("under-test")
@@ -428,14 +435,17 @@ class Fuzzed:
         if not post.placed and not (post.message and post.message.isprintable()):
             return f"no sentence: {post.message!a}"
         for file in folder.iterdir():
-            # What arrived as a picture is kept as it came.
+            # Results are kept as they came, so they may contain anything.
             data = b"" if file.name.startswith("result-") else file.read_bytes()
             if b"sig=" in data or KEY.encode() in data:
                 return f"a secret in the {file.stem}: {data.decode('latin-1')}"
         return self._broken_again(edited, post.placed)
 
     def _broken_again(self, edited: Job, placed: str) -> str:
-        """Resume the edit; nothing is sent again that may have been paid for."""
+        """Resume the edit, and check that it is not sent again if it may have been paid for.
+
+        Returns a description of what should not have happened, or "" if all was well.
+        """
         (post,) = edited.state.posts
         if placed or post.may_be_sent_again:
             return ""
@@ -461,9 +471,9 @@ def _job() -> Job:
 
 
 def fuzz(fuzzed: Fuzzed, family: str, number: int) -> list[str]:
-    """Send that many edits of a family, the same each time; return what should not have happened.
+    """Send up to `number` edits with answers of a family, the same in each run.
 
-    Each with the answer that led to it.
+    Returns descriptions of what should not have happened, each with the answers that led to it.
     """
     found: list[str] = []
 

@@ -1,8 +1,15 @@
-"""A worker in a hurry: `python -m tests.service.hasty MOMENT COMMAND …`, else as `-m plugin`.
+"""Run the worker's command line with short pauses, and with a fault if that is wanted.
 
-Every wait is shorter than in the product. MOMENT is `never`, or says when something befalls the
-worker: `decode:kill`, `place:20000` (from then on no file may become larger), `start:0:1` (for a
-second). Names below `.test` are this machine, so that certificates can be tried.
+Run it as `python -m tests.service.hasty MOMENT COMMAND …`. COMMAND is as for `python -m plugin`.
+All pauses and time limits are shorter than usual.
+
+MOMENT is `never`, or says when a fault occurs and which. Examples:
+
+    decode:kill     the worker is killed when it decodes a picture
+    place:20000     from the fitting on, no file may become larger than 20000 bytes
+    start:0:1       the same from the start, with 0 bytes, for one second
+
+Host names that end in `.test` are resolved to this machine, so that certificates can be tested.
 """
 
 from __future__ import annotations
@@ -21,11 +28,11 @@ from plugin import settings
 from plugin.worker import cli, keeping, patience, picture, placement, service
 
 HEARD = 1.0
-"""Seconds that an answer may take."""
+"""Time limit for an answer, in seconds."""
 
 
 def hurry() -> None:
-    """Shorten every wait."""
+    """Shorten all pauses and time limits."""
     patience.CONNECTING = 1.5
     patience.BUSY = 3.0
     patience.UNKNOWN = 0.3
@@ -41,7 +48,10 @@ def hurry() -> None:
 
 
 def befall(fault: str) -> None:
-    """Be killed, or find the disk full from here on."""
+    """Cause a fault: `kill` kills this process, `BYTES` or `BYTES:SECONDS` limits its files.
+
+    The limit stands for a full disk.
+    """
     if fault == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     room, _colon, seconds = fault.partition(":")

@@ -1,4 +1,4 @@
-"""A service whose time doesn't count: what it made once it gives at once from then on."""
+"""A service that takes no time for edits that it has made before, for measurements."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from plugin.worker.sandbox.misbehaviour import PRESETS
 
 
 class InstantService(Sandbox):
-    """The sandbox, drifting a little as models do, with answers that are known already.
+    """A sandbox that repeats its answers. It drifts a little, as models do.
 
-    A request of the same length as an earlier one counts as the same. `thinking` is what each
-    edit takes, in seconds; `arrived` has the time (since 1970) and the bytes of each request,
-    `most_at_once` the most that were being answered together.
+    A request that is as long as an earlier one gets the same answer, after `thinking` seconds.
+    `arrived` has the time (in seconds since 1970) and the length in bytes of each request.
+    `most_at_once` is the largest number of requests that were answered at the same time.
     """
 
     def __init__(self, thinking: float = 0.0) -> None:

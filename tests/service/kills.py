@@ -1,6 +1,6 @@
-"""Killing workers at any moment of an edit, and resuming: what was sent, what came of it.
+"""Kill workers at random moments of an edit, resume their jobs, and check the outcome.
 
-Used by the tests for some moments, by `tests/bench/kills` for many.
+The tests use some moments, `tests/bench/kills` uses many.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from plugin.worker.sandbox import Edit, Sandbox
 CHECKOUT = Path(__file__).resolve().parents[2]
 KEY = "test-key"
 _LONGEST = 3.6
-"""Seconds in which a worker mostly ends by itself."""
+"""Seconds within which a worker usually ends by itself."""
 _UNDER_WAY = 1.2
-"""Seconds that the service takes for both variations, and a little more."""
+"""Seconds within which the service makes both variations, and a little more."""
 _AT_ONCE = 3
 
 
 class Service(Sandbox):
-    """Takes its time also before it names a task, and counts the POSTs of each prompt."""
+    """A sandbox that also takes time to name a task, and that counts the POSTs of each prompt."""
 
     def __init__(self) -> None:
         super().__init__(keys={KEY}, thinking=0.8)
@@ -60,25 +60,25 @@ class Service(Sandbox):
 
 @dataclass(frozen=True)
 class Kill:
-    """A killed worker's job."""
+    """The job of a killed worker."""
 
     route: str
     seconds: float
-    """From its start to its end."""
+    """From the start of the worker to its end."""
     states: tuple[str, ...]
-    """Of the variations, as they were on the disk then."""
+    """The states of the variations on the disk when the worker was killed."""
     tasks: tuple[bool, ...]
-    """Whether there was a task's name."""
+    """Whether each variation had the name of a task then."""
     posts: int
-    """All that the service got, at last."""
+    """The number of POSTs that the service got, including those after the job was resumed."""
     ends: tuple[str, ...]
-    """What became of the variations: a state, or the kind of the failure."""
+    """The outcomes of the variations: a state, or the kind of the failure."""
     told: bool
-    """Whether each failure has words."""
+    """Whether each failure has a message."""
 
     @property
     def broken(self) -> str:
-        """What should not have happened; "" if all is well."""
+        """A description of what should not have happened, or "" if all was well."""
         if self.posts > len(self.states):
             return f"{self.posts} POSTs for {len(self.states)} variations"
         for state, task, end in zip(self.states, self.tasks, self.ends):
@@ -89,11 +89,12 @@ class Kill:
 
 
 def kills(service: Service, image: Image.Image, route: str, number: int) -> Iterator[Kill]:
-    """Kill that many workers, at moments that are the same each time, and resume their jobs.
+    """Kill `number` workers at moments that are the same in each run, and resume their jobs.
 
-    The settings must lead to `service`; it is asked by this process too.
+    The settings must contain the address of `service`, because this process resumes the jobs.
     """
-    # Chance that can be repeated; half of them where something is under way, on any machine.
+    # Half of the random moments are counted from the state `sent`, so that they fall into the
+    # service's work on fast and slow machines.
     chance = random.Random(f"{route} {number}")
     moments = [
         ("", chance.uniform(0.3, _LONGEST)) if n % 2 else (SENT, chance.uniform(0, _UNDER_WAY))
@@ -105,7 +106,7 @@ def kills(service: Service, image: Image.Image, route: str, number: int) -> Iter
 
 
 def _kill(service: Service, image: Image.Image, route: str, after: str, seconds: float) -> Kill:
-    """Kill a worker so long after its job has come to a state, or after its start."""
+    """Kill a worker `seconds` after its job is in the state `after`, or after its start if ""."""
     made = _job(image)
     began = time.monotonic()
     worker = subprocess.Popen(
@@ -122,7 +123,7 @@ def _kill(service: Service, image: Image.Image, route: str, after: str, seconds:
         worker.send_signal(signal.SIGKILL)
     lasted = time.monotonic() - began
     left = made.state.posts
-    # The service has what was sent before anybody counts.
+    # Let the service receive what was sent before its POSTs are counted.
     time.sleep(0.1)
     for _again in range(2):
         Run(made, lambda progress: None).finish()
@@ -141,7 +142,7 @@ def _kill(service: Service, image: Image.Image, route: str, after: str, seconds:
 
 
 def _job(image: Image.Image) -> Job:
-    """A job of two variations; its prompt is its own."""
+    """Create a job with two variations and a unique prompt."""
     whole = Box(0, 0, *image.size)
     with job.prepare() as folder:
         picture.write_own(image, folder / "source.png")
@@ -158,7 +159,7 @@ def _job(image: Image.Image) -> Job:
 
 
 def table(done: list[Kill]) -> str:
-    """What came of them, by the state that was on the disk when the worker was killed."""
+    """Return the outcomes as a table in Markdown, by route and by state when killed."""
     lines = [
         "| route | on the disk | variations | POSTs each, at most | received | outcome unknown |",
         "|---|---|---|---|---|---|",

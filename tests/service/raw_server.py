@@ -1,4 +1,4 @@
-"""A service that says what it is told to, byte by byte, be it HTTP or not."""
+"""A service that answers with given bytes, which need not be valid HTTP, and a proxy."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import TypeVar
 T = TypeVar("T", bound="_Listening")
 
 Reply = bytes | Callable[[socket.socket], None]
-"""What goes back for a request: bytes, or a step that sends them; the connection ends after it."""
+"""The answer to a request: bytes, or a function that sends them. Then the connection is closed."""
 
 
 @dataclass(frozen=True)
 class Got:
-    """A request that came whole."""
+    """A request that was received completely."""
 
     method: str
     path: str
@@ -29,7 +29,7 @@ class Got:
 
 
 class _Listening:
-    """Serves each connection to `listener` in a thread of its own, as a context manager."""
+    """A context manager that serves each connection to `listener` in a thread of its own."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
@@ -56,9 +56,9 @@ class _Listening:
 
 
 class RawServer(_Listening):
-    """Answers each request with what `answer` returns for it; None hangs up at once.
+    """A service that answers each request with what `answer` returns for it.
 
-    With a `context` it speaks TLS.
+    If `answer` returns None, the service hangs up. With a `context`, it uses TLS.
     """
 
     def __init__(
@@ -100,14 +100,16 @@ class RawServer(_Listening):
                 reply(connection)
             elif reply is not None:
                 connection.sendall(reply)
-            # All of it arrives: a close with bytes unread would reset the connection.
+            # Shut down before closing, so that all of the answer arrives: a close with unread bytes
+            # would reset the connection.
             connection.shutdown(socket.SHUT_WR)
 
 
 class Tunnel(_Listening):
-    """A proxy that opens tunnels by CONNECT, to `port` of this machine whatever it is asked for.
+    """A proxy that opens tunnels for CONNECT, always to `port` on this machine.
 
-    Each is closed after `most` bytes, one number after the other, went up through it.
+    `most` has a number of bytes for each tunnel, in order. A tunnel is closed when so many bytes
+    were sent through it to the server. All further tunnels have no limit.
     """
 
     def __init__(self, port: int, *most: float) -> None:
@@ -115,7 +117,7 @@ class Tunnel(_Listening):
         self._most = list(most)
         self.opened = 0
         self.is_silent = False
-        """Whether it carries from the first byte, as if it were the service."""
+        """Whether it expects no CONNECT and forwards all bytes, as if it were the service."""
         super().__init__(socket.create_server(("127.0.0.1", 0)))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
@@ -136,7 +138,7 @@ class Tunnel(_Listening):
 
 
 def _carry(source: socket.socket, target: socket.socket, most: float = math.inf) -> None:
-    """Hand on what comes, to its end, or as much as `most` bytes."""
+    """Forward bytes from `source` to `target`, until the end or until `most` were forwarded."""
     with contextlib.suppress(OSError):
         while most > 0 and (piece := source.recv(16384)):
             target.sendall(piece)
@@ -170,13 +172,16 @@ def _request(connection: socket.socket) -> Got | None:
 
 
 def http(status: int, body: bytes = b"", *headers: str) -> bytes:
-    """A whole answer, with its length."""
+    """Return a complete HTTP answer with the right Content-Length."""
     lines = [f"HTTP/1.1 {status} X", "Connection: close", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
 
 
 def dripping(head: bytes, piece: bytes = b"x", every: float = 0.05, most: float = 20) -> Reply:
-    """Send `head`, then `piece` again and again, slowly, for `most` seconds."""
+    """Return an answer that sends `head`, and then `piece` again and again for `most` seconds.
+
+    There are `every` seconds between the pieces.
+    """
 
     def send(connection: socket.socket) -> None:
         connection.sendall(head)
@@ -189,7 +194,7 @@ def dripping(head: bytes, piece: bytes = b"x", every: float = 0.05, most: float 
 
 
 def endless(head: bytes, piece: bytes = b"x" * 65536) -> Reply:
-    """Send `head`, then `piece` for as long as anybody takes it."""
+    """Return an answer that sends `head`, then `piece` until the client hangs up."""
 
     def send(connection: socket.socket) -> None:
         connection.sendall(head)

@@ -1,4 +1,7 @@
-"""Answers spelled otherwise than documented: read, kept, and told in the service's words."""
+"""Answers of services that differ from the documented form, or that are damaged.
+
+They are read if possible and kept otherwise, and errors are reported with the service's messages.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,7 @@ def resumed() -> subprocess.CompletedProcess[str]:
 
 
 def served(reply: Callable[[Got], Reply | None] | bytes, monkeypatch: Any) -> RawServer:
-    """A service whose POSTs are answered so, and whose links lead to the picture."""
+    """Return a service that answers with `reply`, except links, which lead to the picture."""
 
     def answer(got: Got) -> Reply | None:
         if got.method == "GET" and got.path.startswith("/p/"):
@@ -197,7 +200,7 @@ def test_links_to_the_own_host_are_never_followed_in_clear(
     with pytest.raises(Failure, match="could not be fetched"):
         Service("https://dimilinks.test/v1", KEY).picture(answers.Answer("", (link,)))
     assert set(gone) == {asked}
-    # Another port is another service, and another host is asked over https or not at all.
+    # Another port is another service. Requests to other hosts must use https.
     for other in ("http://dimilinks.test:8080/p/1", "http://cdn.test/p/1"):
         with pytest.raises(Failure, match="not followed"):
             Service("https://dimilinks.test/v1", KEY).picture(answers.Answer("", (other,)))
@@ -206,7 +209,7 @@ def test_links_to_the_own_host_are_never_followed_in_clear(
 def test_what_is_no_picture_is_not_taken_for_one(
     photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Names, sentences and addresses of pages beside the picture are left alone."""
+    """Names, texts and addresses of pages next to the picture are ignored."""
     told = {
         "created": 1, "model": "gpt-image-2", "task_id": "img_1", "usage": {"url": "/v1/usage"},
         "docs_url": "/v1/docs", "callback_url": "/v1/back", "input": {"image_url": URL},
@@ -227,11 +230,11 @@ def test_a_deep_or_endless_answer_is_read_quickly() -> None:
         Secrets(KEY).kept(body)
 
 
-# --- the net ------------------------------------------------------------------------------------
+# --- answers that are kept and read again -------------------------------------------------------
 
 
 def _unread(told: Any) -> Any:
-    """The reader as it was before it understood an answer."""
+    """Find no links, like an older reader that did not understand the answer."""
     return []
 
 
@@ -258,7 +261,7 @@ def test_an_answer_without_a_picture_is_kept_and_read_again(
     for secret in (KEY, "sig=", "abcdefgh"):
         assert secret not in text and secret not in done.stderr
     assert only.must_stay(1e12)
-    # What needs nobody is read without a key or a service.
+    # The kept answer contains the picture, so neither a key nor the service is needed.
     monkeypatch.delenv("DIMILINKS_API_KEY")
     monkeypatch.setenv("DIMILINKS_BASE_URL", "https://nowhere.invalid/v1")
     again = resumed()
@@ -305,7 +308,7 @@ def test_any_body_is_kept_and_harms_nothing(
     assert (only.folder / "answer-1.bin").read_bytes() == body
 
 
-# --- the service's words ------------------------------------------------------------------------
+# --- the service's messages ---------------------------------------------------------------------
 
 REFUSALS = [
     {"error": {"message": "Blocked by moderation", "code": "moderation_blocked"}},
@@ -341,7 +344,7 @@ def test_a_refusal_inside_a_200_costs_nothing(
         assert done.returncode == 1 and _words(told) and _words(told) in done.stderr
         assert "billed" not in done.stderr
         assert (only_post().state, only_post().kind) == (FAILED, Failure.REFUSED)
-        # The user's wish to go on sends it.
+        # Resuming the job sends it again.
         resumed()
         assert server.posts == 2
 
@@ -417,7 +420,7 @@ def by_task(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def asked(told: Any, monkeypatch: Any, posted: Any = None) -> RawServer:
-    """A service whose task says this."""
+    """Return a service that accepts an edit with `posted`, and answers queries with `told`."""
     posted = posted or {"task_id": "img_1", "data": []}
 
     def answer(got: Got) -> Reply:
@@ -429,7 +432,7 @@ def asked(told: Any, monkeypatch: Any, posted: Any = None) -> RawServer:
 
 
 def done_the_third_time(told: Any, monkeypatch: Any) -> RawServer:
-    """A service whose task says this twice, and has its picture then."""
+    """Return a service that answers two queries of a task with `told`, and then has the picture."""
     replies = [told, told, {"status": "succeeded", "data": [{"url": LINK}]}]
 
     def answer(got: Got) -> Reply:
@@ -528,7 +531,7 @@ def test_a_missing_task_is_missing_whatever_the_status(
         assert "doesn't know the edit" in command("edit", photo, "--prompt", "x").stderr
 
 
-# --- results that could not be used -------------------------------------------------------------
+# --- results that can't be used -----------------------------------------------------------------
 
 
 def test_a_damaged_result_is_looked_at_again(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -543,7 +546,7 @@ def test_a_damaged_result_is_looked_at_again(photo: Path, monkeypatch: pytest.Mo
         again = resumed()
         assert again.returncode == 1 and "damaged" in again.stderr
         (only,) = job.all_jobs()
-        # As an update would read it.
+        # Make the result readable, as a newer version might.
         (only.folder / "result-1.png").write_bytes(DATA)
         assert resumed().returncode == 0 and server.posts == 1
 
@@ -592,14 +595,14 @@ def _resumed_by(script: str, **environment: str) -> subprocess.CompletedProcess[
 
 
 def _arrived(data: bytes, name: str, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job whose result arrived and was not fitted."""
+    """Create a job whose result has arrived and was not fitted."""
     prepared = prepared_job(photo, monkeypatch)
     (prepared.folder / name).write_bytes(data)
     prepared.save_state(job.State([Post(RECEIVED, result=name)]))
 
 
 def _well_again() -> None:
-    """The state is as it was, and on a healthy machine the job is brought to its end."""
+    """Check that the job is still received, and that it ends well when the machine works again."""
     post = only_post()
     assert (post.state, post.kind, post.to_be_placed) == (RECEIVED, Failure.SETUP, True)
     assert post.recoverable and not post.may_be_sent_again
@@ -640,7 +643,7 @@ def test_a_package_that_vanishes_is_no_verdict_and_is_told(
 def test_memory_that_fails_anywhere_is_no_verdict(
     photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """OpenCV and NumPy say it in words of their own."""
+    """OpenCV and NumPy report a lack of memory with their own exceptions."""
     monkeypatch.setenv("DIMILINKS_BASE_URL", "https://nowhere.invalid/v1")
     _arrived(DATA, "result-1.png", photo, monkeypatch)
 
@@ -655,7 +658,7 @@ def test_memory_that_fails_anywhere_is_no_verdict(
     _well_again()
 
 
-# A program's peak includes that of the process that starts it: so a small one does.
+# The peak memory of a process includes that of the process that starts it, so use a small one.
 _MEASURED = """
 import resource, subprocess, sys
 code = subprocess.call(sys.argv[1:])
@@ -667,7 +670,7 @@ sys.exit(code)
 def test_a_very_large_answer_takes_little_memory(
     photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four of them at once take little more than one: decoded, one has 256 MB."""
+    """Four answers at once need little more memory than one. Decoded, one has 256 MB."""
     image = Image.new("RGBA", (8000, 8000), (90, 120, 30, 255))
     image.putpixel((5, 5), (0, 0, 0, 128))
     out = io.BytesIO()
@@ -686,7 +689,7 @@ def test_a_very_large_answer_takes_little_memory(
     assert int(said[-1]) < 700 * 1024
 
 
-# --- answers that are damaged on their way ------------------------------------------------------
+# --- answers that are damaged in transit --------------------------------------------------------
 
 WHOLE = json.dumps({"created": 1, "data": [{"b64_json": B64}]}).encode()
 LINKED = json.dumps({"data": [{"url": LINK}], "usage": {"total": 1}}).encode()

@@ -1,4 +1,7 @@
-"""The asynchronous route, and what both do when the service is busy, slow, gone or forgetful."""
+"""The asynchronous route, and both routes with services that are busy, slow or unreachable.
+
+The tests also cover expired links, cancelled edits and killed workers.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +36,14 @@ from tests.service.workers import command, prepared_job, read_request, until, wo
 
 @pytest.fixture(params=settings.ROUTES)
 def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Either route, chosen."""
+    """Use each route in turn, and return its name."""
     monkeypatch.setenv("DIMILINKS_ROUTE", request.param)
     return str(request.param)
 
 
 @pytest.fixture
 def by_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The asynchronous route, chosen."""
+    """Use the asynchronous route."""
     monkeypatch.setenv("DIMILINKS_ROUTE", "async")
 
 
@@ -55,7 +58,7 @@ def resume() -> Any:
     return command("resume", only.id)
 
 
-# --- the way of an edit -------------------------------------------------------------------------
+# --- the edit as a whole ------------------------------------------------------------------------
 
 
 def test_the_default_is_the_route_that_answers_in_one_go(sandbox: Sandbox, photo: Path) -> None:
@@ -97,7 +100,7 @@ def test_mask_references_and_variations_go_as_json(
             "size": "1:1",
             "resolution": "1k",
         }
-        # The sandbox names them in the order of image_urls, then mask_url.
+        # The sandbox numbers the files of image_urls in order, then comes mask_url.
         assert [f.name for f in edit.files] == ["image_urls-1", "image_urls-2", "mask_url"]
         assert int(edit.headers["Content-Length"]) > sum(len(f.data) for f in edit.files)
         assert edit.headers["Authorization"] == "Bearer test-key"
@@ -242,7 +245,7 @@ def test_a_refusal_to_tell_of_a_task_loses_nothing(
     sandbox.task_answers.append((status, {}, body))
     done = command("edit", photo, "--prompt", "echo")
     assert done.returncode == 1 and words in done.stderr and "Sorry" in done.stderr
-    # It is not the edit that was refused.
+    # The message must not say that the edit was refused.
     assert "took the edit" in done.stderr and "refused the edit" not in done.stderr
     assert (only_post().state, only_post().kind) == (ACCEPTED, Failure.PENDING)
     assert only_post().task in done.stderr
@@ -257,7 +260,7 @@ def test_an_unknown_task_ends_the_edit_with_words(
     assert done.returncode == 1
     assert "doesn't know the edit" in done.stderr and "img_gone" in done.stderr
     assert (only_post().state, only_post().kind) == (FAILED, Failure.ANSWER)
-    # It may have been billed: it is asked for again if the user wants to, but never sent.
+    # The edit may have been billed. Resuming it queries the task again, but never sends the edit.
     assert resume().returncode == 1 and sandbox.posts == 1
 
 
@@ -307,7 +310,7 @@ def test_a_failed_task_is_told_in_the_services_words(
     assert done.returncode == 1 and words in done.stderr
     assert "abcdef" not in done.stderr and "test-key" not in done.stderr
     assert (only_post().state, only_post().kind) == (FAILED, Failure.REFUSED)
-    # Nothing was made, so the user's wish to go on sends it.
+    # Nothing was made, so resuming the job sends the edit again.
     assert resume().returncode == 0 and sandbox.posts == 2
 
 
@@ -333,7 +336,7 @@ def test_a_task_that_stays_unknown_or_is_gone_ends_the_edit(
 ) -> None:
     monkeypatch.setattr(patience, "UNKNOWN", 0.5)
     sandbox.answers.append((200, {}, {"task_id": "img_gone", "data": []}))
-    # One that was named long ago is not waited for.
+    # After a resume, the task was named long ago, so an unknown task ends the edit at once.
     sandbox.task_answers.extend([(401, {}, b"")] if later else [])
     sandbox.task_answers.extend([(status, {}, b"")] * 500)
     done = command("edit", photo, "--prompt", "echo")
@@ -350,7 +353,7 @@ def test_a_task_that_stays_unknown_or_is_gone_ends_the_edit(
 
 
 class Forgetful(Sandbox):
-    """Its first links are expired already."""
+    """A sandbox whose first `expired` links have already expired."""
 
     expired = 1
 
@@ -391,7 +394,7 @@ def test_links_that_are_never_good_end_in_words_and_can_be_resumed(
 def test_a_result_that_the_state_does_not_know_of_yet_is_not_lost(
     sandbox: Sandbox, photo: Path, coffee: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker was killed after it had written the result."""
+    """The worker was killed after it had written the result, before it updated the state."""
     prepared = prepared_job(photo, monkeypatch)
     prepared.save_state(State([Post(ACCEPTED)]))
     (prepared.folder / "result-1.png").write_bytes(picture.png(coffee))
@@ -438,7 +441,7 @@ def test_an_edit_that_was_accepted_without_a_task_is_explained_and_not_sent(
     assert sandbox.posts == 0
 
 
-# --- when the service is busy or away -----------------------------------------------------------
+# --- services that are busy or unreachable ------------------------------------------------------
 
 BUSY: tuple[int, dict[str, str], dict[str, Any]] = (
     429,
@@ -499,7 +502,7 @@ def test_a_service_that_asks_for_long_is_left_alone_and_the_time_is_told(
     until = time.localtime(time.time() + 3600)
     began = time.monotonic()
     done = command("edit", photo, "--prompt", "echo", "--variations", 2)
-    # Neither the other variation, nor going on, nor another edit disturbs it.
+    # The other variation, a resume and another edit don't send anything either.
     again = resume()
     other = command("edit", photo, "--prompt", "echo")
     assert time.monotonic() - began < 20 and sandbox.posts == 1
@@ -511,7 +514,7 @@ def test_a_service_that_asks_for_long_is_left_alone_and_the_time_is_told(
         assert "Nothing was made or billed" in said
     for made in job.all_jobs():
         assert all(post.may_be_sent_again for post in made.state.posts)
-    # When the time is over it gets the edit.
+    # After that time, an edit is sent.
     later = time.time() + 3610
     monkeypatch.setattr(time, "time", lambda: later)
     assert command("edit", photo, "--prompt", "echo").returncode == 0
@@ -549,7 +552,7 @@ def test_a_balance_that_is_used_up_is_not_busy(
     assert "balance at the service is used up" in done.stderr and error["message"] in done.stderr
     assert "busy" not in done.stderr and not (home / "busy.json").exists()
     assert (only_post().kind, only_post().may_be_sent_again) == (Failure.REFUSED, True)
-    # Nobody else is held back, nor this one once it is topped up.
+    # Other edits don't have to wait, nor does this one when the balance is sufficient again.
     assert resume().returncode == 0 and time.monotonic() - began < 20
 
 
@@ -567,7 +570,7 @@ def test_variations_start_one_after_the_other_and_wait_together() -> None:
     assert pace.turn() == 0
     assert 0 < pace.turn() <= patience.STAGGER
     first, second, third = (pace.hold(began, asked) for asked in (0, 0, 7))
-    # Their three refusals are one: it doesn't count thrice, but the longest wish does.
+    # The three refusals count as one, with the longest wait that the service asked for.
     assert 1.9 < first < 2.5 and abs(second - first) < 0.1 and 6.9 < third < 8.5
     assert abs(pace.turn() - third) < 0.1
     assert 6.9 < pace.hold(time.monotonic(), 0) < 8.5
@@ -617,7 +620,7 @@ def test_jobs_share_the_rate_limit(
     assert done.returncode == 0 and time.monotonic() - began > 2
     assert done.stderr.count("The service is busy. The edit is sent in") == 1
     assert sandbox.posts == 2
-    # Another service knows nothing of it, and no damage to the note holds anybody up.
+    # Other services are not affected, and a damaged note makes no edit wait.
     pace = patience.Pace(sandbox.base_url)
     assert pace.hold(time.monotonic(), 30) > 29
     assert 29 < patience.Pace(sandbox.base_url).turn() < 40
@@ -625,7 +628,7 @@ def test_jobs_share_the_rate_limit(
     note = json.loads((home / "busy.json").read_text("utf-8"))
     for damage in (
         {**note, "until": time.time() + 9e5},
-        # The clock was set back.
+        # The clock was set back after the note was written.
         {**note, "since": time.time() + 60},
         {**note, "until": 10**400},
         {"service": note["service"], "until": note["until"]},
@@ -658,7 +661,7 @@ def test_a_service_that_comes_up_in_time_gets_the_edit(
 def test_a_handshake_that_breaks_costs_nothing(
     photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that hangs up, or stays silent, before the connection is safe."""
+    """The server sends nothing, or hangs up, during the TLS handshake."""
     settings.save(connect_seconds=1)
     monkeypatch.setenv("DIMILINKS_API_KEY", "k")
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -676,7 +679,10 @@ def test_a_handshake_that_breaks_costs_nothing(
 
 
 class Server:
-    """A socket that takes requests, slowly if so wished, and counts those that were complete."""
+    """A server that reads requests, with a `pause` after each piece, and counts them.
+
+    `begun` counts all requests, `complete` those that were received completely.
+    """
 
     def __init__(self, port: int = 0, answer: bytes = b"{}", pause: float = 0) -> None:
         self.complete = self.begun = 0
@@ -685,7 +691,7 @@ class Server:
 
     def start(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", self._port))
-        # Else the system takes in megabytes before anybody reads.
+        # Otherwise the system would buffer megabytes before the server reads anything.
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
         threading.Thread(target=self._serve, args=(self._listener,), daemon=True).start()
 
@@ -731,7 +737,10 @@ class Server:
 
 
 def cancelled(worker: Any, when: Callable[[], bool]) -> float:
-    """Close the worker's standard input then, and return after how many seconds it ended."""
+    """Close the worker's standard input when `when` holds.
+
+    Returns the seconds until the worker ended.
+    """
     until(when)
     began = time.monotonic()
     worker.stdin.close()
@@ -766,7 +775,7 @@ def test_an_upload_that_is_cancelled_was_not_sent(
 def test_only_the_variations_that_are_not_complete_are_cancelled(
     sandbox: Sandbox, by_task: None, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two of four are at the service when the edit is called off."""
+    """Two of four variations have been sent when the edit is cancelled."""
     prepared = prepared_job(photo, monkeypatch, "--variations", 4)
     monkeypatch.setattr(patience, "STAGGER", 0.5)
     running = Run(prepared, lambda progress: None)
@@ -890,7 +899,7 @@ def test_a_name_that_no_task_has_leads_nowhere(
 
 @pytest.mark.parametrize(("references", "masked"), [(0, False), (1, True)])
 def test_json_keeps_within_the_budget_too(references: int, masked: bool) -> None:
-    """Grain at 4k, which PNG can't compress."""
+    """The pictures are noise at 4k, which PNG can't compress."""
     random = np.random.default_rng(7)
     grain = [
         Image.fromarray(random.integers(0, 256, (2880, 2880, 3), np.uint8))
@@ -924,7 +933,7 @@ def test_the_settings_say_how_long_an_answer_may_take(
     assert only_post().kind == Failure.OUTCOME_UNKNOWN
 
 
-# --- killed at any moment -----------------------------------------------------------------------
+# --- killed workers -----------------------------------------------------------------------------
 
 
 def test_a_worker_killed_at_any_moment_neither_pays_twice_nor_loses_a_task(
@@ -936,5 +945,5 @@ def test_a_worker_killed_at_any_moment_neither_pays_twice_nor_loses_a_task(
         done = list(kills.kills(running, coffee, route, 12))
     assert len(done) == 12
     assert [kill.broken for kill in done if kill.broken] == [], kills.table(done)
-    # The moments are worth something: not all of them came before or after everything.
+    # Check that the moments are useful: the workers were killed in different states.
     assert len({state for kill in done for state in kill.states}) >= 2

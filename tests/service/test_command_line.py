@@ -1,4 +1,4 @@
-"""The command line's own promises: files as they were read, results that are never lost."""
+"""The command line: input files that change, results that can't be written, output, Ctrl+C."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ def _answer(image: Image.Image) -> dict[str, Any]:
 def meanwhile(
     coffee: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[Callable[[], object]], RawServer]]:
-    """Give a service that does something else before it answers each edit with a red picture."""
+    """Return a function that starts a service.
+
+    The service calls the function's argument, and then answers the edit with a red picture.
+    """
     servers = []
     body = json.dumps(_answer(Image.new("RGB", coffee.size, "red"))).encode()
 
@@ -59,7 +62,10 @@ def meanwhile(
 def _with_a_disk(
     folder: Path, options: str, then: str, *arguments: object
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line with a small disk at `folder`, after the shell command `then`."""
+    """Run the command line with a small disk mounted at `folder`.
+
+    `options` are those of mount. The shell command `then` runs before, in `folder`.
+    """
     alone = ["unshare", "--mount"] + ["--map-root-user"] * (os.geteuid() != 0)
     script = f'mount -t tmpfs -o "$2" none "$1" && cd "$1" && {then} && cd "$3" && shift 3 && "$@"'
     words = ["sh", "-c", script, "sh", folder, options, CHECKOUT, sys.executable, "-m", "plugin"]
@@ -216,11 +222,11 @@ def test_a_folder_for_results_that_are_written_already_is_no_silent_success(
     assert done.stdout.splitlines() == [str(only.folder / "placed-1.png")]
 
 
-# --- what was read at the start is what counts --------------------------------------------------
+# --- files that change while an edit runs -------------------------------------------------------
 
 
 def _red_inside(path: str, before: Image.Image, inside: np.ndarray) -> None:
-    """Check that the result is the picture `before`, and red where `inside`."""
+    """Check that the result is red where `inside` is true, and like `before` elsewhere."""
     after = np.asarray(Image.open(path).convert("RGB"))
     assert np.array_equal(after[~inside], np.asarray(before.convert("RGB"))[~inside])
     assert (after[inside] == (255, 0, 0)).all()
@@ -231,7 +237,7 @@ def _another_picture(photo: Path) -> None:
 
 
 def _overwritten_in_place(photo: Path) -> None:
-    """As by programs that don't make a new file: a hard link would change, too."""
+    """Overwrite the file itself, as some programs do. A hard link to it would change, too."""
     with open(photo, "r+b") as file:
         file.write(bytes(1000))
 
@@ -324,7 +330,7 @@ def test_the_pictures_copy_goes_with_the_last_result(
     copy = only.folder / "original"
     assert copy.read_bytes() == photo.read_bytes() and copy.stat().st_mode & 0o777 == 0o600
     assert command("edit", photo, "--prompt", "x", "--variations", 2).returncode == 0
-    # Those of one second are in no order.
+    # Jobs of the same second are in no particular order.
     (done,) = (each for each in job.all_jobs() if each != only)
     assert not (done.folder / "original").exists()
 
@@ -382,7 +388,10 @@ def test_a_broken_picture_is_named_as_the_user_knows_it(sandbox: Sandbox, photo:
 
 
 def _holes(coffee: Image.Image) -> Image.Image:
-    """A red answer: opaque to the left, transparent (and green) to the right, mixed between."""
+    """Return an answer that is opaque red on the left and transparent green on the right.
+
+    Its opacity decreases between the two.
+    """
     across = np.clip((400 - np.arange(600)) * 1.275, 0, 255)
     alpha = np.tile(np.rint(across).astype(np.uint8), (400, 1))
     red = np.where(alpha[..., None] > 0, (255, 0, 0), (0, 255, 0)).astype(np.uint8)
@@ -398,7 +407,10 @@ def _source(coffee: Image.Image, mode: str) -> Image.Image:
 
 
 def _laid_over(image: Image.Image, share: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """RGBA of `colour` over `image`, both straight, as GIMP's normal mode has it."""
+    """Return `colour` with the opacity `share` over `image`, as in GIMP's normal mode.
+
+    The result is RGBA with straight alpha, (height, width, 4), 0 to 255.
+    """
     below = np.asarray(image.convert("RGBA"), float)
     alpha = share + below[..., 3] / 255 * (1 - share)
     weight = np.divide(share, alpha, out=np.zeros_like(share), where=alpha > 0)[..., None]
@@ -426,7 +438,7 @@ def test_transparent_parts_of_an_answer_are_laid_over_what_was_there(
     box = (content["x"], content["y"])
     area = (*box, box[0] + content["width"], box[1] + content["height"])
     (prepared.folder / "request.json").write_text(json.dumps({**request, "repair": repair}))
-    # Outside it shows the picture, as real answers do: by that it is aligned.
+    # Outside the mask, the answer shows the picture, as real answers do. It is aligned by that.
     answer = picture.on_white(image.convert("RGBA")).convert("RGBA")
     answer.paste(_holes(coffee), (0, 0), Image.open(mask).point(lambda value: 255 * (value > 0)))
     answer = answer.crop(area)
@@ -492,13 +504,16 @@ def test_an_edit_of_the_whole_has_no_holes_and_keeps_the_pictures_alpha(
     assert hole.any() and np.array_equal(after[hole], before[hole])
 
 
-# --- what terminals and pipes can't hold --------------------------------------------------------
+# --- output to terminals and pipes --------------------------------------------------------------
 
 
 def _by_itself(
     *arguments: object, shell: str = "", **environment: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run the command line in a process of its own, with the end of a shell's command line."""
+    """Run the command line in a process of its own.
+
+    `shell` is appended to it in a shell, for pipes and redirections.
+    """
     words = [sys.executable, "-m", "plugin", *arguments]
     if shell:
         words = ["bash", "-c", f'"$@" {shell}', "bash", *words]
@@ -559,7 +574,7 @@ def test_nobody_has_to_listen_for_a_result_to_be_written(
     assert only.imported and sandbox.posts == 1
     assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(photo)))
     if shell == "2>&-":
-        # What was meant for the closed stream is not among the results.
+        # What was meant for the closed stream must not be printed between the results.
         assert done.stdout == os.fsencode(path) + b"\n"
 
 
@@ -570,7 +585,7 @@ def test_no_command_breaks_where_nobody_listens(words: list[str], shell: str) ->
     assert b"Traceback" not in done.stderr and b"Broken pipe" not in done.stderr, done.stderr
 
 
-# --- whether anything of the result will show ---------------------------------------------------
+# --- edits of which nothing would show ----------------------------------------------------------
 
 
 def test_a_fully_transparent_picture_can_be_painted_on(
@@ -595,7 +610,7 @@ def _changed(prepared: job.Job, **changes: object) -> None:
 
 
 def _clear_source(folder: Path, corner: int = 0) -> None:
-    """Make the source transparent, but for a square of that many pixels at its corner."""
+    """Make the source transparent, except a square of `corner` pixels at the top left."""
     source = picture.read_own(folder / "source.png").convert("RGBA")
     alpha = Image.new("L", source.size, 0)
     alpha.paste(255, (0, 0, corner, corner))
@@ -638,7 +653,7 @@ def test_nothing_is_sent_where_nothing_of_the_result_would_show(
     words: str,
     again: bool,
 ) -> None:
-    """By `resume`, also of an edit that failed and cost nothing, as by a worker for GIMP."""
+    """This also applies if an edit is sent again that failed and cost nothing."""
     prepared = prepared_job(photo, monkeypatch, *(["--mask", mask] * masked), "--variations", 2)
     if again:
         sandbox.answers += [(402, {}, {"error": {"message": "No money"}})] * 2
@@ -663,7 +678,7 @@ def test_what_shows_in_one_pixel_is_sent(
 def test_a_paid_result_that_shows_nothing_is_still_fitted(
     sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is paid is never held back by a look that is meant to save money."""
+    """The check is meant to save money. It must not withhold a result that was paid for."""
     prepared = prepared_job(photo, monkeypatch)
     assert command("resume", prepared.id).returncode == 0
     state = prepared.state
@@ -703,7 +718,7 @@ def _command_line(*words: object) -> subprocess.Popen[str]:
     )
 
 
-# A shell has what it runs in the background ignore it, and so would everything started from there.
+# Shells make background processes, and all that these start, ignore SIGINT. This restores it.
 _INTERRUPTIBLE = """
 import runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -715,7 +730,7 @@ runpy.run_module("plugin", run_name="__main__")
 def test_what_was_sent_is_waited_for_and_nothing_more_is_sent_after_ctrl_c(
     presses: int, photo: Path, coffee: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The service is busy for the first two variations, and has the third."""
+    """The service is busy for the first two variations, and accepts the third."""
     numbers = itertools.count()
     go_on = threading.Event()
 
@@ -734,7 +749,7 @@ def test_what_was_sent_is_waited_for_and_nothing_more_is_sent_after_ctrl_c(
         (only,) = job.all_jobs()
         time.sleep(1)
         assert process.poll() is None
-        # Nobody else can send what is left meanwhile.
+        # Meanwhile, no other process can send the remaining variations.
         assert "worked on already" in command("resume", only.id).stderr
         time.sleep(1.5)
         if presses == 2:

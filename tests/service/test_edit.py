@@ -1,4 +1,4 @@
-"""The whole edit without GIMP: the command line against the sandbox over real HTTP."""
+"""The whole edit without GIMP: the command line with the sandbox, over real HTTP."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from tests.service.workers import command as _run
 
 
 def _form(data: bytes, image: Image.Image) -> form.Form:
-    """An edit with these bytes as its only picture."""
+    """Return the body of an edit with `data` as its only picture."""
     sent = upload.Upload([("image", "source.png", data)], image, None, (0, 0, *image.size))
     return form.build("edits", "echo", "gpt-image-2", "3:2", "1k", sent)
 
@@ -102,7 +102,7 @@ def test_a_netrc_file_does_not_replace_the_key(
     netrc = tmp_path / "netrc"
     netrc.write_text("default login somebody password secret\n")
     monkeypatch.setenv("NETRC", str(netrc))
-    # Towards this very machine no such file is read at all.
+    # For loopback addresses, the file would not be read at all.
     monkeypatch.setattr(service.settings, "is_loopback", lambda host: False)
     distant = service.Service(sandbox.base_url, "test-key")
     data = picture.png(coffee)
@@ -207,7 +207,7 @@ def test_bad_input_is_told_before_anything_is_sent(
     Image.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / "deep.png")
     Image.new("L", (1, 1)).save(tmp_path / "huge.png")
     with open(tmp_path / "huge.png", "r+b") as file:
-        # The size that the header tells, and its checksum.
+        # Change the size in the header, and its checksum.
         file.seek(12)
         head = b"IHDR" + struct.pack(">2I", 40_000, 40_000) + file.read(17)[12:]
         file.seek(12)
@@ -249,7 +249,7 @@ def test_a_refusal_is_told_in_the_services_words(
     assert sandbox.posts == 1
     (only,) = job.all_jobs()
     assert only.state.name == job.FAILED
-    # It cost nothing, so the user's wish to go on sends it.
+    # The edit cost nothing, so resuming the job sends it again.
     assert _run("resume", only.id).returncode == 0
     assert sandbox.posts == 2
 
@@ -349,7 +349,7 @@ def test_nothing_on_disk_tells_the_key_or_a_signed_link(
 def test_a_download_has_a_limit_whatever_it_says_of_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A server that sends without end: the client stops at its limit."""
+    """The server never stops sending, and the client hangs up at its limit."""
     monkeypatch.setattr(service.picture, "FOREIGN_BYTES", 1_000_000)
     listener = socket.create_server(("127.0.0.1", 0))
     sent = 0
@@ -379,7 +379,7 @@ def test_a_download_has_a_limit_whatever_it_says_of_itself(
 
 
 def _half_done(photo: Path, monkeypatch: pytest.MonkeyPatch) -> job.Job:
-    """A job whose result arrived, and whose worker was killed before it was placed."""
+    """Create a job whose worker was killed after the result arrived, before it was fitted."""
     prepared = prepared_job(photo, monkeypatch)
     assert _run("resume", prepared.id).returncode == 0
     state = prepared.state
@@ -412,7 +412,7 @@ def test_a_paid_result_is_not_sent_for_again_when_the_job_is_damaged(
 
 
 def _accepted(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, *words: object) -> job.Job:
-    """A job whose task the service has, and doesn't tell of for now."""
+    """Create a job whose edit was accepted, and whose task the service refused to show once."""
     monkeypatch.setenv("DIMILINKS_ROUTE", settings.ASYNC)
     sandbox.task_answers.append((401, {}, b""))
     _run("edit", *words, "--prompt", "echo")
@@ -438,7 +438,7 @@ def test_a_finished_task_is_fetched_though_the_jobs_pictures_are_damaged(
 def test_a_failure_that_can_not_be_noted_says_nothing_of_the_other_variations(
     photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One is turned away while the disk is full; what became of the others is unknown."""
+    """One variation is refused while the disk is full. The outcome of the others is unknown."""
     turned_away = threading.Event()
     numbers = itertools.count()
 
@@ -470,7 +470,7 @@ def test_a_failure_that_can_not_be_noted_says_nothing_of_the_other_variations(
 def test_a_full_disk_at_the_start_keeps_no_task_from_being_fetched(
     sandbox: Sandbox, photo: Path, mask: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two variations one was accepted, and the other one never sent."""
+    """Of two variations, one was accepted, and the other one was never sent."""
     only = _accepted(sandbox, monkeypatch, photo, "--mask", mask)
     state = only.state
     state.posts.append(job.Post())
@@ -526,7 +526,7 @@ def test_variations_without_a_task_id_do_not_overwrite_each_other(
 def test_a_download_that_stumbles_is_tried_again(
     photo: Path, coffee: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that drops the first GET, breaks off the second, and is overloaded at the third."""
+    """The server drops the first GET, interrupts the second, and is overloaded at the third."""
     data = picture.png(coffee)
     answer = b'{"task_id": "img_7", "data": [{"url": "/p/img/img_7/0?exp=1&sig=s"}]}'
     whole = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
@@ -674,7 +674,7 @@ def test_the_plug_ins_worker_tells_its_phases(
 def test_an_upload_over_a_slow_line_tells_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, coffee: Image.Image
 ) -> None:
-    """A server that takes in a little at a time, then answers."""
+    """The server reads the request slowly, and then answers."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
     length = 0
@@ -712,7 +712,7 @@ def test_an_upload_over_a_slow_line_tells_how_far_it_is(
 def test_a_connection_that_breaks_in_the_upload_costs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # More than the buffers on the way hold.
+    # The upload must be larger than the buffers of the system.
     noise = tmp_path / "noise.png"
     Image.frombytes("RGB", (2000, 1300), os.urandom(2000 * 1300 * 3)).save(noise, compress_level=1)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -769,13 +769,13 @@ def test_the_ceiling_and_the_days_of_the_settings_count(
 def test_what_a_worker_is_at_is_never_removed(
     sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch, state: str
 ) -> None:
-    """An edit of long ago that is tried again, or that the clock makes so: the lock tells."""
+    """The lock decides, even if the edit is old, or looks old because the clock was changed."""
     sandbox.thinking = 3
     made = prepared_job(photo, monkeypatch)
     with worker_on(made) as worker:
         assert worker.stdin and worker.stdout
         until(lambda: sandbox.posts == 1)
-        # Whatever is on the disk by then.
+        # The state on the disk makes no difference.
         post = job.Post(job.FAILED, kind=job.Kind.BUSY)
         if state == "imported":
             post = job.Post(job.RECEIVED, placed="placed-1.png")
@@ -801,7 +801,7 @@ def test_what_a_worker_is_at_is_never_removed(
 def test_a_worker_packs_pictures_once_they_are_imported(
     sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sooner it would be in the way of that."""
+    """If it compressed them earlier, it would slow down the import."""
     made = prepared_job(photo, monkeypatch)
     with worker_on(made) as worker:
         assert worker.stdout
@@ -845,7 +845,7 @@ def test_a_variation_that_arrives_after_its_sister_becomes_a_picture_too(
     with Image.open(second) as written:
         assert written.size == coffee.size
     assert made.imported == {1, 2} and late in made.imported
-    # Once more, and nothing new is made.
+    # Resuming once more writes nothing new.
     assert _run("resume", made.id).returncode == 0
     assert len(list(out.iterdir())) == 2
 
@@ -858,7 +858,7 @@ def test_settings_that_can_not_be_read_send_nothing(
     file = settings.home() / "settings.json"
     text = f'{{"base_url": "{sandbox.base_url}", "keep_days": 0,}}'
     file.write_text(text)
-    # By the variables, and by the default that counted then.
+    # Neither the address in the variable nor the default one may be used.
     for url in (sandbox.base_url, ""):
         monkeypatch.setenv("DIMILINKS_BASE_URL", url)
         for words in (["edit", photo, "--prompt", "x"], ["resume", old.id]):
@@ -867,7 +867,7 @@ def test_settings_that_can_not_be_read_send_nothing(
             assert "Nothing is sent" in done.stderr and "Traceback" not in done.stderr
     assert sandbox.posts == 0 and file.read_text() == text
     assert [each.id for each in job.all_jobs()] == [old.id]
-    # What is mended counts again.
+    # When the file is repaired, its settings are used again.
     monkeypatch.setenv("DIMILINKS_BASE_URL", "")
     file.write_text(text.replace(",}", "}"))
     assert _run("resume", old.id).returncode == 0 and sandbox.posts == 1
@@ -896,7 +896,7 @@ def test_a_worker_that_is_ready_hears_of_its_job_later(
         task = {"folder": str(prepared.folder), "language": "en", "collect": False}
         worker.stdin.write(json.dumps(task).encode() + b"\n")
         worker.stdin.flush()
-        # It is done at the end of its output, and ends without being let go.
+        # The worker has finished when its output ends, and exits although its input stays open.
         assert b"placing" in worker.stdout.read()
         assert prepared.state.name == job.RECEIVED
         assert worker.wait(30) == 0

@@ -1,4 +1,4 @@
-"""A slice of what can go wrong over real sockets (all: `tests/bench/faults`)."""
+"""Some of the cases of `tests/bench/faults`: faults of the connection, the disk and the worker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.service import faults
 UNKNOWN, PENDING, ANSWER = Failure.OUTCOME_UNKNOWN, Failure.PENDING, Failure.ANSWER
 UNREACHABLE, REFUSED = Failure.UNREACHABLE, Failure.REFUSED
 
-# What the user hears, and what came of it after the service was well again.
+# What the user is informed of, and the outcome after the job was resumed with a good service.
 SLICE = {
     "edits, connect: no answer": (UNREACHABLE, RECEIVED),
     "async, connect: unknown name": (UNREACHABLE, RECEIVED),

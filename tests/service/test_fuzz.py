@@ -1,4 +1,4 @@
-"""A slice of `tests/bench/fuzz`, and every answer that broke a promise once."""
+"""A part of `tests/bench/fuzz`, and every answer that has revealed a bug."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from plugin.worker.service import Service
 from tests.service import fuzz
 from tests.service.fuzz import GONE, GOOD_POST, GOOD_TASK, NAMED, Fuzzed, Told
 
-# The library drops a connection whose answer it can't read, and leaves it to be collected.
+# If requests can't read an answer, it leaves the connection open until it is garbage-collected.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -37,19 +37,19 @@ def _good_head(*lines: str) -> bytes:
 
 
 CORPUS = [
-    # Two lengths: was told as never sent, so that it could have been sent again.
+    # Two lengths: the edit was reported as not sent, and so could have been sent again.
     Told("wire", settings.EDITS, _good_head("Content-Length: 5, 7"), GOOD_TASK, GONE),
     Told("wire", settings.ASYNC, _good_head("Content-Length: 5, 7"), GOOD_TASK, GONE),
-    # A length below nothing in a chunk, and redirects to what is no address: the same.
+    # A chunk with a negative length, and redirects to invalid addresses: the same.
     Told("wire", settings.EDITS, _good_head("Transfer-Encoding: chunked", "", "-5"), None, GONE),
     *(
         Told("head", settings.EDITS, b"HTTP/1.1 302 X\r\nLocation: %s\r\n\r\n" % to, None, GONE)
         for to in (b"//[", b"http://\xff", b"https://a:b:c/")
     ),
     Told("head", settings.EDITS, GOOD_POST, None, b"HTTP/1.1 302 X\r\nLocation: //[\r\n\r\n"),
-    # The key as the name of a task: was kept in the job.
+    # The key as the name of a task: it was saved in the job.
     Told("answer", settings.EDITS, fuzz.http_json({"task_id": fuzz.KEY, "data": []}), None, GONE),
-    # And a signed link.
+    # A signed link as the name of a task, and the key in an error: the same.
     Told("answer", settings.EDITS, fuzz.http_json({"task_id": "/p/1?exp=1&sig=abc"}), None, GONE),
     Told("answer", settings.ASYNC, NAMED, fuzz.http_json({"status": "failed", "error": fuzz.KEY}),
          GONE),

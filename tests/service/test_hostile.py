@@ -1,4 +1,4 @@
-"""A service that means harm, or is broken beyond HTTP: nothing hangs, leaks, or is paid twice."""
+"""Malicious services and broken HTTP: nothing hangs, no secret leaks, nothing is paid twice."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from plugin.worker.service import Service
 from tests.service.raw_server import Got, RawServer, Reply, dripping, endless, http
 from tests.service.workers import command
 
-# The library drops a connection whose answer it can't read, and leaves it to be collected.
+# If requests can't read an answer, it leaves the connection open until it is garbage-collected.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -48,7 +48,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer may take a second."""
+    """Limit the time for an answer to one second."""
     monkeypatch.setattr(settings, "read_seconds", lambda: 1.0)
     monkeypatch.setattr(service, "_QUESTION_SECONDS", 1.0)
     monkeypatch.setattr(service, "_FETCH_SECONDS", 1.0)
@@ -60,7 +60,7 @@ def only_post() -> job.Post:
     return post
 
 
-# --- answers that are no HTTP, or never end -----------------------------------------------------
+# --- answers that are not HTTP, or never end ----------------------------------------------------
 
 BROKEN = [
     b"",
@@ -105,7 +105,7 @@ def test_a_redirect_that_leads_nowhere_is_a_refusal(status: int, location: str, 
 
 
 SLOW = [
-    # Each byte just before the socket would have had enough.
+    # Each byte arrives just before the socket's time limit.
     dripping(b"", b"H", 0.9),
     dripping(b"HTTP/1.1 200 OK\r\nX: "),
     dripping(b"HTTP/1.1 200 OK\r\n", b"A: b\r\n", 0.3),
@@ -205,7 +205,7 @@ def _until_tried(connection: socket.socket) -> None:
 def test_a_proxy_that_never_opens_its_tunnel_is_given_up(
     key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of its bytes comes in time."""
+    """Each line of its answer arrives in time, but there is no end of them."""
     monkeypatch.setattr(settings, "connect_seconds", lambda: 0.5)
     with RawServer(lambda got: _until_tried) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
@@ -215,15 +215,15 @@ def test_a_proxy_that_never_opens_its_tunnel_is_given_up(
         with pytest.raises(NotAccepted, match="Nothing was sent"):
             Service("https://dimilinks.test/v1", key).send(FORM)
     assert time.monotonic() - began < 10
-    # Here and not in a later test, for which a socket that is left open is an error.
+    # Close the open sockets here. In a later test, their warning would be an error.
     gc.collect()
 
 
-# --- what the service says ----------------------------------------------------------------------
+# --- messages of the service --------------------------------------------------------------------
 
 
 def _forms(key: str) -> list[str]:
-    """How a key may come back."""
+    """Return the forms in which an answer may contain the key."""
     return [
         key,
         "sk-planted%2Fkey%2B1",
@@ -237,7 +237,7 @@ def _forms(key: str) -> list[str]:
 
 
 def _quoting(quoted: str) -> list[bytes]:
-    """Refusals that quote it."""
+    """Return answers that contain `quoted` and signed links."""
     words = json.dumps({"error": {"message": f"no {quoted} here, sig=abcdefgh"}}).encode()
     return [
         http(401, words),
@@ -361,7 +361,7 @@ def test_no_link_leads_to_a_private_place(link: str, key: str) -> None:
         with pytest.raises(Failure, match="not followed") as raised:
             own.picture(service.Answer("", (link,)))
         assert asked == [] and str(raised.value).isprintable()
-        # Nor does a redirect.
+        # A redirect to the link is not followed either.
         with pytest.raises((Failure, service.Stumbled)) as raised_later:
             own.picture(service.Answer("", ("/p/img/1/0",)))
         assert "not followed" in str(raised_later.value) or "answered" in str(raised_later.value)
@@ -398,7 +398,7 @@ def test_a_data_link_is_judged_by_its_bytes(kind: str, key: str, coffee: Image.I
     assert picture.read_foreign(data).size == coffee.size
 
 
-# --- what goes up -------------------------------------------------------------------------------
+# --- prompts ------------------------------------------------------------------------------------
 
 PROMPTS = [
     'a"b\r\nContent-Disposition: form-data; name="model"\r\n\r\nother',
@@ -430,7 +430,7 @@ def test_a_prompt_stays_a_prompt(prompt: str, route: str, coffee: Image.Image) -
     assert parts["image"].filename == "source.png"
 
 
-# --- the network --------------------------------------------------------------------------------
+# --- addresses and proxies ----------------------------------------------------------------------
 
 
 def test_a_service_on_ipv6_loopback_is_reached_and_told_who_asks(key: str) -> None:
@@ -452,7 +452,7 @@ PROXY = "http://me:pr0xy-secret@{}"
 def test_the_environments_proxy_is_used_and_its_password_is_not_told(
     variable: str, key: str, photo: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The proxy says no: what it was asked shows that it was asked."""
+    """The proxy refuses, but its requests show that it was used."""
     monkeypatch.setenv("DIMILINKS_BASE_URL", "https://dimilinks.example/v1")
     with RawServer(lambda got: http(407, b"who are you")) as proxy:
         monkeypatch.setenv(variable, PROXY.format(f"127.0.0.1:{proxy.port}"))
@@ -460,7 +460,7 @@ def test_the_environments_proxy_is_used_and_its_password_is_not_told(
         asked = command("service", "--test")
         assert proxy.got and all(got.method == "CONNECT" for got in proxy.got)
         assert all(got.path == "dimilinks.example:443" for got in proxy.got)
-        # The key is not for the proxy; the proxy's own password is.
+        # The proxy gets its own password, but must not get the API key.
         assert not any(key.encode() in got.head for got in proxy.got)
         count = len(proxy.got)
         monkeypatch.setenv("NO_PROXY", "dimilinks.example")

@@ -1,4 +1,4 @@
-"""The key and the connection: where it is kept, and what the service says of it."""
+"""The API key: where it is stored, and the test of the connection with it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ KEY = "sk-planted-key"
 
 
 def _run(monkeypatch: pytest.MonkeyPatch, *words: str, stdin: str | bytes = "") -> tuple[Any, str]:
-    """Run a command in this process; return its answer (None: failed) and what else it said."""
+    """Run a command in this process, with `stdin` as its standard input.
+
+    Returns its JSON output, or None if it failed, and what it printed to standard error.
+    """
     data = stdin.encode() if isinstance(stdin, str) else stdin
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
     out, err = io.StringIO(), io.StringIO()
@@ -39,7 +42,7 @@ def _run(monkeypatch: pytest.MonkeyPatch, *words: str, stdin: str | bytes = "") 
 
 @pytest.fixture
 def ring(monkeypatch: pytest.MonkeyPatch) -> fake_keyring.Memory:
-    """A keyring that works."""
+    """Use a keyring that works, and return it."""
     return _use(monkeypatch, fake_keyring.Memory)
 
 
@@ -130,7 +133,7 @@ def test_a_keyring_that_is_locked_or_lost_its_key_says_what_to_do(
         answer, words = _run(monkeypatch, "key", "forget")
         assert answer is None and "still has the API key" in words
         assert settings.key_place() == settings.KEYRING
-    # The file is the last resort.
+    # If the keyring has no key, the file is read.
     monkeypatch.setattr(keyring.core, "_keyring_backend", fake_keyring.Memory())
     (home / "key").write_text("from-file")
     assert key_store.read() == "from-file"

@@ -1,4 +1,7 @@
-"""The ways to the service: whose certificates count, and that a disk is there before it is paid."""
+"""Connections and disks: certificates, proxies, interrupted transfers, and full disks.
+
+Nothing is paid for twice, and no result that was paid for is lost.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ class _Named(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self) -> None:
-        """Byte by byte, without end."""
+        """Send a byte at a time, slowly, without end."""
         with contextlib.suppress(OSError):
             self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n")
             while True:
@@ -58,12 +61,12 @@ class _Named(BaseHTTPRequestHandler):
 
 class _Quiet(ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
-        """Clients that don't trust us hang up."""
+        """Ignore errors, because clients that don't trust the certificate hang up."""
 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate of nobody's for 127.0.0.1, with its key in the same file."""
+    """Return a self-signed certificate for 127.0.0.1, with the file key.pem next to it."""
     folder = tmp_path_factory.mktemp("certificate")
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
@@ -76,7 +79,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def secure(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a service with that certificate, which counts as far away."""
+    """Run a service with that certificate, which is not treated as loopback. Yield its address."""
     for name in (*BUNDLES, "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(settings, "is_loopback", lambda host: False)
@@ -132,7 +135,7 @@ FULL = [
     ("from the start", "No space left on device", 0, []),
     ("nearly", "nearly full", 0, [["failed", "setup"]]),
     ("for a while", "free some space", 1, [["received", ""]]),
-    # Not even that can be noted.
+    # The state can't be saved either, so it stays the same.
     ("for good", "Until then it is kept in", 1, [["sent", ""]]),
     ("everywhere", "it could not be kept", 1, [["sent", ""]]),
     ("read-only a while", "Make it writable again", 1, [["received", ""]]),
@@ -155,7 +158,7 @@ def test_a_disk_that_can_not_be_written_to_is_told(
     assert words in found["said"] and "Traceback" not in found["said"]
     assert (found["posts"], found["states"]) == (posts, states)
     assert found["code"] == (0 if when.endswith("a while") else 1)
-    # Once there is room, it finds its way into the job.
+    # When the disk is repaired, resuming the job moves the result into it.
     mended = when in ("for good", "read-only")
     assert found["resumed"] == ([["received", ""]] if mended else states)
     assert ("kept in" in found["said"]) == (mended or when.endswith("a while"))
@@ -186,16 +189,16 @@ def test_no_folder_for_temporary_files_is_needed(
     assert command("edit", photo, "--prompt", "echo").returncode == 0
 
 
-# --- what left, and what it costs ---------------------------------------------------------------
+# --- interrupted uploads and their cost ---------------------------------------------------------
 
 BIG = Form("/images/edits", "application/octet-stream", os.urandom(8_000_000))
-"""More than the buffers on the way hold."""
+"""An edit that is larger than the buffers of the system."""
 PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 
 
 @pytest.fixture
 def context(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
-    """For a service with a certificate that is trusted, and which counts as far away."""
+    """Return a TLS context with a trusted certificate, for services not treated as loopback."""
     for name in (*BUNDLES, *PROXIES, "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
@@ -264,13 +267,13 @@ def test_an_upload_that_breaks_off_costs_nothing_and_is_sent_again(
     with contextlib.ExitStack() as stack:
         safe = None if way == "plain" else context
         server = stack.enter_context(RawServer(lambda got: answer, context=safe))
-        # The first connection goes wrong, after a megabyte.
+        # The first connection is closed after a megabyte.
         breaking = stack.enter_context(Tunnel(server.port, 1_000_000))
         url = server.base_url
         if way == "tunnel":
             monkeypatch.setenv("HTTPS_PROXY", breaking.url)
         else:
-            # It looks like the service itself.
+            # The tunnel takes the place of the service.
             breaking.is_silent = True
             url = f"{url.partition(':')[0]}://{breaking.url.partition('//')[2]}/v1"
         asked = Service(url, "k")
@@ -347,7 +350,7 @@ def test_a_picture_is_taken_from_every_status_of_success(status: int) -> None:
 
 @pytest.mark.parametrize("status", [401, 409, 413, 503])
 def test_an_answer_before_the_upload_is_complete_costs_nothing(status: int) -> None:
-    """The service reads the head, says no, and hangs up."""
+    """The service reads the headers, refuses the edit, and hangs up."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -362,7 +365,7 @@ def test_an_answer_before_the_upload_is_complete_costs_nothing(status: int) -> N
     assert raised.value.kind in (Failure.REFUSED, Failure.UNREACHABLE)
 
 
-# --- answers that come late, in pieces, or behind others ----------------------------------------
+# --- interim answers and keepalive --------------------------------------------------------------
 
 INTERIM = (
     b"HTTP/1.1 100 Continue\r\n\r\n",
@@ -402,16 +405,16 @@ def test_interim_answers_lose_no_picture(
 def test_connections_stay_alive_while_nothing_is_said(
     way: str, context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The system itself is asked which connections to the port it will probe."""
+    """The kernel's list shows on which connections to the port keepalive is active."""
     seen: list[str] = []
 
     def timers() -> list[str]:
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        # Address, address of the other end, state (01: connected), queues, timer.
+        # The columns: number, local address, remote address, state (01: connected), queues, timer.
         return [row[5][:2] for row in rows if row[2].endswith(f":{port:04X}") and row[3] == "01"]
 
     def answer(got: Got) -> bytes:
-        # 01 as long as something is not acknowledged, 02 for keepalive.
+        # The timer is 01 while sent data is not acknowledged, and 02 for keepalive.
         until(lambda: "01" not in timers())
         seen.extend(timers())
         return http(200, b'{"task_id": "img_1", "data": [], "status": "queued"}')
@@ -430,7 +433,7 @@ def test_connections_stay_alive_while_nothing_is_said(
     assert seen == ["02", "02"]
 
 
-# --- addresses and proxies that can't be ---------------------------------------------------------
+# --- unusable addresses and proxies --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("variable", ["ALL_PROXY", "HTTPS_PROXY", "all_proxy"])
@@ -478,7 +481,7 @@ def test_an_address_without_v1_is_told_what_it_lacks(
 def test_a_result_whose_job_is_gone_is_kept_elsewhere_and_found_again(
     variations: int, photo: Path, home: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Something else lies where the job's folder was, while the service works."""
+    """While the service works, the job's folder is moved, and a file takes its place."""
     encoded = base64.b64encode(photo.read_bytes()).decode()
     aside = home / "aside"
     all_sent = threading.Barrier(variations)
@@ -514,7 +517,7 @@ def test_a_result_whose_job_is_gone_is_kept_elsewhere_and_found_again(
 def test_a_folder_that_can_not_be_searched_costs_no_result(
     photo: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a network drive that is gone: even to look into it fails."""
+    """Even listing the folder fails, as on a network drive that is gone."""
     encoded = base64.b64encode(photo.read_bytes()).decode()
     gone = threading.Event()
 
@@ -549,7 +552,7 @@ def test_a_folder_that_can_not_be_searched_costs_no_result(
 def test_every_place_is_looked_at_for_a_result(
     tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first has a folder of this job's, too, which is empty or has another result."""
+    """Both places have a folder for this job, each with another result."""
     places = [tmp_path / "first", tmp_path / "second"]
     monkeypatch.setattr(keeping, "_parents", lambda: iter(places))
     for place, name in zip(places, ("result-2.png", "result-1.png")):
@@ -567,7 +570,7 @@ def test_every_place_is_looked_at_for_a_result(
 def test_a_result_that_can_be_kept_nowhere_is_not_called_kept(
     photo: Path, home: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Elsewhere somebody else's folder lies in the way, or a link to one."""
+    """The other place for results is taken by a link to a foreign folder."""
     outside = home.parent / "outside"
     outside.mkdir()
     own = elsewhere / f"dimilinks-gimp-{os.geteuid()}"
@@ -604,7 +607,7 @@ def test_a_fault_of_ours_is_not_said_to_have_kept_anything(
 def test_a_file_that_is_being_read_is_replaced_as_soon_as_that_is_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An immutable file refuses it as Windows does one that is open."""
+    """An immutable file can't be replaced, like an open file on Windows."""
     file = tmp_path / "state.json"
     file.write_text("before")
     if subprocess.run(["chattr", "+i", file], capture_output=True).returncode:
@@ -627,7 +630,7 @@ def test_a_disk_that_can_not_lock_is_told_and_the_job_stays_usable(
     error: int, sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def flock(*_: object) -> None:
-        # What a network disk answers whose lock service is away; nothing here does.
+        # A network disk without its lock service fails like this. No disk of this machine does.
         raise OSError(error, os.strerror(error))
 
     with monkeypatch.context() as patch:
@@ -640,7 +643,7 @@ def test_a_disk_that_can_not_lock_is_told_and_the_job_stays_usable(
         assert "can't lock files" in each.stderr and "DIMILINKS_HOME" in each.stderr
     assert sandbox.posts == 0
     (post,) = only.state.posts
-    # GIMP reads it there.
+    # The plug-in reads the message from the state.
     assert "can't lock files" in post.message and post.may_be_sent_again
     assert command("resume", only.id).returncode == 0 and sandbox.posts == 1
 

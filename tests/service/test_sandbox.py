@@ -1,4 +1,4 @@
-"""The sandbox, seen as its clients see it: over HTTP, with photographs, by what comes back."""
+"""The sandbox, tested over HTTP like a service, with photographs and their edited versions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def png(picture: Image.Image) -> bytes:
 
 
 def post(sandbox: Sandbox, files: list[Any], **fields: str) -> requests.Response:
-    """`files` are pictures, or (field, picture or bytes) in requests' own form."""
+    """Send an edit. `files` are pictures, or tuples of a field's name and a picture or bytes."""
     sent = []
     for number, file in enumerate(files):
         field, data = file if isinstance(file, tuple) else ("image", file)
@@ -82,7 +82,7 @@ def at(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def sharpness(picture: np.ndarray) -> float:
-    """How much there is of detail a few pixels wide: coarser than grain."""
+    """Return the amount of detail that is a few pixels wide, coarser than grain."""
     light = picture[..., 0]
     return float((cv2.GaussianBlur(light, (0, 0), 2) - cv2.GaussianBlur(light, (0, 0), 5)).std())
 
@@ -97,7 +97,7 @@ def assert_error(response: requests.Response, status: int, code: str) -> str:
     return str(error["message"])
 
 
-# --- the contract -----------------------------------------------------------------------------
+# --- the documented interface -----------------------------------------------------------------
 
 
 def curl(*arguments: str) -> Any:
@@ -111,7 +111,7 @@ def curl(*arguments: str) -> Any:
 
 
 def assert_answer(answer: Any) -> str:
-    """Check an answer's form; return its link."""
+    """Check the form of an answer, and return its link."""
     assert set(answer) == {"created", "task_id", "data"}
     assert abs(answer["created"] - time.time()) < 60
     assert isinstance(answer["created"], int)
@@ -201,7 +201,7 @@ def test_every_file_field_of_the_contract(sandbox: Sandbox, field: str) -> None:
 
 
 def test_the_order_that_the_model_sees(sandbox: Sandbox) -> None:
-    """Echo gives back the first picture: take away the first, and the next one comes."""
+    """The prompt `echo` returns the first picture, so remove the first one each time."""
     colours = ["red", "lime", "blue", "cyan", "magenta"]
     data = [png(Image.new("RGB", (64, 64), colour)) for colour in colours]
     fields = ["mask", "image_10", "image_2", "images[]", "image"]
@@ -451,9 +451,9 @@ def test_the_balance_runs_out_and_refused_edits_cost_nothing() -> None:
         {},
         {"prompt": "  "},
         {"prompt": "echo", "size": "7:5"},
-        {"prompt": "echo", "size": "1000x1000"},  # no multiples of 16
+        {"prompt": "echo", "size": "1000x1000"},  # not multiples of 16
         {"prompt": "echo", "size": "800x800"},  # too few pixels
-        {"prompt": "echo", "size": "4096x2160"},  # too many
+        {"prompt": "echo", "size": "4096x2160"},  # too many pixels
         {"prompt": "echo", "size": "2048x640"},  # too long
         {"prompt": "echo", "size": "0x0"},
         {"prompt": "echo", "resolution": "8k"},
@@ -521,7 +521,7 @@ def test_too_large_a_request_meets_the_proxy(sandbox: Sandbox, tmp_path: Path) -
     assert refused.status_code == 413
     assert refused.headers["Content-Type"] == "text/html"
     assert "<h1>413" in refused.text
-    # curl asks before it sends so much.
+    # curl waits for a permission before it sends such a large body.
     (tmp_path / "large.png").write_bytes(large + large)
     run = subprocess.run(
         [
@@ -552,7 +552,7 @@ def test_nothing_lives_at_other_addresses(sandbox: Sandbox, path: str) -> None:
         assert_error(refused, 404, "not_found")
 
 
-# --- a service that has bad days --------------------------------------------------------------
+# --- prepared answers and failures ------------------------------------------------------------
 
 
 def test_prepared_answers_come_first_and_in_order(sandbox: Sandbox) -> None:
@@ -615,7 +615,7 @@ def test_clients_that_hang_up_leave_no_trace(
     assert sandbox.posts == 1
 
 
-# --- what the edits do to a photograph --------------------------------------------------------
+# --- the effect of edits on photographs -------------------------------------------------------
 
 
 @pytest.mark.parametrize("prompt", ["echo", " Echo\n"])
@@ -633,13 +633,13 @@ def test_it_misbehaves_if_asked_to() -> None:
             fetch(smearing, post(smearing, [COFFEE], prompt="echo", resolution="1k"))
             for _time in range(2)
         )
-        # The same each time.
+        # It does the same each time.
         assert first == second
         smeared = Image.open(io.BytesIO(first))
         assert (smeared.format, smeared.size) == ("JPEG", (1008, 672))
         away = np.asarray(smeared, float) - np.asarray(COFFEE.resize(smeared.size), float)
         assert np.abs(away).mean() > 5
-        # A prompt has its own way.
+        # A line in the prompt chooses another misbehaviour.
         prompt = "echo\nMisbehave: other size"
         square = Image.open(io.BytesIO(fetch(smearing, post(smearing, [COFFEE], prompt=prompt))))
         assert (square.format, square.size) == ("PNG", (1254, 1254))
@@ -688,7 +688,11 @@ def test_blurring_the_background_keeps_the_subject(sandbox: Sandbox) -> None:
 
 
 def masked(box: tuple[int, int, int, int], size: tuple[int, int], by_alpha: bool) -> Image.Image:
-    """An ellipse to edit: transparent and white as the plug-in sends it, or white on black."""
+    """Return a mask with an ellipse to edit.
+
+    The ellipse is transparent white on opaque black, as the plug-in sends it, or, without
+    `by_alpha`, white on black.
+    """
     mask = Image.new("RGBA", size, (0, 0, 0, 255))
     ImageDraw.Draw(mask).ellipse(box, fill=(255, 255, 255, 0))
     return mask if by_alpha else mask.convert("L")
@@ -716,7 +720,7 @@ def test_removing_fills_from_the_surroundings(sandbox: Sandbox) -> None:
     truth, before, after = (lab(picture)[inside] for picture in (clean, spoiled, result))
     distance = np.linalg.norm(after.mean(0) - truth.mean(0))
     assert distance < 0.1 * np.linalg.norm(before.mean(0) - truth.mean(0))
-    # Wood, not a smear: grain and all.
+    # The filled part has the texture of wood and is not a blur.
     assert after[:, 0].std() > 0.4 * truth[:, 0].std()
 
 

@@ -1,4 +1,4 @@
-"""The key and signed links: in no file, word or process list, whatever happens to an edit."""
+"""The key and signed links never appear in files, messages or the process list."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PROMPT = "a wish that is nobody's business"
 
 
 class _ProcessList:
-    """Everything that the process list shows while it runs."""
+    """Collects all command lines in the process list while the context is active."""
 
     def __enter__(self) -> _ProcessList:
         self.seen: set[bytes] = set()
@@ -58,7 +58,7 @@ class _ProcessList:
 def planted(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Path]:
-    """The key in one of its places: gives the one file that may hold it."""
+    """Store the key in one of its places, and yield the only file that may contain it."""
     kept = tmp_path / "keyring"
     if request.param == "environment":
         monkeypatch.setenv("DIMILINKS_API_KEY", KEY)
@@ -73,7 +73,7 @@ def planted(
 
 
 def _replies() -> list[Any]:
-    """What goes wrong, with the key in the service's words."""
+    """Return answers that make an edit fail, most of them with the key in them."""
     replies: list[Any] = [None]
     for quoted in SPELLINGS:
         message = f"no {quoted} here, see https://x.example/?exp=1&sig=abcdefgh"
@@ -87,7 +87,7 @@ def _replies() -> list[Any]:
 
 
 def _work(made: job.Job) -> str:
-    """The worker as the plug-in starts it, to its end; returns what it told."""
+    """Run a worker as the plug-in does, wait for its end, and return its output."""
     with (made.folder / "worker.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "plugin", "work", made.folder],
@@ -120,7 +120,7 @@ def test_no_secret_is_left_anywhere(
         first = kills._job(coffee.resize((60, 40)))
         said.append(_work(first))
         assert first.state.name == job.RECEIVED
-        # One interpreter for the rest of them.
+        # Run the rest in this process, which is faster.
         photo = tmp_path / "photo.png"
         coffee.resize((60, 40)).save(photo)
         for reply in _replies():
@@ -128,7 +128,7 @@ def test_no_secret_is_left_anywhere(
             done = command("edit", photo, "--prompt", PROMPT)
             assert done.returncode == 1
             said += [done.stdout, done.stderr]
-        # For each of its variations.
+        # One answer for each variation of the job.
         service.answers += [(401, {}, {"error": {"message": f"no {KEY}"}})] * 2
         second = kills._job(coffee.resize((60, 40)))
         said.append(_work(second))

@@ -1,4 +1,4 @@
-"""The worker as the tests run it: commands in this process, workers of their own, jobs for them."""
+"""Helpers to run the worker in tests: in this process or in a process of its own, and jobs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOTHING_THERE = "http://127.0.0.1:1/v1"
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a command in this process, which saves the start of hundreds of interpreters."""
+    """Run the worker's command line in this process, which is faster than a new interpreter."""
     words = [str(argument) for argument in arguments]
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -32,7 +32,7 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def prepared_job(photo: Path, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> job.Job:
-    """A job that is complete and was never sent; `arguments` go to the command `edit`."""
+    """Create a job that was never sent. `arguments` are those of the command `edit`."""
     url = os.environ["DIMILINKS_BASE_URL"]
     monkeypatch.setenv("DIMILINKS_BASE_URL", NOTHING_THERE)
     command("edit", photo, "--prompt", "echo", *arguments)
@@ -43,9 +43,9 @@ def prepared_job(photo: Path, monkeypatch: pytest.MonkeyPatch, *arguments: objec
 
 
 def worker_on(prepared: job.Job | None = None, *starter: str) -> subprocess.Popen[bytes]:
-    """A worker for that job, or one that waits to hear of its job on standard input.
+    """Start a worker for a job, or one that waits for its job on standard input.
 
-    A command that starts what follows it may come before.
+    `starter` is a command that starts the command that follows it.
     """
     told = [prepared.folder] if prepared else []
     return subprocess.Popen(
@@ -57,7 +57,7 @@ def worker_on(prepared: job.Job | None = None, *starter: str) -> subprocess.Pope
 
 
 def aged(made: job.Job, seconds: float) -> None:
-    """Let a job be as old as that by all signs, and made by a process that has ended."""
+    """Make a job look `seconds` old, and as if its creator had ended."""
     then = time.time() - seconds
     saved = json.loads((made.folder / "request.json").read_text("utf-8"))
     (made.folder / "request.json").write_text(json.dumps({**saved, "created": then}), "utf-8")
@@ -74,7 +74,7 @@ def until(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 
 def read_request(connection: socket.socket) -> None:
-    """Take in a whole request."""
+    """Read a complete request."""
     data = b""
     while b"\r\n\r\n" not in data:
         data += connection.recv(65536)

@@ -1,4 +1,4 @@
-"""What people see: the window of an edit. Loaded by interactive runs only, which have a display."""
+"""The windows of the plug-in. This package is imported only where a window may be needed."""
 
 import gi
 

@@ -1,6 +1,6 @@
-"""An edit in the window: how far it is while it runs, and its results to choose from afterwards.
+"""The row of an edit in the window: its progress while it runs, and its results afterwards.
 
-A row shows an edit of this window, or one that an earlier window has left in its jobs.
+A row shows an edit of this window, or an edit of an earlier window whose job still exists.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ from plugin.job import (
 
 _SIDE = 76
 _USUAL = {"1k": 60, "2k": 120, "4k": 180}
-"""Seconds that the service usually takes, by tier."""
+"""The usual duration of an edit at the service, in seconds, by tier."""
 _GIVEN_UP = 20 * 60
-"""Seconds after which nobody waits for an answer any more."""
+"""Seconds after which an answer is no longer expected."""
 
 
 class Owner(Protocol):
-    """What a row asks of its window."""
+    """What a row needs from its window."""
 
     image: Gimp.Image
     dialog: Gtk.Dialog
 
     def again(self, prompt: str) -> None:
-        """Edit with this prompt at once, as the choices are now."""
+        """Start an edit with this prompt and the current choices."""
 
     def reuse(self, prompt: str) -> None:
-        """Put this prompt into the field, to be changed."""
+        """Put this prompt into the field, so that it can be changed."""
 
     def settings(self) -> None:
         """Open the settings."""
 
 
 class EditRow(Gtk.Box):
-    """One edit; `edit` is None for one of an earlier window."""
+    """The row of one edit. `edit` is None for an edit of an earlier window."""
 
     def __init__(self, owner: Owner, jobs: Sequence[Job], edit: Edit | None = None) -> None:
         super().__init__(orientation=Gtk.Orientation.VERTICAL, spacing=6)
@@ -67,7 +67,7 @@ class EditRow(Gtk.Box):
         self._usual = max((_USUAL[tier] for tier in tiers), default=_USUAL["1k"])
         self._posts: list[tuple[Job, int, Post]] = []
         self._messages: list[str] = []
-        """What the jobs say of failures."""
+        """The messages of the jobs on failures."""
         self._layers: dict[tuple[str, int], Gimp.Layer] = {}
         self._chosen = 0
         self._note = ""
@@ -89,7 +89,7 @@ class EditRow(Gtk.Box):
         self._buttons = Gtk.Box(spacing=6)
         for each in (title, self._status, self._bar, self._strip, self._buttons):
             self.pack_start(each, False, False, 0)
-            # These two come and go; what is empty would leave a gap.
+            # Empty widgets would leave a gap, so these two are only shown when needed.
             each.set_no_show_all(each in (self._status, self._bar))
         self.get_accessible().set_name(capture.shortened(self.prompt))
         self.connect("destroy", self._show_after)
@@ -99,18 +99,19 @@ class EditRow(Gtk.Box):
 
     @property
     def running(self) -> bool:
-        """Whether the window waits for it."""
+        """Whether the window waits for the edit."""
         return self.edit is not None and not self.edit.ended and not self.edit.detached
 
     @property
     def ids(self) -> set[str]:
-        """The ids of its jobs."""
+        """The ids of the jobs of the edit."""
         return {job.id for job in self._jobs}
 
     def collect(self, on_end: Callable[[], None], sending: bool = False) -> None:
-        """Have what was sent in an earlier window seen to its end, then call `on_end`.
+        """Let a worker finish what an earlier window has sent, and call `on_end` afterwards.
 
-        Where its worker is still at it, that one goes on. `sending`: what was not sent is sent.
+        If a worker is still working on the job, it continues. With `sending`, what was not sent yet
+        is sent.
         """
         (job,) = self._jobs
         self._look()
@@ -129,7 +130,10 @@ class EditRow(Gtk.Box):
             on_end()
 
     def update(self) -> bool:
-        """Show how things stand now, and return whether it takes another shape."""
+        """Show the current state, and return whether the row's layout may have changed.
+
+        If the jobs don't exist any more, remove the row.
+        """
         if self.edit is not None:
             for each in self.edit.placed:
                 self._layers.setdefault((each.job.id, each.variation), each.layer)
@@ -145,26 +149,27 @@ class EditRow(Gtk.Box):
             self._show_progress()
         keys = self._results_key()
         there = [self._is_there(key) for key in keys]
-        # A longer sentence takes more room; the one of an edit that runs counts seconds.
+        # A longer message needs more lines. That of a running edit is left out, as it counts
+        # seconds.
         told = "" if kind == "running" else self._status.get_text()
         drawn = kind, told, keys, there, self._is_there(self._chosen_key()), self._retry_hint()
         if drawn == self._drawn:
             return False
         self._drawn = drawn
         if self.edit is None and kind == "results":
-            # Another window may have brought them in.
+            # Another window may have put the results into the image.
             self._find_layers()
         self._fill_strip()
         self._fill_buttons(kind)
         return True
 
-    # What there is
+    # State
 
     def _alive(self) -> bool:
         return any(job.folder.exists() for job in self._jobs)
 
     def _look(self) -> None:
-        """Read how far the jobs are, as far as they can be read."""
+        """Read the states of the jobs. Jobs that can't be read add messages instead."""
         self._posts, self._messages = [], []
         for job in self._jobs:
             try:
@@ -191,7 +196,7 @@ class EditRow(Gtk.Box):
         return layer is not None and layer.is_valid() and self._owner.image.is_valid()
 
     def _find_layers(self) -> None:
-        """Know the results again that are in the image since earlier."""
+        """Find the results that are in the image from earlier edits."""
         if not self._owner.image.is_valid():
             return
         for key, layer in results.in_image(self._owner.image).items():
@@ -210,10 +215,10 @@ class EditRow(Gtk.Box):
         sent = [post for _job, _number, post in self._posts if post.state in (SENT, ACCEPTED)]
         if self.edit is not None or all(post.message for post in sent):
             return "failed"
-        # Another window's worker may be at it.
+        # A worker of another window may still be working on it.
         return "left" if time.time() - self._created < _GIVEN_UP else "unknown"
 
-    # In words
+    # Texts
 
     def _status_text(self, kind: str) -> str:
         if kind == "running":
@@ -261,7 +266,7 @@ class EditRow(Gtk.Box):
         elif phase == "waiting" and self.edit.waiting_since:
             known = [r.get("progress") or 0 for r in self.edit.reports.values()]
             share = (time.monotonic() - self.edit.waiting_since) / self._usual
-            # Never full before it is: the longer it takes, the slower it goes.
+            # Approach the end more and more slowly, so that the bar is never full too early.
             guess = share / (share + 0.5)
             self._bar.set_fraction(0.1 + 0.85 * max(guess, min(known) / 100))
         elif phase in ("downloading", "placing"):
@@ -269,7 +274,7 @@ class EditRow(Gtk.Box):
         else:
             self._bar.set_fraction(0)
 
-    # The strip
+    # Variations
 
     def _fill_strip(self) -> None:
         for child in self._strip.get_children():
@@ -306,7 +311,7 @@ class EditRow(Gtk.Box):
         self.update()
 
     def _show_chosen(self) -> None:
-        """Show the chosen variation alone; bring it in if it is in the image no more."""
+        """Show only the chosen variation, and put it into the image again if it is not there."""
         key = self._chosen_key()
         others = [each for each in self._results_key() if each != key and self._is_there(each)]
         if not others:
@@ -318,10 +323,10 @@ class EditRow(Gtk.Box):
             results.show_alone(self._owner.image, self._layers[key], shown)
         Gimp.displays_flush()
 
-    # The buttons
+    # Buttons
 
     def _fill_buttons(self, kind: str) -> None:
-        # The button that was held to compare may not come again.
+        # The button may have been held to compare, and is removed here.
         self._show_after()
         for child in self._buttons.get_children():
             child.destroy()
@@ -372,7 +377,7 @@ class EditRow(Gtk.Box):
             self._add(_("T_ry Again"), self._retry, hint)
 
     def _retry_hint(self) -> str:
-        """What going on would cost; "" if there is nothing to go on with."""
+        """Return what a retry would cost, or "" if nothing can be retried."""
         posts = [post for _job, _number, post in self._posts]
         asked = not self._collecting and any(post.recoverable for post in posts)
         sent = any(_to_be_sent(post) for post in posts) and not self._is_anothers()
@@ -383,7 +388,7 @@ class EditRow(Gtk.Box):
         return _("Nothing was paid for so far") if sent else ""
 
     def _is_anothers(self) -> bool:
-        """Whether another process may be about to send it, or this one's worker is."""
+        """Return whether another process may be about to send it, or a worker of this row is."""
         if self.edit is not None:
             return False
         try:
@@ -414,13 +419,14 @@ class EditRow(Gtk.Box):
         if hint:
             button.set_tooltip_text(hint)
         if action is not None:
-            # Not inside the signal: a question over the window would keep screen readers waiting.
+            # Don't ask inside the signal, where a dialog's main loop would keep screen readers
+            # waiting.
             button.connect("clicked", lambda _button: GLib.idle_add(self._guarded, action))
         self._buttons.pack_start(button, False, False, 0)
         return button
 
     def _guarded(self, action: Callable[[], None]) -> None:
-        """Do what the user wants, and tell in the row what stands in its way."""
+        """Perform an action of the user, and show errors in the row."""
         self._look()
         try:
             action()
@@ -431,7 +437,7 @@ class EditRow(Gtk.Box):
         if self._alive():
             self.update()
 
-    # What they do
+    # Actions
 
     def _cancel(self) -> None:
         assert self.edit is not None
@@ -530,22 +536,22 @@ class EditRow(Gtk.Box):
 
 
 def _to_be_sent(post: Post) -> bool:
-    """Whether it may be sent if the user wants that: it was not, or surely cost nothing."""
+    """Return whether it may be sent: it was not sent before, or surely cost nothing."""
     return post.state == PREPARED or post.may_be_sent_again
 
 
 def _to_collect(post: Post) -> bool:
-    """Whether a worker can still do something for what was sent."""
+    """Return whether a worker can still get something of what was sent."""
     return post.state in (SENT, ACCEPTED) or post.recoverable
 
 
 def _is_paid_for(post: Post) -> bool:
-    """Whether something of it is there, or can still be had, that was paid for."""
+    """Return whether something that was paid for is there, or can still be fetched."""
     return bool(post.result or post.placed or post.answer) or _to_collect(post)
 
 
 def unfinished(job: Job) -> bool:
-    """Whether a job of an earlier window still has something for the user."""
+    """Return whether an earlier window has left something in a job that the user may want."""
     try:
         return _reached(job, SENT, ACCEPTED) or (_reached(job, RECEIVED) and bool(job.unimported))
     except (OSError, ValueError):
@@ -553,9 +559,10 @@ def unfinished(job: Job) -> bool:
 
 
 def has_something(job: Job) -> bool:
-    """Whether a job is worth a row: damaged ones aren't.
+    """Return whether a job should get a row.
 
-    One that was not sent is, if the window that was to send it is gone.
+    A damaged job gets none. A job that was not sent gets one if the process that created it is
+    gone.
     """
     try:
         return _reached(job, RECEIVED, SENT, ACCEPTED, FAILED) or (
@@ -566,7 +573,7 @@ def has_something(job: Job) -> bool:
 
 
 def _reached(job: Job, *states: str) -> bool:
-    """Whether a job can be read, and a variation of it has come to one of these states."""
+    """Return whether a job can be read and any of its variations has one of these states."""
     try:
         return bool(job.request.prompt) and any(post.state in states for post in job.state.posts)
     except (OSError, ValueError):
@@ -574,7 +581,7 @@ def _reached(job: Job, *states: str) -> bool:
 
 
 def _when(created: float) -> str:
-    """When it was asked for, as people here write it; "" if that is not known."""
+    """Return the creation time in the format of the user's locale, or "" if it is unknown."""
     if not created:
         return ""
     moment = GLib.DateTime.new_from_unix_local(int(created))

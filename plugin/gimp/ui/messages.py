@@ -1,4 +1,4 @@
-"""What comes up over a window: questions and menus."""
+"""Questions and menus that open over a window."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from plugin.limits import MOST_UNASKED
 
 
 def agreed(window: Gtk.Window | None, question: str, action: str, explanation: str = "") -> bool:
-    """Ask before something that the user may not have meant."""
+    """Ask the user to confirm something that may not be intended. Return whether they agree."""
     asking = Gtk.MessageDialog(
         transient_for=window,
         modal=True,
@@ -29,7 +29,7 @@ def agreed(window: Gtk.Window | None, question: str, action: str, explanation: s
 
 
 def can_be_shown() -> bool:
-    """Make GTK ready for windows without a procedure's dialog; False if there is no display."""
+    """Prepare GTK for windows without a procedure's dialog. Return False if there is no display."""
     if not Gtk.init_check(None)[0]:
         return False
     GimpUi.init("dimilinks-edit")
@@ -37,7 +37,7 @@ def can_be_shown() -> bool:
 
 
 def agreed_to_all(window: Gtk.Window | None, edits: int) -> bool:
-    """Ask before many edits begin at once."""
+    """Ask the user to confirm if many edits would start at once. Return whether they agree."""
     if edits <= MOST_UNASKED:
         return True
     return agreed(
@@ -49,9 +49,9 @@ def agreed_to_all(window: Gtk.Window | None, edits: int) -> bool:
 
 
 class FreshMenuButton(Gtk.MenuButton):
-    """A button with a menu that is filled at the moment it comes up, by `fill`.
+    """A button with a menu that `fill` fills whenever it opens.
 
-    To assistive technology its items are there, as those of any such button.
+    Assistive technology finds its items as it does those of any menu button.
     """
 
     def __init__(self, label: str, fill: Callable[[Gtk.Menu], None]) -> None:

@@ -1,6 +1,6 @@
-"""What will be sent, seen before it is paid for: the region, the selection over it, and figures.
+"""Show what will be sent before it is paid for: the region with the selection, and figures.
 
-It follows the image by asking: GIMP tells a plug-in nothing of what the user does there.
+The preview checks the image for changes at short intervals, because GIMP doesn't notify plug-ins.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from plugin.limits import TIERS
 from plugin.region import Box
 
 _SIDE = 168
-"""Pixels of the thumbnail's longer side."""
+"""The length of the thumbnail's longer side, in pixels."""
 _EVERY = 0.3
-"""Seconds from one look at the image to the next."""
+"""Seconds between two checks of the image."""
 _PATIENCE = 10
-"""Times as long as a look took pass before the next: GIMP may be busy."""
+"""The minimum pause after a check, in multiples of its duration, because GIMP may be busy."""
 _SAMPLES, _SAMPLE_ROWS, _SAMPLE_COLUMNS = 6, 8, 512
-"""Pieces of the region that are compressed to estimate the size of the upload."""
+"""The number and size of the pieces that are compressed to estimate the size of the upload."""
 
 
 class Preview(Gtk.Box):
-    """The thumbnail and the figures beside it.
+    """A thumbnail of what will be sent, and figures beside it.
 
-    `request` gives what the user has chosen right now.
+    `request` returns the current choices of the user.
     """
 
     def __init__(self, image: Gimp.Image, request: Callable[[], Request]) -> None:
@@ -58,7 +58,7 @@ class Preview(Gtk.Box):
         self.connect("destroy", self._stop)
 
     def set_prices(self, prices: dict[str, float]) -> None:
-        """Show the price by these, per tier and picture."""
+        """Set the prices of a picture by tier, and show them from the next check on."""
         self._prices = prices
         self._seen = None
 
@@ -73,7 +73,7 @@ class Preview(Gtk.Box):
                 self._seen = seen
                 self._show()
         except (GLib.Error, TypeError, AttributeError):
-            # The image was closed, or a layer is gone between two questions.
+            # The image was closed or a layer was deleted between two calls.
             self._seen = None
         finally:
             pause = max(_EVERY, _PATIENCE * (time.monotonic() - began))
@@ -81,7 +81,7 @@ class Preview(Gtk.Box):
         return False
 
     def _state(self) -> object:
-        """All that the preview depends on, cheaply."""
+        """Return a value that changes when the preview has to change, and is quick to compute."""
         image = self._image
         if not image.is_valid():
             return None
@@ -205,7 +205,10 @@ class Preview(Gtk.Box):
 
 
 def _risk(tier: str) -> list[str]:
-    """Where an answer takes so long that a connection may break before, say what is safer."""
+    """Return a warning if the connection may break before the answer arrives.
+
+    This can happen to larger tiers, which take long, if the answer comes over one connection.
+    """
     try:
         if tier == TIERS[0] or settings.base_url() == settings.SANDBOX:
             return []
@@ -217,7 +220,7 @@ def _risk(tier: str) -> list[str]:
 
 
 def _upload_bytes(layer: Gimp.Layer, box: Box, sent: tuple[int, int]) -> float:
-    """Estimate the size of the PNG by encoding some strips of what will be in it."""
+    """Estimate the size of the uploaded PNG in bytes, by compressing some pieces of the layer."""
     box = box.intersection(pixels.extent(layer))
     if box.empty:
         return 0
@@ -226,10 +229,11 @@ def _upload_bytes(layer: Gimp.Layer, box: Box, sent: tuple[int, int]) -> float:
     for number in range(_SAMPLES):
         x = box.x + (box.width - columns) * (number % 3) // 2
         y = box.y + (box.height - rows) * number // (_SAMPLES - 1)
-        # From GIMP, which does it in one go: to read a layer that the user is deleting is fatal.
+        # GIMP reads this piece in a single call. If this process read a layer that the user deletes
+        # at the same moment, it would be killed.
         strip = Box(x, y, columns, rows)
         data, *_size, bpp = thumbnails.sub_thumbnail(layer, strip, (columns, rows))
-        # As PNG does it: what is compressed are differences to the pixel on the left.
+        # Like PNG, compress the differences to the pixel on the left.
         filtered = bytes((after - before) & 255 for before, after in zip(data, data[bpp:]))
         encoded += len(zlib.compress(filtered, 1))
     return encoded / (_SAMPLES * rows * columns) * sent[0] * sent[1]

@@ -1,4 +1,4 @@
-"""The list of references: pictures that the service looks at beside the one that it edits."""
+"""The list of references: pictures that the service looks at in addition to the edited one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MENU_SIDE = 24
 
 
 class References(Gtk.Box):
-    """The chosen references, with buttons to add layers of any open image, and files."""
+    """The selected references, with buttons to add files and layers of any open image."""
 
     def __init__(self) -> None:
         super().__init__(orientation=Gtk.Orientation.VERTICAL, spacing=6)
@@ -25,7 +25,8 @@ class References(Gtk.Box):
         buttons = Gtk.Box(spacing=6)
         add_layer = FreshMenuButton(_("Add _Layer"), self._offer_layers)
         add_file = Gtk.Button(label=_("Add _Files…"), use_underline=True)
-        # Not inside the signal: a dialog of its own would keep screen readers waiting.
+        # Don't open a dialog inside a signal, where its main loop would keep screen readers
+        # waiting.
         add_file.connect("clicked", lambda _button: GLib.idle_add(self._choose_files))
         buttons.pack_start(add_layer, False, False, 0)
         buttons.pack_start(add_file, False, False, 0)
@@ -34,16 +35,16 @@ class References(Gtk.Box):
 
     @property
     def layers(self) -> list[Gimp.Drawable]:
-        """The chosen layers; some may have been deleted since."""
+        """The layers in the list. Some may have been deleted meanwhile."""
         return [one for one, _row in self._chosen if not isinstance(one, str)]
 
     @property
     def files(self) -> list[str]:
-        """The paths of the chosen files."""
+        """The paths of the files in the list."""
         return [one for one, _row in self._chosen if isinstance(one, str)]
 
     def add(self, reference: Gimp.Drawable | str) -> None:
-        """Put a layer, or the path of a picture file, on the list."""
+        """Add a layer, or the path of a picture file, unless it is in the list already."""
         if any(one == reference for one, _row in self._chosen):
             return
         if isinstance(reference, str):
@@ -77,7 +78,7 @@ class References(Gtk.Box):
         row.destroy()
 
     def _offer_layers(self, menu: Gtk.Menu) -> None:
-        """Offer the layers of all open images as they are now."""
+        """Add the current layers of all open images to the menu."""
         for image in Gimp.get_images():
             item = Gtk.MenuItem(label=image.get_name())
             submenu = Gtk.Menu()
@@ -110,7 +111,7 @@ class References(Gtk.Box):
         pictures = Gtk.FileFilter()
         pictures.set_name(_("Pictures"))
         pictures.add_mime_type("image/*")
-        # GIMP opens its own files as well as any other picture.
+        # GIMP can open its own files, too.
         pictures.add_pattern("*.xcf")
         chooser.add_filter(pictures)
         if chooser.run() == Gtk.ResponseType.OK:

@@ -1,4 +1,4 @@
-"""The window of the settings. What is changed applies at once; the worker does what takes time."""
+"""The settings window. Changes apply at once, and the worker does what takes time."""
 
 from __future__ import annotations
 
@@ -17,25 +17,28 @@ from plugin.limits import TIERS
 T = TypeVar("T")
 
 _ANEW = 1
-"""The response of a window that is to be shown anew."""
+"""The response of a window that must be created again."""
 _BORDER = 12
 _GAP = 6
 _TEXT_WIDTH = 52
-"""Characters in a line of explanation."""
+"""The maximum width of explanations, in characters."""
 _LEAST_WIDTH = 30
-"""What the height is measured by: without it, the window leaves room for many short lines."""
+"""The width, in characters, for which the height of explanations is computed.
+
+Without it, the window would reserve space for many short lines.
+"""
 _WIDTH = 560
 _FRAME = 140
-"""Pixels of a screen's height that the window's title, buttons and borders take."""
+"""The height of the window's title, buttons and borders, in pixels."""
 
 
 def show(parent: Gtk.Window | None) -> None:
-    """Show the settings over `parent` (None: over GIMP) until they are closed.
+    """Show the settings over `parent`, or over GIMP if it is None, until they are closed.
 
-    It has a loop of its own: not for the inside of a button's signal, see `_message`.
+    This runs a main loop of its own. Don't call it inside the signal of a button, see `_message`.
     """
     GimpUi.init("dimilinks-settings")
-    # Once more with what is there after settings that can't be read were set aside.
+    # Show the new settings after an unreadable file was moved away.
     while _Settings(parent).run():
         pass
 
@@ -57,7 +60,7 @@ class _Settings:
         self._working = 0
         self._closed = False
         self._wrong: list[str] = []
-        """Why settings can't be shown as they are."""
+        """Messages on settings that can't be shown as they are."""
         page = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=_BORDER, border_width=_BORDER)
         frames = (self._key(), self._service(), self._edits(), self._kept())
         page.pack_start(self._unusable(frames), False, False, 0)
@@ -68,16 +71,17 @@ class _Settings:
         self._spinner.hide()
         self._show_key("")
         if _key_place():
-            # A field shows its placeholder, which says where the key is, while it has no focus.
+            # A field shows its placeholder only without focus. The placeholder shows where the key
+            # is.
             self._window.get_widget_for_response(Gtk.ResponseType.CLOSE).grab_focus()
         self._show_address()
         self._show_room()
 
     def run(self) -> bool:
-        """Show the window until it is closed, and return whether it is to be shown anew."""
+        """Show the window until it is closed. Return whether it must be created again."""
         response = Gtk.ResponseType.NONE
         try:
-            # A page of the manual, or whatever else is asked for, doesn't close it.
+            # Other responses, such as that of the help button, don't close the window.
             while response not in (
                 Gtk.ResponseType.CLOSE,
                 Gtk.ResponseType.CANCEL,
@@ -88,24 +92,24 @@ class _Settings:
             self._keep_address()
             self._closed = True
             self._window.hide()
-            # The end of this process would take a key along that is not kept yet.
+            # Wait until a key is saved: it would be lost if this process ended before.
             while self._working:
                 GLib.MainContext.default().iteration(True)
         finally:
             self._window.destroy()
         return bool(response == _ANEW)
 
-    # What can't be used
+    # Invalid settings
 
     def _unusable(self, frames: Sequence[Gtk.Widget]) -> Gtk.Widget:
-        """Make the place that says why settings can't be used, and offers to start over."""
+        """Create the widget that reports unusable settings and offers to start over."""
         box = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=_GAP)
         note = _note()
         box.pack_start(note, False, False, 0)
         try:
             settings.load()
         except settings.Unusable as error:
-            # Nothing can be saved, so nothing is to be chosen.
+            # Nothing can be saved, so nothing can be chosen.
             for frame in frames:
                 frame.set_sensitive(False)
             _say(note, str(error))
@@ -115,7 +119,7 @@ class _Settings:
             except settings.Unusable as error:
                 self._wrong.append(str(error))
             except ValueError:
-                # It is told where the key or the address is entered.
+                # This is shown where the key or the address is entered.
                 pass
             _say(note, " ".join(dict.fromkeys(self._wrong)))
             return box
@@ -138,14 +142,14 @@ class _Settings:
         self._window.response(_ANEW)
 
     def _read(self, setting: Callable[[], T], otherwise: T) -> T:
-        """Return a setting, or what is shown in place of one that can't be used."""
+        """Return a setting, or `otherwise` if it can't be used."""
         try:
             return setting()
         except settings.Unusable as error:
             self._wrong.append(str(error))
             return otherwise
 
-    # The key
+    # Key
 
     def _key(self) -> Gtk.Widget:
         grid = _grid()
@@ -168,7 +172,7 @@ class _Settings:
         return _frame(_("Key"), grid)
 
     def _show_key(self, note: str) -> None:
-        """Show where the key is; `note` is what there is to say about it."""
+        """Show where the key is. `note` is a message below it."""
         places = {
             settings.ENVIRONMENT: _("Set by DIMILINKS_API_KEY"),
             settings.KEYRING: _("Kept in the system's keyring"),
@@ -219,7 +223,7 @@ class _Settings:
         self._ask(["key", "forget"], answered)
         self._show_key(_("Forgetting the key…"))
 
-    # The service
+    # Service
 
     def _service(self) -> Gtk.Widget:
         grid = _grid()
@@ -264,7 +268,7 @@ class _Settings:
         try:
             address, note = settings.base_url(), ""
         except ValueError as error:
-            # What the settings hold can be mended here.
+            # An invalid address in the settings can be corrected here.
             kept = settings.comforts().get("base_url")
             address = kept if isinstance(kept, str) and not by_environment else ""
             note = str(error)
@@ -281,7 +285,7 @@ class _Settings:
         except ValueError as error:
             note = str(error)
         self._say_of_address(note, address)
-        # Chosen from the list; what is typed is kept when it is complete.
+        # An address from the list is complete. A typed address is saved when it is complete.
         if combo.get_active() >= 0:
             self._keep_address()
 
@@ -298,13 +302,13 @@ class _Settings:
         return False
 
     def _keep_address(self) -> bool:
-        """Put the address into the settings if it is good, and return whether it is."""
+        """Save the address if it is valid, and return whether it is and could be saved."""
         if settings.service_is_set_by_environment():
             return True
         try:
             address = settings.check_base_url(self._address.get_active_text() or "")
         except ValueError:
-            # It is said below the field.
+            # The error is shown below the field.
             return False
         kept = settings.comforts().get("base_url") or settings.DOCUMENTED_BASE_URLS[0]
         return address == kept or self._save(base_url=address)
@@ -327,7 +331,7 @@ class _Settings:
             self._show_route()
 
     def _test(self) -> None:
-        """Try whether edits would work, with what the fields say now."""
+        """Test whether edits would work with the current contents of the fields."""
         _say(self._test_note, "")
         if not self._keep_address():
             return
@@ -348,7 +352,7 @@ class _Settings:
         self._spinner.start()
         worker_process.ask(["service", "--test"], self._unless_closed(answered))
 
-    # What edits do
+    # Edits
 
     def _edits(self) -> Gtk.Widget:
         grid = _grid()
@@ -372,7 +376,7 @@ class _Settings:
         explain.connect("toggled", lambda check: self._save(explain_mask=check.get_active()))
         return _frame(_("Edits"), grid)
 
-    # What is kept
+    # Storage
 
     def _kept(self) -> Gtk.Widget:
         grid = _grid()
@@ -426,7 +430,7 @@ class _Settings:
         asking.connect("response", answered)
         asking.show()
 
-    # All of them
+    # Helpers
 
     def _save(self, **changes: Any) -> bool:
         try:
@@ -439,7 +443,7 @@ class _Settings:
     def _ask(
         self, words: list[str], on_answer: Callable[[dict[str, Any]], None], stdin: str = ""
     ) -> None:
-        """Have the worker change something: it is waited for even when the window is closed."""
+        """Let the worker change something, and wait for it even after the window was closed."""
         self._working += 1
 
         def answered(answer: dict[str, Any]) -> None:
@@ -503,12 +507,15 @@ def _disk(error: OSError) -> str:
 
 
 def _scrolled(page: Gtk.Widget) -> Gtk.Widget:
-    """Give `page` the height that it wants, as far as the screen has it."""
+    """Return `page` in a widget that is as high as it needs, up to the height of the screen.
+
+    A higher page can be scrolled.
+    """
     frame = Gtk.ScrolledWindow(
         hscrollbar_policy=Gtk.PolicyType.NEVER, propagate_natural_height=True
     )
     frame.add(page)
-    # What gets the focus is scrolled to.
+    # Scroll to the widget that gets the focus.
     page.set_focus_vadjustment(frame.get_vadjustment())
     display = Gdk.Display.get_default()
     monitor = display.get_primary_monitor() or display.get_monitor(0)
@@ -529,7 +536,7 @@ def _grid() -> Gtk.Grid:
 
 
 def _add(grid: Gtk.Grid, row: int, text: str, field: Gtk.Widget) -> Gtk.Label:
-    """Put a field into a row, and its label before it, which is returned."""
+    """Put a field and its label into a row. Return the label."""
     label = Gtk.Label(label=text, use_underline=True, xalign=0, mnemonic_widget=field)
     _name(field, text.replace("_", ""))
     grid.attach(label, 0, row, 1, 1)
@@ -542,7 +549,7 @@ def _name(field: Gtk.Widget, name: str) -> None:
 
 
 def _note() -> Gtk.Label:
-    """A place for a sentence, which takes no room while there is none."""
+    """Return a label for a message, which takes no space while it is empty."""
     return Gtk.Label(
         xalign=0,
         wrap=True,
@@ -563,9 +570,10 @@ def _say(note: Gtk.Label, sentence: str) -> None:
 def _message(
     window: Gtk.Window, kind: Gtk.MessageType, text: str, explanation: str
 ) -> Gtk.MessageDialog:
-    """Make a message that is answered by its signal.
+    """Create a message whose answer comes as a signal.
 
-    A loop of its own inside another signal would keep screen readers waiting, and out of it.
+    A main loop of its own, inside another signal, would keep screen readers waiting and make the
+    message inaccessible to them.
     """
     return Gtk.MessageDialog(
         transient_for=window,

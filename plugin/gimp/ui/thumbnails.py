@@ -1,6 +1,6 @@
-"""Small pictures for windows: of layers, of images, of files, with the selection laid over.
+"""Thumbnails of layers, images and files for the windows, also with the selection shown on top.
 
-They are made from GIMP's own thumbnails, within milliseconds, whatever the size of the image.
+They are made from GIMP's own thumbnails within milliseconds, whatever the size of the image.
 """
 
 from __future__ import annotations
@@ -13,25 +13,28 @@ from plugin.gimp import pixels
 from plugin.region import Box
 
 _PALE = bytes(min(255, 128 + value * 3 // 10) for value in range(256))
-"""What is kept as it is recedes; colours and all."""
+"""The paler value of an unselected pixel, for each value of a channel."""
 _SELECTED = bytes(255 if value >= 128 else 0 for value in range(256))
 
 
 def fitting(width: int, height: int, side: int) -> tuple[int, int]:
-    """Return (width, height) scaled down so that the longer one is at most `side`."""
+    """Return (width, height), reduced if necessary so that the longer side is at most `side`."""
     factor = min(1.0, side / max(width, height))
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
 def of_box(drawable: Gimp.Drawable, box: Box, side: int) -> GdkPixbuf.Pixbuf:
-    """Return `box` of a drawable, which it must lie in, at most `side` pixels wide and high."""
+    """Return `box` of a drawable, at most `side` pixels wide and high.
+
+    `box` must be inside the drawable.
+    """
     return _pixbuf(*sub_thumbnail(drawable, box, fitting(box.width, box.height, side)))
 
 
 def of_canvas(image: Gimp.Image, box: Box, side: int) -> GdkPixbuf.Pixbuf:
-    """Return `box` of the canvas as it is seen, at most `side` pixels wide and high."""
+    """Return `box` of the canvas as it is visible, at most `side` pixels wide and high."""
     factor = min(1.0, side / max(box.width, box.height))
-    # GIMP makes none larger.
+    # GIMP makes no larger thumbnails of images.
     most = 1024 / max(image.get_width(), image.get_height())
     factor = min(factor, most)
     width = max(1, round(image.get_width() * factor))
@@ -57,7 +60,7 @@ def of_drawable(drawable: Gimp.Drawable, side: int) -> GdkPixbuf.Pixbuf:
 
 
 def of_file(path: Path | str, side: int) -> GdkPixbuf.Pixbuf | None:
-    """Return a picture file, at most `side` pixels wide and high; None if it can't be read."""
+    """Return a picture file, at most `side` pixels wide and high, or None if it can't be read."""
     try:
         return GdkPixbuf.Pixbuf.new_from_file_at_size(str(path), side, side)
     except GLib.Error:
@@ -67,10 +70,11 @@ def of_file(path: Path | str, side: int) -> GdkPixbuf.Pixbuf | None:
 def sub_thumbnail(
     drawable: Gimp.Drawable, box: Box, size: tuple[int, int]
 ) -> tuple[bytes, int, int, int]:
-    """Return the bytes, width, height and bytes per pixel of `box` scaled to about `size`.
+    """Return `box`, scaled to about `size`, as (bytes, width, height, bytes per pixel).
 
-    `box` must lie in the drawable; `size` is 1024 at most, and the same as the box's for the
-    pixels as they are. 8 bits a channel: gray or R'G'B', with or without alpha.
+    `box` must be inside the drawable. `size` is at most 1024 on each side; with the size of the
+    box, the pixels are not scaled. They are gray or R'G'B', with or without alpha, with 8 bits per
+    channel.
     """
     data, width, height, bpp = drawable.get_sub_thumbnail_data(
         box.x, box.y, box.width, box.height, *size
@@ -81,7 +85,7 @@ def sub_thumbnail(
 def with_selection(
     picture: GdkPixbuf.Pixbuf, selection: Gimp.Selection, box: Box
 ) -> GdkPixbuf.Pixbuf:
-    """Return a picture of `box` of the canvas in which what is not selected recedes."""
+    """Return a picture of `box` of the canvas in which unselected pixels are paler."""
     size = (picture.get_width(), picture.get_height())
     canvas = pixels.extent(selection)
     there = box.intersection(canvas)
@@ -111,7 +115,11 @@ def _placed(
     box: Box,
     factor: tuple[float, float],
 ) -> bytes:
-    """Lay the selection of a part of the box into that of the whole, where nothing else is."""
+    """Return the selection of the whole `box`, one byte per pixel, from that of its part `there`.
+
+    Outside `there`, nothing is selected. `part` and `size` are the (width, height) of the two in
+    the picture, and `factor` the scales from the canvas to the picture, across and down.
+    """
     left = min(round((there.x - box.x) * factor[0]), size[0] - part[0])
     top = min(round((there.y - box.y) * factor[1]), size[1] - part[1])
     rows = [bytes(size[0])] * size[1]
@@ -122,7 +130,7 @@ def _placed(
 
 
 def _pixbuf(data: bytes, width: int, height: int, bpp: int) -> GdkPixbuf.Pixbuf:
-    """Make an RGB picture of a thumbnail's bytes: gray or RGB, with or without alpha."""
+    """Make an RGB picture from the bytes of a thumbnail in gray or RGB, with or without alpha."""
     if bpp <= 2:
         gray = data[::bpp]
         colours = bytearray(3 * len(gray))
@@ -140,7 +148,7 @@ def _pixbuf(data: bytes, width: int, height: int, bpp: int) -> GdkPixbuf.Pixbuf:
         GLib.Bytes.new(data), GdkPixbuf.Colorspace.RGB, bpp == 4, 8, width, height, width * bpp
     )
     if bpp == 4:
-        # Shown over the checks that stand for transparency everywhere.
+        # Show transparent pixels over a checkerboard, as other programs do.
         made = made.composite_color_simple(
             width, height, GdkPixbuf.InterpType.NEAREST, 255, 8, 0x999999, 0x666666
         )

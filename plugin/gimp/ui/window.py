@@ -1,7 +1,8 @@
-"""The window: write, see what will be sent, edit, compare, go on. It stays until it is closed.
+"""The window in which the user writes a prompt, sees what will be sent, edits, and compares.
 
-It is GIMP's own dialog for a procedure, run again and again: GIMP's Reset and its saved settings
-work as everywhere. What is under way and what came of it are rows below the choices.
+It stays open until the user closes it. It is GIMP's own dialog for a procedure, run again and
+again, so that GIMP's *Reset* and saved settings work as in other dialogs. The edits and their
+results are rows below the choices.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from plugin.gimp.ui.references import References
 
 _ENTER = (Gdk.KEY_Return, Gdk.KEY_KP_Enter, Gdk.KEY_ISO_Enter)
 _EARLIER = 20
-"""Earlier edits that are listed at once."""
+"""The number of earlier edits that are listed at once."""
 _TICK = 500
-"""Milliseconds from one look at what is under way to the next."""
+"""Milliseconds between two updates of the rows."""
 _LAST_WORD = 3
-"""Seconds that a worker which has sent nothing may take to end."""
+"""Seconds to wait for the end of workers that have sent nothing."""
 _ONSCREEN = 200
-"""Pixels of the window that must be seen where it opens."""
+"""The least number of pixels of the window that must be on the screen when it opens."""
 _FRAME = 160
-"""Pixels of a screen's height that panels, title and buttons take."""
+"""The height of the screen's panels and the window's title and buttons, in pixels."""
 
 
 def run(
@@ -47,18 +48,18 @@ def run(
     request: Callable[[], Request],
     earlier: bool,
 ) -> None:
-    """Show the window for `image` until the user closes it; `request` reads `config`.
+    """Show the window for `image` until the user closes it.
 
-    `earlier`: at the edits of earlier windows.
+    `request` returns the arguments in `config`. With `earlier`, the list of earlier edits is shown.
     """
-    # One program for the desktop, whichever menu item opened it.
+    # The name is the same for both menu items, so that the desktop sees a single program.
     GimpUi.init("dimilinks-edit")
     results.clear_up(image)
     Window(procedure, config, image, request).run(earlier)
 
 
 class Window:
-    """The window of one image. Each edit that was begun here is a row of it."""
+    """The window of one image. Each edit that was started in it has a row."""
 
     def __init__(
         self,
@@ -73,9 +74,9 @@ class Window:
         self._rows: list[EditRow] = []
         self._progress = False
         self._pressed = -math.inf
-        """When *Edit* was pressed the last time, on the monotonic clock."""
+        """When *Edit* was last pressed, on the monotonic clock."""
         self._last: object = None
-        """What it was asked for, and where."""
+        """What the last edit was asked for, as returned by `_asked`."""
         self._had_selection = False
         """Whether anything was selected since the last edit."""
         self._typed = ""
@@ -84,7 +85,7 @@ class Window:
         self._stop_mending: Callable[[], None] = lambda: None
         self.dialog = GimpUi.ProcedureDialog.new(procedure, config, _("Edit with AI"))
         self.dialog.set_ok_label(_("_Edit"))
-        # There is no page of GIMP's manual behind it.
+        # GIMP's manual has no page on this window.
         self.dialog.get_widget_for_response(Gtk.ResponseType.HELP).hide()
         close = self.dialog.get_widget_for_response(Gtk.ResponseType.CANCEL)
         close.set_label(_("_Close"))
@@ -98,17 +99,17 @@ class Window:
         self._fill()
         self.dialog.connect("key-press-event", self._start_by_ctrl_enter)
         self._restore_references()
-        # Room on the disk is a comfort, too.
+        # Removing old jobs is optional, so errors are ignored.
         with contextlib.suppress(OSError):
             job.prune(settings.keep_days(), time.time())
         self._offer_unfinished()
         self._ask_service()
 
     def run(self, earlier: bool) -> None:
-        """Let the user edit, until the window is closed."""
+        """Let the user edit until the window is closed."""
         if earlier:
             GLib.timeout_add(_TICK, self._show_earlier)
-        # GIMP focuses the button, which the first space of a prompt would press.
+        # GIMP gives the focus to the button, which the first space of a prompt would press.
         self._text.grab_focus()
         self._restore_place()
         ticks = GLib.timeout_add(_TICK, self._tick)
@@ -117,8 +118,8 @@ class Window:
                 try:
                     self._start()
                 except Exception as error:
-                    # The image may be closed at any moment, also under a question: what is under
-                    # way in this window goes on.
+                    # The image may be closed at any moment, even while a question is shown. The
+                    # other edits of this window must continue.
                     self._tell(unforeseen(error))
                 self._text.grab_focus()
         finally:
@@ -131,7 +132,11 @@ class Window:
             self.dialog.destroy()
 
     def _let_go(self) -> None:
-        """Wait for nothing any more; what was not sent yet is not to be sent, nor left behind."""
+        """Cancel the running edits.
+
+        Wait up to _LAST_WORD seconds for workers that have sent nothing to end, so that their jobs
+        are removed.
+        """
         edits = [row.edit for row in self._live() if row.edit is not None and not row.edit.ended]
         for edit in edits:
             edit.cancel()
@@ -140,7 +145,7 @@ class Window:
             GLib.MainContext.default().iteration(False)
             time.sleep(0.01)
 
-    # How it looks
+    # Layout
 
     def _fill(self) -> None:
         content = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=12, border_width=12)
@@ -161,10 +166,10 @@ class Window:
         self._earlier.connect("notify::expanded", self._list_earlier)
         area = self.dialog.get_content_area()
         for each in area.get_children():
-            # GIMP's buttons for saved settings, which are needed too seldom to stand here.
+            # GIMP's buttons for saved settings. They are needed too rarely to be visible here.
             if isinstance(each, Gtk.ButtonBox) and each is not self.dialog.get_action_area():
                 area.remove(each)
-                # Side by side they are wider than the window in some languages.
+                # In some languages, they would be wider than the window side by side.
                 each.set_orientation(Gtk.Orientation.VERTICAL)
                 each.set_halign(Gtk.Align.START)
                 self._seldom.pack_start(each, False, False, 0)
@@ -175,7 +180,7 @@ class Window:
             area.reorder_child(each, place)
 
     def _keep_on_screen(self) -> None:
-        """Let what can be scrolled leave room for the notice and the buttons."""
+        """Limit the height of the scrolled part, so that the notice and the buttons fit too."""
         display = self.dialog.get_display()
         monitor = display.get_primary_monitor() or display.get_monitor(0)
         _least, notice = self._notice.get_preferred_height()
@@ -183,14 +188,15 @@ class Window:
         self._scrolled.set_max_content_height(max(100, room))
 
     def _prompt_field(self) -> Gtk.TextView:
-        """Make the field for the prompt, which says and follows what the argument holds."""
+        """Create the field for the prompt, and bind it to the argument."""
         text = Gtk.TextView(wrap_mode=Gtk.WrapMode.WORD_CHAR, left_margin=6, right_margin=6)
-        # Tab goes on to the next field: a prompt has no use for it.
+        # A prompt needs no tabs, so Tab moves to the next field.
         text.set_accepts_tab(False)
         text.set_input_hints(Gtk.InputHints.SPELLCHECK | Gtk.InputHints.UPPERCASE_SENTENCES)
         text.get_accessible().set_name(_("Prompt"))
         buffer = text.get_buffer()
-        # Both ways: Reset and saved settings change the argument.
+        # The binding works in both directions, because Reset and saved settings change the
+        # argument.
         self._config.bind_property(
             "prompt",
             buffer,
@@ -219,13 +225,13 @@ class Window:
         frame.add(self._text)
         box.pack_start(head, False, False, 0)
         box.pack_start(frame, False, False, 0)
-        # After the field, although it stands above: a prompt is what comes first.
+        # The field gets the focus before the buttons above it, because the prompt comes first.
         box.set_focus_chain([frame, head])
         return box
 
     def _choices(self) -> Gtk.Widget:
         box = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=6)
-        # GIMP 3.2 alone would take radio buttons for the short choices.
+        # Without a type, GIMP 3.2 would use radio buttons for short choices.
         box.pack_start(self._widget("use-selection"), False, False, 0)
         box.pack_start(self._widget("output", Gtk.ComboBox.__gtype__), False, False, 0)
         variations = self._widget("variations")
@@ -252,14 +258,14 @@ class Window:
         return expander
 
     def _widget(self, name: str, kind: GObject.GType = GObject.TYPE_NONE) -> Gtk.Widget:
-        """Make the labelled field of an argument."""
+        """Return the field of an argument, with its label."""
         widget = self.dialog.get_widget(name, kind)
         label = self._config.find_property(name).nick.replace("_", "")
         for field in _fields(widget):
             field.get_accessible().set_name(label)
         return widget
 
-    # What the user has chosen
+    # Choices
 
     def _request(self) -> Request:
         return replace(
@@ -269,7 +275,7 @@ class Window:
         )
 
     def _keep_typed(self) -> None:
-        """Keep what was typed once the user pauses: this process may be ended at any moment."""
+        """Save the typed prompt when the user pauses, as this process may end at any moment."""
         typed = self._config.get_property("prompt") or ""
         if typed == self._typed and typed != self._kept:
             self._kept = typed
@@ -280,7 +286,7 @@ class Window:
         choices.remember(self._config, self._references.files, edited)
 
     def _restore_place(self) -> None:
-        """Open where the user has put the window the last time, if the screen still has that."""
+        """Move the window to its last position, if this is still on a screen."""
         place = settings.comforts().get("window")
         display = self.dialog.get_display()
         if not (isinstance(place, list) and [type(each) for each in place] == [int, int]):
@@ -309,21 +315,21 @@ class Window:
             none = Gtk.MenuItem(label=_("None yet"), sensitive=False)
             menu.append(none)
 
-    # What rows ask for
+    # Methods for the rows
 
     def reuse(self, prompt: str) -> None:
-        """Put this prompt into the field, to be changed."""
+        """Put this prompt into the field, so that it can be changed."""
         self._config.set_property("prompt", prompt)
         self._scrolled.get_vadjustment().set_value(0)
         self._text.grab_focus()
 
     def again(self, prompt: str) -> None:
-        """Edit with this prompt at once, as the choices are now."""
+        """Start an edit with this prompt and the current choices."""
         self.reuse(prompt)
         self.dialog.response(Gtk.ResponseType.OK)
 
     def settings(self) -> None:
-        """Open the settings, and begin with what they say afterwards."""
+        """Open the settings, and use the changed settings afterwards."""
         settings_dialog.show(self.dialog)
         self._ask_service()
 
@@ -337,11 +343,11 @@ class Window:
         return False
 
     def _start(self) -> None:
-        """Begin an edit, or tell in the window why not."""
+        """Start an edit, or show in the window why this is not possible."""
         request = self._request()
         asked = self._asked(request)
         if asked == self._last and time.monotonic() - self._pressed < choices.ONE_PRESS:
-            # A key that is held goes on pressing.
+            # A key that is held down causes further presses.
             self._pressed = time.monotonic()
             return
         self._clear_notice()
@@ -367,7 +373,7 @@ class Window:
             if not self._service_missing():
                 self._tell(str(error))
             return
-        # From here on: a double click's second press has waited until now.
+        # Measure the time from here: the second press of a double click was delayed until now.
         self._pressed, self._last = time.monotonic(), asked
         self._had_selection = False
         self._remember(request.prompt)
@@ -377,14 +383,21 @@ class Window:
         GLib.idle_add(edit.start)
 
     def _asked(self, request: Request) -> object:
-        """Return what tells two edits apart that the user means, from a press that came twice."""
+        """Return the request, the bounds of the selection and the ids of the selected layers.
+
+        Return None if the image was closed. If two presses of *Edit* follow each other quickly and
+        have the same value, the second one was not intended.
+        """
         if not self.image.is_valid():
             return None
         chosen = [each.get_id() for each in self.image.get_selected_drawables()]
         return request, selection_bounds(self.image), chosen
 
     def _means_the_whole(self, request: Request) -> bool:
-        """Ask before the whole is edited because a selection was lost: that costs more."""
+        """Return whether an edit may go on, and ask the user if its selection was lost since.
+
+        Without a selection everything is edited, which costs more.
+        """
         if not (request.use_selection and self._had_selection and self.image.is_valid()):
             return True
         if selection_bounds(self.image) is not None:
@@ -403,11 +416,11 @@ class Window:
         self._rows.append(row)
         self._edits.pack_start(row, False, False, 0)
         self._edits.reorder_child(row, 0)
-        # Once it has its place, bring it into view.
+        # Scroll to the row when it has its position.
         GLib.timeout_add(100, self._scroll_to, row)
 
     def _grow(self) -> bool:
-        """Make room for what is new, as far as the screen has it."""
+        """Make the window higher if its content needs it, as far as the screen allows."""
         width, height = self.dialog.get_size()
         _least, wanted = self.dialog.get_preferred_height_for_width(width)
         self.dialog.resize(width, max(height, wanted))
@@ -422,7 +435,7 @@ class Window:
         return False
 
     def _live(self) -> list[EditRow]:
-        """The rows that were not discarded."""
+        """Return the rows that were not discarded."""
         shown = self._edits.get_children()
         self._rows = [row for row in self._rows if row in shown]
         return self._rows
@@ -435,7 +448,7 @@ class Window:
     def _update_rows(self) -> None:
         for row in self._live():
             if row.update():
-                # Once it has its place, bring it into view.
+                # Scroll to the row when it has its position.
                 GLib.timeout_add(100, self._scroll_to, row)
         if self._earlier.get_expanded():
             for row in self._earlier.get_child().get_children():
@@ -453,7 +466,7 @@ class Window:
         return True
 
     def _show_progress(self) -> None:
-        """Let the status bar of the image say what the rows say."""
+        """Show the progress of the running edits in the status bar of the image."""
         running = [row.edit for row in self._live() if row.running and row.edit is not None]
         if not running:
             if self._progress:
@@ -469,7 +482,7 @@ class Window:
         Gimp.progress_set_text(text)
         Gimp.progress_pulse()
 
-    # What is told in the window
+    # Notices
 
     def _clear_notice(self) -> None:
         for child in self._notice.get_children():
@@ -482,13 +495,16 @@ class Window:
         kind: Gtk.MessageType = Gtk.MessageType.ERROR,
         buttons: tuple[tuple[str, Callable[[], None]], ...] = (),
     ) -> Gtk.Label:
-        """Show one sentence on top of the window, with the next steps as buttons; its label."""
+        """Show a message at the top of the window, with buttons for the next steps.
+
+        Return the label of the message.
+        """
         self._clear_notice()
         bar = Gtk.InfoBar(message_type=kind, show_close_button=not buttons)
         bar.connect("response", lambda *_: self._clear_notice())
         label = Gtk.Label(label=sentence, wrap=True, xalign=0, hexpand=True, max_width_chars=40)
         label.set_line_wrap_mode(Pango.WrapMode.WORD_CHAR)
-        # Beside the sentence they would make the window wider than it has to be.
+        # Beside the message, the buttons would make the window wider than necessary.
         below = Gtk.Box(spacing=6)
         for words, action in buttons:
             button = Gtk.Button(label=words, use_underline=True)
@@ -509,11 +525,12 @@ class Window:
 
     def _answered(self, _button: Gtk.Button, action: Callable[[], None]) -> None:
         self._clear_notice()
-        # Not inside the signal: a dialog of its own would keep screen readers waiting.
+        # Don't open a dialog inside a signal, where its main loop would keep screen readers
+        # waiting.
         GLib.idle_add(action)
 
     def _service_missing(self) -> bool:
-        """Whether there is no service to edit with; then the ways on are offered."""
+        """Return whether the service can't be used, and offer what to do in this case."""
         try:
             sandbox = settings.base_url() == settings.SANDBOX
             key = sandbox or settings.key_place()
@@ -537,7 +554,7 @@ class Window:
         return True
 
     def _ask_service(self) -> None:
-        """Learn the price, and offer the ways on where there is no key."""
+        """Ask for the prices, and offer what to do if there is no key or the worker can't run."""
         self._clear_notice()
         self._preview.set_prices({})
         if not self._service_missing() and settings.base_url() != settings.SANDBOX:
@@ -545,7 +562,7 @@ class Window:
         worker_process.look(self._offer_mending)
 
     def _offer_mending(self) -> None:
-        """Say that the worker can't run, with the button that makes its environment anew."""
+        """Report that the worker can't run, with a button that rebuilds its environment."""
         self._tell(
             _(
                 "The part of Dimilinks that talks to the service is missing or broken, as happens "
@@ -601,7 +618,10 @@ class Window:
     # Earlier edits
 
     def _offer_unfinished(self) -> None:
-        """Put on top what was paid for in an earlier window and hasn't reached an image."""
+        """Add rows for the unfinished edits of earlier windows, and let workers finish them.
+
+        These are edits without an answer yet, and edits with results that are in no image yet.
+        """
         for each in _jobs():
             if unfinished(each):
                 self._rows.append(EditRow(self, [each]))
@@ -609,7 +629,7 @@ class Window:
         self._collect(list(self._rows))
 
     def _collect(self, rows: list[EditRow]) -> None:
-        """Let workers see to the end what rows have of earlier windows, one after the other."""
+        """Let workers finish what earlier windows have sent, one row after the other."""
         if rows:
             rows[0].collect(lambda: self._collect(rows[1:]))
 
@@ -631,7 +651,7 @@ class Window:
         self._list_more(box, jobs)
 
     def _list_more(self, box: Gtk.Box, jobs: list[job.Job]) -> None:
-        """List the first of these, and a button for the rest if there is one."""
+        """Add rows for the first of these jobs, and a button if there are more."""
         for each in jobs[:_EARLIER]:
             box.pack_start(EditRow(self, [each]), False, False, 0)
         if rest := jobs[_EARLIER:]:
@@ -648,14 +668,14 @@ class Window:
 
 
 def _show_through(widget: Gtk.Widget) -> None:
-    """Let the colour of what a widget lies in be seen, which GIMP's theme paints over."""
+    """Make a widget's background transparent. GIMP's theme would paint it otherwise."""
     style = Gtk.CssProvider()
     style.load_from_data(b"* { background-color: transparent; }")
     widget.get_style_context().add_provider(style, Gtk.STYLE_PROVIDER_PRIORITY_USER)
 
 
 def _fields(widget: Gtk.Widget) -> list[Gtk.Widget]:
-    """The fields in a widget that say what they hold, but not what for."""
+    """Return the entries in a widget. They have no accessible name of their own."""
     if isinstance(widget, Gtk.Entry):
         return [widget]
     if not isinstance(widget, Gtk.Container):
@@ -664,7 +684,7 @@ def _fields(widget: Gtk.Widget) -> list[Gtk.Widget]:
 
 
 def _jobs() -> list[job.Job]:
-    """The jobs that came from an image, the newest first."""
+    """Return the jobs that were made from an image, the newest first."""
     try:
         jobs = job.all_jobs()
     except OSError:

@@ -1,6 +1,6 @@
-"""A stand-in for the image-edit service on loopback: the contract in full, without an AI.
+"""A stand-in for the image-edit service on the loopback interface: the full API without an AI.
 
-`server` speaks the service's HTTP, `model` makes the pictures by classical means.
+`server` implements the HTTP API, and `model` edits the pictures with classical image processing.
 """
 
 from plugin.worker.sandbox.server import Edit, Sandbox, Served, UploadedFile

@@ -1,7 +1,7 @@
-"""What models do to the pixels that they should have kept: drift, tone, blur, other sizes.
+"""Simulate what models do to pixels that they should have kept: drift, tone, blur, other sizes.
 
 The amounts are those that users of such services report, and somewhat more. Everything is
-reproducible: the same misbehaviour does the same to the same picture.
+reproducible: the same misbehaviour changes the same picture in the same way.
 """
 
 from __future__ import annotations
@@ -22,40 +22,44 @@ from plugin.worker.picture import png
 
 @dataclass(frozen=True)
 class Misbehaviour:
-    """What happens to an answer on its way out, in this order.
+    """The changes to a picture before it is sent as an answer.
 
-    The picture is moved, smudged, blurred, changed in tone, made noisy, and then compressed.
+    The picture is moved, smudged, blurred, changed in tone, made noisy and compressed, in this
+    order.
     """
 
     zoom: float = 1.0
-    """Above 1 everything is larger than it should be, seen from the centre."""
+    """The factor by which the picture is enlarged around its centre."""
     stretch: float = 1.0
-    """How much more the zoom is across than down."""
+    """The horizontal zoom divided by the vertical zoom; `zoom` is their geometric mean."""
     rotation: float = 0.0
-    """Degrees, clockwise as seen."""
+    """Degrees, clockwise."""
     shift: tuple[float, float] = (0.0, 0.0)
-    """To the right and down, as shares of the picture's sides."""
+    """The shift to the right and down, as shares of the picture's sides."""
     size: tuple[int, int] | None = None
-    """The (width, height) of the answer, whatever was asked for."""
+    """The (width, height) of the answer in pixels; None means what was asked for."""
     layout: Layout = "squeeze"
-    """How the picture gets into a size of another ratio."""
+    """How the picture is brought to a `size` of another ratio."""
     gain: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """Factors of the encoded red, green and blue."""
+    """Factors for the encoded red, green and blue."""
     gamma: float = 1.0
-    """Exponent of the encoded values, before the gain."""
+    """The exponent for the encoded values, applied before the gain."""
     blur: float = 0.0
-    """Standard deviation in pixels of the answer."""
+    """The standard deviation in pixels of the answer."""
     noise: float = 0.0
-    """Standard deviation, where white is 1."""
+    """The standard deviation of encoded values from 0 to 1."""
     smudges: int = 0
-    """Small places anywhere that are painted anew."""
+    """The number of small random places that are painted anew."""
     quality: int | None = None
-    """The answer is a JPEG of this quality; None: a PNG."""
+    """The quality of a JPEG; None means that the answer is a PNG."""
     seed: int = 0
-    """For noise and smudges."""
+    """The seed of the random numbers for noise and smudges."""
 
     def matrix(self, asked: tuple[int, int]) -> NDArray[np.float64]:
-        """Where the pixels of the picture of size `asked` go: a 3×3 matrix for pixel centres."""
+        """Return the 3×3 matrix from pixels of the picture asked for to pixels of the answer.
+
+        It applies to pixel centres at whole numbers. `asked` is (width, height).
+        """
         width, height = asked
         to_width, to_height = self.size or asked
         across, down = to_width / width, to_height / height
@@ -74,13 +78,13 @@ class Misbehaviour:
         return matrix
 
     def apply(self, picture: Image.Image) -> Image.Image:
-        """Return what becomes of `picture` (RGB), before it is encoded."""
+        """Return `picture` (RGB) with all changes except the compression."""
         size = self.size or picture.size
         matrix = self.matrix(picture.size)
         pixels = np.asarray(picture)
         shrink = float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
         if shrink < 0.9:
-            # A sampler looks at a few neighbours only.
+            # warpAffine interpolates between a few neighbours only, so blur first.
             pixels = cv2.GaussianBlur(pixels, (0, 0), 0.45 * np.sqrt(1 / shrink**2 - 1))
         moved = pixels
         if size != picture.size or not np.allclose(matrix, np.eye(3)):
@@ -100,7 +104,7 @@ class Misbehaviour:
         return Image.fromarray(np.rint(answer.clip(0, 1) * 255).astype(np.uint8))
 
     def encoded(self, answer: Image.Image) -> tuple[bytes, str]:
-        """The bytes and the media type of an answer that `apply` gave."""
+        """Return the bytes and the media type of a picture from `apply`."""
         if self.quality is None:
             return png(answer), "image/png"
         out = io.BytesIO()
@@ -136,12 +140,13 @@ PRESETS: dict[str, Misbehaviour] = {
         quality=75,
     ),
 }
-"""Like the real ones: a little off, zoomed, another size than asked for, and all of it at once."""
+"""Misbehaviour like that of real models: small deviations, a zoom, another size than asked for, and
+nearly everything at once."""
 
 _ASKED = re.compile(r"^\s*misbehave:\s*(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
 
 
 def asked_for(prompt: str) -> Misbehaviour | None:
-    """The preset that a line of the prompt asks for, such as `misbehave: drifting`."""
+    """Return the preset that a line of the prompt asks for, such as `misbehave: drifting`."""
     asked = _ASKED.search(prompt)
     return PRESETS.get(asked[1].lower()) if asked else None

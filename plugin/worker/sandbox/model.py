@@ -1,10 +1,10 @@
-"""The sandbox's "model": classical photographic edits, led by the words of the prompt.
+"""The sandbox's "model": classical photographic edits, chosen by words in the prompt.
 
-No learning is involved and none is pretended. What the edits share with the real service is the
-way they treat a picture: all of it is resampled and drawn anew, also where the mask says *keep*.
+There is no machine learning. Like the real service, it resamples and redraws the whole picture,
+even where the mask says *keep*.
 
-Inside this module a picture is a float32 array of shape (height, width, 3), sRGB-encoded, 0 to 1;
-an area is a float32 array of shape (height, width), 1 where to edit, 0 where to keep.
+In this module, a picture is a float32 array (height, width, 3) of sRGB-encoded values from 0 to 1.
+An area is a float32 array (height, width), 1 where to edit, 0 where to keep.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ Array = np.ndarray[Any, Any]
 
 LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
-# A picture whose ratio is this close to the answer's is stretched; others are cropped to it.
+# A picture whose ratio differs from the answer's by at most this share is stretched. Others are
+# cropped to the answer's ratio.
 STRETCH = 0.03
 
 
 def is_echo(prompt: str) -> bool:
-    """Whether the prompt asks for the first picture back, unchanged: its first line is `echo`."""
+    """Return whether the first line of the prompt is `echo`: return the first picture unchanged."""
     return prompt.strip().partition("\n")[0].strip().lower() == "echo"
 
 
@@ -40,15 +41,14 @@ def edit(
     mask: Image.Image | None,
     size: tuple[int, int],
 ) -> Image.Image:
-    """Edit the first of `pictures` as `prompt` says; deterministic.
+    """Edit the first of `pictures` as `prompt` says, and return RGB of `size` (width, height).
 
-    `pictures` (one or more, 8 bits a channel, taken as sRGB) may have any sizes; those after
-    the first are references for the style. `mask` covers the frame of the first picture: if
-    anything in it is transparent, alpha 0 marks where to edit, otherwise white does. The answer is
-    an RGB image of exactly `size` (width, height).
+    The pictures (8 bits per channel, treated as sRGB) may have any sizes. Those after the first are
+    references for the style. `mask` covers the whole first picture. If it has transparent pixels,
+    alpha 0 marks where to edit; otherwise white does.
 
-    All edits that the prompt names are applied, one after the other; a prompt that names none gets
-    the plain look.
+    All edits that the prompt names are applied one after the other. If it names none, the plain
+    look is applied. The result is deterministic.
     """
     frame = _frame(pictures[0].size, size)
     picture = _redrawn(_pixels(_fitted(_rgb(pictures[0]), size, frame)))
@@ -68,13 +68,13 @@ def edit(
 
 
 def at_size(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """`picture` as RGB of `size`, without being drawn anew."""
+    """Return `picture` as RGB of `size` (width, height), without redrawing it."""
     return _fitted(_rgb(picture), size, _frame(picture.size, size))
 
 
 @dataclass(frozen=True)
 class _Scene:
-    """What a look sees: the picture so far, where to edit (None: everywhere), the references."""
+    """The input of a look: the picture so far, the area to edit (None = everything), references."""
 
     picture: Array
     area: Array | None
@@ -82,7 +82,7 @@ class _Scene:
 
     @property
     def unit(self) -> float:
-        """A thousandth of the short side, in pixels: looks are the same in every resolution."""
+        """A thousandth of the shorter side in pixels, which makes looks independent of the size."""
         return min(self.picture.shape[:2]) / 1000
 
 
@@ -90,7 +90,7 @@ class _Scene:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """RGB; what is transparent becomes white."""
+    """Return the picture as RGB on white."""
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")
@@ -99,7 +99,11 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _frame(size: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The part of a picture that becomes the answer: left, top, right, bottom, each 0 to 1."""
+    """Return the part of a picture that is used for the answer.
+
+    It is (left, top, right, bottom) as shares of its sides. `size` and `target` are the (width,
+    height) of the picture and of the answer.
+    """
     shape = (size[0] / size[1]) / (target[0] / target[1])
     if abs(shape - 1) <= STRETCH:
         return 0, 0, 1, 1
@@ -123,7 +127,10 @@ def _thumbnail(image: Image.Image) -> Image.Image:
 def _area(
     mask: Image.Image, size: tuple[int, int], frame: tuple[float, float, float, float]
 ) -> Array:
-    """Where to edit, grown by a few pixels: like the real service, the brush overruns the line."""
+    """Return the area of a mask, grown by a few pixels.
+
+    The real service also paints a little beyond the edge.
+    """
     grey = mask.convert("L")
     if mask.has_transparency_data:
         alpha = mask.convert("RGBA").getchannel("A")
@@ -151,7 +158,10 @@ def _luma(picture: Array) -> Array:
 
 
 def _blurred(picture: Array, sigma: float) -> Array:
-    """Gaussian blur; `sigma` in pixels. Wide ones are done small, where nobody sees it."""
+    """Return the picture with a Gaussian blur of `sigma` pixels.
+
+    A wide blur is computed on a smaller copy, which makes no visible difference.
+    """
     step = int(sigma / 4)
     if step < 2:
         return cv2.GaussianBlur(picture, (0, 0), max(sigma, 0.3))
@@ -174,7 +184,10 @@ def _smoothstep(low: float, high: float, values: Array) -> Array:
 
 
 def _curve(values: Array, *points: tuple[float, float]) -> Array:
-    """A tone curve through (roughly: it is smoothed) `points`, whose first and last are kept."""
+    """Apply a tone curve through `points` (input, output).
+
+    The curve is smoothed. It passes through the first and last point, and near the others.
+    """
     steps, width = 4096, 512
     x = np.linspace(0, 1, steps)
     table = np.interp(x, [point[0] for point in points], [point[1] for point in points])
@@ -185,7 +198,7 @@ def _curve(values: Array, *points: tuple[float, float]) -> Array:
 
 
 def _curves(picture: Array, *channels: tuple[tuple[float, float], ...]) -> Array:
-    """One tone curve each for red, green and blue."""
+    """Apply a tone curve to each of red, green and blue."""
     return np.dstack([_curve(picture[..., i], *points) for i, points in enumerate(channels)])
 
 
@@ -195,7 +208,7 @@ def _saturation(picture: Array, factor: float) -> Array:
 
 
 def _clarity(picture: Array, amount: float, radius: float) -> Array:
-    """Local contrast in the midtones; `radius` in pixels."""
+    """Increase the local contrast in the midtones; `radius` is in pixels."""
     grey = picture if picture.ndim == 2 else _luma(picture)
     detail = (grey - _blurred(grey, radius)) * (4 * grey * (1 - grey)).clip(0, 1)
     detail *= np.float32(amount)
@@ -203,7 +216,7 @@ def _clarity(picture: Array, amount: float, radius: float) -> Array:
 
 
 def _noise(picture: Array, size: float, seed: int) -> Array:
-    """Grain of unit variance, (height, width), as coarse as `size` pixels; the same every time."""
+    """Return reproducible grain of unit variance, (height, width), about `size` pixels coarse."""
     height, width = picture.shape[:2]
     size = max(1.0, size)
     shape = int(np.ceil(height / size)), int(np.ceil(width / size))
@@ -215,7 +228,7 @@ def _noise(picture: Array, size: float, seed: int) -> Array:
 
 
 def _film_grain(picture: Array, amount: float, size: float) -> Array:
-    """Silver grain: the same in all channels, strongest in the midtones."""
+    """Add film grain, which is the same in all channels and strongest in the midtones."""
     grey = picture if picture.ndim == 2 else _luma(picture)
     grain = 0.6 * _noise(picture, size, seed=2) + 0.4 * _noise(picture, 2 * size, seed=3)
     grain *= np.float32(amount) * (0.35 + 2.6 * grey * (1 - grey))
@@ -223,7 +236,7 @@ def _film_grain(picture: Array, amount: float, size: float) -> Array:
 
 
 def _redrawn(picture: Array) -> Array:
-    """The whole picture painted anew: finest detail smoothed away, tones a little flatter."""
+    """Return the picture as a model redraws it: without the finest detail, with less contrast."""
     return cv2.bilateralFilter(picture, 5, 0.06, 1.6) * np.float32(0.985) + np.float32(0.008)
 
 
@@ -231,7 +244,7 @@ def _redrawn(picture: Array) -> Array:
 
 
 def _film(scene: _Scene) -> Array:
-    """Vintage colour film: lifted blacks, cream highlights, halation, vignette, grain."""
+    """Imitate old colour film: lifted blacks, cream highlights, halation, vignette, grain."""
     picture = _saturation(scene.picture, 0.85)
     glow = _blurred(_smoothstep(0.72, 1.0, _luma(picture)), 14 * scene.unit)
     picture = picture + glow[..., None] * np.array([0.10, 0.04, 0.01], np.float32)
@@ -249,7 +262,7 @@ def _film(scene: _Scene) -> Array:
 
 
 def _black_and_white(scene: _Scene) -> Array:
-    """Panchromatic film behind a yellow filter, printed with full blacks."""
+    """Imitate panchromatic film with a yellow filter, printed with deep blacks."""
     mix = np.array([[0.36, 0.50, 0.14]], np.float32)
     grey = cv2.transform(scene.picture, mix).reshape(scene.picture.shape[:2])
     grey = _clarity(grey, 0.35, 30 * scene.unit)
@@ -259,7 +272,10 @@ def _black_and_white(scene: _Scene) -> Array:
 
 
 def _sketch(scene: _Scene) -> Array:
-    """Graphite on paper: contours by dodging with a blurred negative, shading by hatching."""
+    """Imitate a pencil drawing on paper.
+
+    The contours come from dividing the picture by a blurred copy, the shading from hatching.
+    """
     unit = scene.unit
     grey = cv2.bilateralFilter(_luma(scene.picture), 5, 0.1, 3)
     lines = np.ones_like(grey)
@@ -281,7 +297,7 @@ def _sketch(scene: _Scene) -> Array:
 
 
 def _strokes(picture: Array, angle: float, unit: float) -> Array:
-    """Hatching: noise drawn out along `angle` (degrees), (height, width), unit variance."""
+    """Return hatching, (height, width): noise of unit variance, smeared along `angle` (degrees)."""
     height, width = picture.shape[:2]
     step = max(1.0, unit)
     noise = np.random.default_rng(100 + int(angle)).standard_normal(
@@ -299,17 +315,17 @@ def _strokes(picture: Array, angle: float, unit: float) -> Array:
 
 
 def _warmer(scene: _Scene) -> Array:
-    """White balance towards afternoon sun."""
+    """Shift the white balance towards afternoon sun."""
     return _balanced(scene.picture, 1.10, 0.80)
 
 
 def _colder(scene: _Scene) -> Array:
-    """White balance towards open shade."""
+    """Shift the white balance towards open shade."""
     return _balanced(scene.picture, 0.87, 1.14)
 
 
 def _balanced(picture: Array, red: float, blue: float) -> Array:
-    """Gains on red and blue with a shoulder, at the luminance that the picture had."""
+    """Multiply red and blue, compress the highlights, and keep the luminance of the picture."""
     gains = [((0, 0), (0.7, 0.7 * gain), (1, min(1.0, gain))) for gain in (red, 1.0, blue)]
     balanced = _curves(picture, *gains)
     light = (_luma(picture) + 0.02) / (_luma(balanced) + 0.02)
@@ -317,21 +333,25 @@ def _balanced(picture: Array, red: float, blue: float) -> Array:
 
 
 def _blur_background(scene: _Scene) -> Array:
-    """A wide aperture: out of focus in the area, or everywhere but around a central subject."""
+    """Imitate a wide aperture: blur the area.
+
+    Without an area, blur everything except a subject in the centre.
+    """
     picture = scene.picture
     far = 1 - _subject(picture) if scene.area is None else scene.area
     radius = 14 * scene.unit
-    # What is so blurred needs no more pixels than this.
+    # So strong a blur can be computed with fewer pixels.
     step = max(1.0, radius / 8)
     height, width = far.shape
     small = (round(width / step), round(height / step))
     light, weight = (
         cv2.resize(array, small, interpolation=cv2.INTER_AREA) for array in (picture, far)
     )
-    # In linear light, where highlights outshine their surroundings and become discs.
+    # The blur is computed in linear light, where highlights are much brighter than their
+    # surroundings and become discs.
     light = light.clip(0, 1) ** np.float32(2.2)
     light = light * (1 + 1.5 * _smoothstep(0.7, 1, _luma(light)))[..., None]
-    # Weighted by the background, so that the sharp subject does not bleed into it.
+    # It is weighted by the background, so that the sharp subject does not bleed into it.
     weight = weight + np.float32(1e-4)
     lens = _disc(radius / step).astype(np.float32)
     gathered = cv2.filter2D(light * weight[..., None], -1, lens)
@@ -342,9 +362,10 @@ def _blur_background(scene: _Scene) -> Array:
 
 
 def _subject(picture: Array) -> Array:
-    """A soft guess at the subject, 1 on it: what differs from the picture's rim, near the centre.
+    """Return a soft estimate of where the subject is, (height, width), 1 on the subject.
 
-    An ellipse in the middle where colours alone do not tell subject from background.
+    The subject is what is near the centre and differs from the border of the picture. If the
+    colours don't separate it from the background, it is an ellipse in the middle.
     """
     height, width = picture.shape[:2]
     scale = 256 / max(height, width)
@@ -357,7 +378,7 @@ def _subject(picture: Array) -> Array:
     distance = np.sqrt(x * x + (y - 0.05) ** 2)
     guess = np.full((rows, columns), cv2.GC_PR_BGD, np.uint8)
     guess[distance < 0.7] = cv2.GC_PR_FGD
-    # Upright, as people are.
+    # The subject is assumed to be upright, like a person.
     guess[(x / 0.22) ** 2 + (y / 0.6) ** 2 < 1] = cv2.GC_FGD
     guess[(np.abs(x) > 0.96) | (np.broadcast_to(y, guess.shape) < -0.94)] = cv2.GC_BGD
     cv2.setRNGSeed(0)
@@ -375,7 +396,7 @@ def _subject(picture: Array) -> Array:
 
 
 def _guided(values: Array, guide: Array, radius: int) -> Array:
-    """Guided filter: `values` smoothed over `radius` pixels, with edges where `guide` has them."""
+    """Smooth `values` over `radius` pixels with a guided filter, keeping the edges of `guide`."""
     box = (2 * radius + 1, 2 * radius + 1)
     mean, level = cv2.blur(guide, box), cv2.blur(values, box)
     slope = (cv2.blur(guide * values, box) - mean * level) / (
@@ -386,10 +407,10 @@ def _guided(values: Array, guide: Array, radius: int) -> Array:
 
 
 def _blend_styles(scene: _Scene) -> Array:
-    """The palette of the other pictures: their colours' mean and covariance in CIE Lab.
+    """Give the picture the palette of the references: their mean and covariance in CIE Lab.
 
-    The map between the two distributions is the one that moves colours least (the linear
-    Monge-Kantorovich map). Without other pictures this is the plain look.
+    Of all linear maps between the two colour distributions, this is the one that changes the
+    colours least (the linear Monge-Kantorovich map). Without references, apply the plain look.
     """
     if not scene.references:
         return _plain(scene)
@@ -407,28 +428,33 @@ def _blend_styles(scene: _Scene) -> Array:
     root = _power(spread, 0.5)
     inverse = _power(spread, -0.5)
     change = inverse @ _power(root @ palette @ root, 0.5) @ inverse
-    # A flat picture must not have its noise blown up, nor a contrasty one be ironed flat.
+    # The limits avoid amplifying the noise of a flat picture, and flattening a picture of high
+    # contrast.
     values, axes = np.linalg.eigh(change)
     change = (axes * values.clip(0.55, 1.9)) @ axes.T
     moved = cv2.transform(lab - mean.astype(np.float32), change.astype(np.float32))
-    # The tones keep most of their level: a picture of snow has no white palette to give a night.
+    # The lightness keeps 40 % of its own level, so that a palette of snow does not make a picture
+    # of the night white.
     target = wanted * [0.6, 0.9, 0.9] + mean * [0.4, 0.1, 0.1]
     return cv2.cvtColor(moved + target.astype(np.float32), cv2.COLOR_LAB2RGB).clip(0, 1)
 
 
 def _statistics(colours: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean (3,) and covariance (3, 3) of colours (n, 3)."""
+    """Return the mean (3,) and the covariance (3, 3) of colours (n, 3)."""
     return colours.mean(0, np.float64), np.cov(colours.T) + np.eye(3)
 
 
 def _power(matrix: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:
-    """A power of a symmetric positive matrix."""
+    """Return a power of a symmetric positive matrix."""
     values, axes = np.linalg.eigh(matrix)
     return (axes * values.clip(1e-6, None) ** exponent) @ axes.T
 
 
 def _plain(scene: _Scene) -> Array:
-    """What prompts without a known word get: crisp, richer, with teal shadows and warm lights."""
+    """Apply the look for prompts without a known word.
+
+    The picture becomes crisper and more saturated, with teal shadows and warm highlights.
+    """
     picture = _clarity(scene.picture, 0.45, 25 * scene.unit)
     picture = _curves(
         picture,
@@ -443,7 +469,7 @@ def _plain(scene: _Scene) -> Array:
 
 
 def _remove(scene: _Scene) -> Array:
-    """Fill the area from its surroundings; where all is to be edited, clean dust and scratches."""
+    """Fill the area from its surroundings, or remove dust and scratches if all is to be edited."""
     hole = None if scene.area is None else scene.area > 0.02
     if hole is None or hole.all():
         return _cleaned(scene)
@@ -453,7 +479,7 @@ def _remove(scene: _Scene) -> Array:
 
 
 def _cleaned(scene: _Scene) -> Array:
-    """Specks on even ground go: dust, scratches, hot pixels."""
+    """Remove specks on an even background: dust, scratches, hot pixels."""
     width = 2 * round(3.5 * scene.unit) + 3
     ground = cv2.medianBlur(_bytes(scene.picture), width).astype(np.float32) / np.float32(255)
     speck = np.abs(_luma(scene.picture) - _luma(ground))
@@ -470,7 +496,7 @@ def _words(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE)
 
 
-# In the order in which a retoucher would go about it: repair, optics, colour, print.
+# The looks are in the order in which a retoucher would apply them: repair, optics, colour, print.
 _LOOKS: tuple[tuple[re.Pattern[str], Callable[[_Scene], Array]], ...] = (
     (
         _words(r"\b(remov|eras)(e|es|ed|ing)\b|\bget rid of\b|去除|移除|去掉|消除|擦除|删除"),
@@ -491,7 +517,7 @@ _LOOKS: tuple[tuple[re.Pattern[str], Callable[[_Scene], Array]], ...] = (
     (_words(r"\bwarm(er|th)?\b|暖"), _warmer),
     (_words(r"\b(cold|cool)(er)?\b|冷"), _colder),
     (_words(r"\bvintage\b|\bretro\b|\b(analog(ue)?|old) film\b|复古|胶片"), _film),
-    # Not the sentence that explains a mask.
+    # This must not match a sentence that explains a mask.
     (
         _words(r"\bblack[ -](and|&)[ -]white\b(?! mask)|\bmonochrome\b|黑白(?!蒙版|遮罩)"),
         _black_and_white,

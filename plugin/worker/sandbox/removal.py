@@ -1,9 +1,12 @@
-"""Filling a hole in a picture from its surroundings, as patient cloning would.
+"""Fill a hole in a picture from its surroundings.
 
-First a small copy of the surroundings is completed, coarse to fine, so that every patch over the
-hole looks like some patch beside it (Wexler, Shechtman and Irani, 2007). Then the hole is covered
-at full size by few shifted copies of the picture (He and Sun, 2012), those that show what the small
-copy shows, so that texture stays sharp. Arrays are as in `model`; holes are bool, True is missing.
+First, the hole in a small copy is filled, from coarse to fine, so that every patch over the hole
+looks like some patch outside it (Wexler, Shechtman and Irani, 2007). Then the hole is covered at
+full size by a few shifted copies of the picture (He and Sun, 2012) that look like the small copy.
+This keeps the texture sharp.
+
+Arrays have the same form as in `model`. A hole is a bool array (height, width), True where pixels
+are missing.
 """
 
 from __future__ import annotations
@@ -19,23 +22,23 @@ Array = np.ndarray[Any, Any]
 Mask = NDArray[np.bool_]
 
 WORKING_SIDE = 112
-"""Longer side of the small copy in pixels: what the search costs grows with its fourth power."""
+"""The longer side of the small copy in pixels. The search time grows with its fourth power."""
 PATCH = 7
-"""Side of a patch in pixels of the small copy; odd."""
+"""The side of a patch in pixels of the small copy; an odd number."""
 NEARNESS = 0.04
-"""What taking a patch from the other end of the picture costs: a squared difference in tone."""
+"""The cost of a patch from the opposite end of the picture, as a squared difference per pixel."""
 STRANGENESS = 4
-"""By how much a patch's colours being unlike all of the hole's rim outweighs its fit."""
+"""The weight of how much a patch's colours differ from those around the hole; its fit has 1."""
 FEWEST_SOURCES = 100
-"""Known patches below which there is nothing to choose from."""
+"""The fewest known patches with which a search makes sense."""
 MOST_HOLES = 12
-"""Holes that are filled one by one; more are filled together, which is coarser."""
+"""The most holes that are filled one by one. More are filled together, which is less precise."""
 MOST_SHIFTS = 32
-"""Different shifted copies that cover one hole."""
+"""The most shifted copies that cover one hole."""
 
 
 def fill(picture: Array, hole: Mask) -> Array:
-    """Return `picture` with `hole` filled; it must leave something to fill it from."""
+    """Return a copy of `picture` with `hole` filled. Some pixels must be outside the hole."""
     picture = picture.copy()
     missing = hole.copy()
     reach = max(3, min(hole.shape) // 64)
@@ -58,28 +61,31 @@ def fill(picture: Array, hole: Mask) -> Array:
 
 
 def _fill_one(picture: Array, hole: Mask, missing: Mask) -> None:
-    """Fill `hole` in place; `missing` is the hole and what else must not be copied from."""
+    """Fill `hole` in place. `missing` is the hole and other pixels that must not be copied."""
     height, width = hole.shape
     factor = max(1.0, max(hole.shape) / WORKING_SIDE)
     size = (max(1, round(width / factor)), max(1, round(height / factor)))
     small = cv2.resize(_with_roughness(picture, factor), size, interpolation=cv2.INTER_AREA)
     unknown = cv2.resize(missing.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
     guide, shifts = _completed(small, unknown)
-    # The votes have averaged all but the larger forms: tones from there, the rest is copied.
+    # The average of many patches shows larger forms only. So just the tones are taken from it, and
+    # detail is copied from the picture.
     tones = cv2.resize(
         _blurred(guide[..., :3], 1.5), (width, height), interpolation=cv2.INTER_CUBIC
     )
     filling = tones + _detail(picture - tones, missing, small, unknown, guide, shifts)
-    # What is left of a step in tone at the rim is spread over the hole; a step in structure is not.
+    # A small step in tone that is left at the edge is spread over the hole. A larger step is due to
+    # structure, so the correction is limited.
     beside = (cv2.dilate(hole.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0) & ~missing
     filling = filling + _diffused((picture - filling).clip(-0.08, 0.08), beside)
     picture[hole] = filling[hole]
 
 
 def _with_roughness(picture: Array, scale: float) -> Array:
-    """Red, green, blue, and how rough the texture is that vanishes when made smaller by `scale`.
+    """Return red, green, blue and roughness, (height, width, 4).
 
-    Without the latter, the small copy could not tell fur from a wall of the same colour.
+    Roughness is the strength of the texture that is lost when the picture is scaled down by
+    `scale`. Without it, fur and a wall of the same colour would look the same in the small copy.
     """
     grey = picture.mean(-1)
     rough = _blurred(np.abs(grey - _blurred(grey, scale)), scale)
@@ -90,7 +96,10 @@ def _with_roughness(picture: Array, scale: float) -> Array:
 
 
 def _completed(picture: Array, hole: Mask) -> tuple[Array, NDArray[np.intp]]:
-    """`picture` with its hole filled, and (n, 2) shifts (down, across) that its patches came by."""
+    """Return `picture` with its hole filled, and the shifts from which its patches were taken.
+
+    The shifts are (down, across) in pixels, an array (n, 2).
+    """
     levels = [(picture, hole)]
     while min(levels[-1][1].shape) >= 4 * PATCH and _thickness(levels[-1][1]) > PATCH / 2:
         larger, larger_hole = levels[-1]
@@ -115,10 +124,11 @@ def _completed(picture: Array, hole: Mask) -> tuple[Array, NDArray[np.intp]]:
 
 
 def _strange(picture: Array, hole: Mask) -> Array:
-    """How far each patch's colours are from all that the hole's rim shows: mean squared, (h, w).
+    """Return how much the colours of each patch differ from those around the hole, (height, width).
 
-    A hole is filled with what surrounds it: a face does not follow from grey cloth beside it,
-    however well its outline would fit.
+    The value is the mean squared difference of each pixel from the nearest colour at the edge. A
+    hole should be filled with what surrounds it: next to grey cloth, a face would be wrong, even if
+    its outline matches.
     """
     rim = cv2.dilate(hole.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
     usual = picture[rim & ~hole]
@@ -130,7 +140,11 @@ def _strange(picture: Array, hole: Mask) -> Array:
 
 @dataclass(frozen=True)
 class _Index:
-    """The known patches of a picture, to find the nearest by colours, place and strangeness."""
+    """The known patches of a picture, for a search of the most similar ones.
+
+    The distance depends on the colours, the place, and the value of `_strange`. Patches are
+    compared in their principal components.
+    """
 
     centres: NDArray[np.intp]
     mean: Array
@@ -140,7 +154,7 @@ class _Index:
 
     @staticmethod
     def of(picture: Array, hole: Mask) -> _Index:
-        """Index the patches of `picture` that `hole` leaves whole."""
+        """Index the patches of `picture` that don't touch `hole`."""
         centres = np.argwhere(_sources(hole))
         patches = _patches(picture, centres)
         mean = patches.mean(0)
@@ -153,11 +167,15 @@ class _Index:
         return _Index(centres, mean, axes, place, rows)
 
     def nearest(self, guide: Array, targets: NDArray[np.intp]) -> tuple[NDArray[np.intp], Array]:
-        """Centres (n, 2) and distances (n,) of the known patches most like `guide` at `targets`."""
+        """Return the known patches that are most similar to those of `guide` at `targets` (n, 2).
+
+        They are given by their centres (n, 2) and squared distances (n,), which depend on colours
+        and place only.
+        """
         wanted = np.hstack(
             [(_patches(guide, targets) - self.mean) @ self.axes, targets * self.place]
         )
-        # |known - wanted|^2 + penalty, but for |wanted|^2, as a product of matrices.
+        # |known - wanted|^2 + penalty as a product of matrices, without the constant |wanted|^2.
         queries = np.hstack([-2 * wanted, np.ones((len(wanted), 1))]).astype(np.float32)
         chunks = np.array_split(queries, len(queries) // 512 + 1)
         found = np.concatenate([(chunk @ self.rows.T).argmin(1) for chunk in chunks])
@@ -167,14 +185,18 @@ class _Index:
 def _improved(
     guide: Array, picture: Array, hole: Mask, index: _Index
 ) -> tuple[Array, NDArray[np.intp]]:
-    """One round: every patch over the hole finds its nearest known patch, then all vote."""
+    """Return an improved `guide`, and the shift (down, across) of each patch over the hole.
+
+    Each patch over the hole is replaced by the most similar known patch. A pixel of the hole
+    becomes the weighted mean of all patches that contain it.
+    """
     half = PATCH // 2
     inner = (slice(half, hole.shape[0] - half), slice(half, hole.shape[1] - half))
     touching = np.zeros_like(hole)
     touching[inner] = cv2.dilate(hole.astype(np.uint8), np.ones((PATCH, PATCH), np.uint8))[inner]
     targets = np.argwhere(touching)
     found, far = index.nearest(guide, targets)
-    # Good matches, and those that reach into what is known, have more of a say.
+    # Good matches, and patches near or outside the edge of the hole, have a larger weight.
     depth = cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, 5)
     say = np.exp(-far / (2 * np.quantile(far, 0.75) + 1e-6))
     say *= 1.3 ** -depth[targets[:, 0], targets[:, 1]]
@@ -190,7 +212,7 @@ def _improved(
 
 
 def _sources(hole: Mask) -> Mask:
-    """Where the centres of patches lie that are known in full."""
+    """Return where the centres of patches are that don't touch the hole."""
     half = PATCH // 2
     valid = np.zeros_like(hole)
     inner = (slice(half, hole.shape[0] - half), slice(half, hole.shape[1] - half))
@@ -200,7 +222,7 @@ def _sources(hole: Mask) -> Mask:
 
 
 def _patches(picture: Array, centres: NDArray[np.intp]) -> Array:
-    """The patches around `centres` (n, 2) as rows (n, channels * PATCH * PATCH)."""
+    """Return the patches around `centres` (n, 2) as rows (n, channels * PATCH * PATCH)."""
     half = PATCH // 2
     views = np.lib.stride_tricks.sliding_window_view(picture, (PATCH, PATCH), (0, 1))
     return views[centres[:, 0] - half, centres[:, 1] - half].reshape(len(centres), -1)
@@ -225,11 +247,12 @@ def _detail(
     guide: Array,
     shifts: NDArray[np.intp],
 ) -> Array:
-    """`detail` for the hole, copied from where the picture shows what `guide` shows in the hole.
+    """Return detail for the hole, copied from where the picture looks like `guide` in the hole.
 
-    `detail` is what the picture at full size, whose hole is `missing`, has beyond its large tones;
-    `small`, `unknown` and `guide` are picture, hole and completed picture at the working size, in
-    whose pixels `shifts` are. Only detail is copied, so no seam can show a step in tone.
+    `detail` is the difference of the picture at full size from its tones, and `missing` its hole.
+    `small`, `unknown` and `guide` are the picture, its hole and the filled picture at the working
+    size; `shifts` are in pixels of that size. Because only detail is copied, there is no step in
+    tone between copies from different places.
     """
     height, width = missing.shape
     rows, columns = unknown.shape
@@ -241,7 +264,7 @@ def _detail(
     strange = _strange(small, unknown)
     costs = np.stack([_cost(small, unknown, guide, strange, shift) for shift in chosen])
     labels = costs.argmin(0)
-    # Neighbours should come from one place, where that is hardly worse.
+    # Neighbouring pixels should be copied from the same place, unless that is much worse.
     typical = np.median(costs.min(0)[unknown]) + 1e-4
     for _ in range(4):
         alike = np.stack(
@@ -262,7 +285,7 @@ def _detail(
 
 
 def _common(shifts: NDArray[np.intp]) -> NDArray[np.intp]:
-    """The shifts that occur most often, near ones counted together: (n, 2)."""
+    """Return the most frequent shifts, (n, 2), at most MOST_SHIFTS. Similar shifts count as one."""
     low = shifts.min(0)
     counts = np.zeros(shifts.max(0) - low + 1, np.float32)
     np.add.at(counts, tuple((shifts - low).T), 1)
@@ -276,7 +299,7 @@ def _common(shifts: NDArray[np.intp]) -> NDArray[np.intp]:
 def _cost(
     small: Array, unknown: Mask, guide: Array, strange: Array, shift: NDArray[np.intp]
 ) -> Array:
-    """How badly the picture shifted by `shift` shows what `guide` shows, at each pixel."""
+    """Return how much the picture shifted by `shift` differs from `guide`, (height, width)."""
     down, across = int(shift[0]), int(shift[1])
     difference = ((_shifted(small, down, across) - guide) ** 2).sum(-1)
     difference += STRANGENESS * _shifted(strange, down, across)
@@ -285,7 +308,10 @@ def _cost(
 
 
 def _shifted(array: Array, down: int, across: int) -> Array:
-    """`array` so that what was `down` and `across` from a pixel is at it; zero beyond the edge."""
+    """Return an array in which each pixel has the value from `down` and `across` pixels farther on.
+
+    Beyond the edge, the values are 0.
+    """
     height, width = array.shape[:2]
     shifted = np.zeros_like(array)
     top, bottom = max(0, -down), min(height, height - down)
@@ -301,20 +327,24 @@ def _shifted(array: Array, down: int, across: int) -> Array:
 
 
 def _diffused(values: Array, known: Mask) -> Array:
-    """`values` where `known`, elsewhere a membrane between them."""
+    """Return `values` where they are `known`, and a smooth interpolation elsewhere."""
     weight = known.astype(np.float32)
     return _pulled_and_pushed(values * weight[..., None], weight)
 
 
 def _pulled_and_pushed(sums: Array, weight: Array) -> Array:
-    """Pull-push interpolation; `sums` are values times their `weight` (height, width), 0 to 1."""
+    """Fill gaps smoothly by pull-push interpolation.
+
+    `sums` are the values multiplied by their `weight` (height, width), 0 to 1.
+    """
     height, width = weight.shape
     if max(height, width) <= 2:
         return np.broadcast_to(sums.sum((0, 1)) / max(float(weight.sum()), 1e-6), sums.shape)
     size = ((width + 1) // 2, (height + 1) // 2)
     low_sums = cv2.resize(sums, size, interpolation=cv2.INTER_AREA)
     low_weight = cv2.resize(weight, size, interpolation=cv2.INTER_AREA)
-    # A cell that is known in part counts as known: what is near comes before what is far.
+    # A cell of which a quarter is known counts as known, so that near values take precedence over
+    # distant ones.
     gain = np.minimum(1, 4 * low_weight) / np.maximum(low_weight, np.float32(1e-6))
     low = _pulled_and_pushed(low_sums * gain[..., None], low_weight * gain)
     smooth = cv2.resize(np.ascontiguousarray(low), (width, height), interpolation=cv2.INTER_LINEAR)

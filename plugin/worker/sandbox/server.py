@@ -1,10 +1,11 @@
-"""The sandbox's HTTP: edits, generations, their tasks and signed links, models, prices.
+"""The HTTP server of the sandbox: edits, generations, tasks, signed links, models, prices.
 
-`POST /v1/images/edits` takes a form, `POST /v1/images/generations` JSON with pictures as data URLs;
-that one answers at once if asked to, and `GET /v1/tasks/{id}` tells how far the edit is.
+`POST /v1/images/edits` takes a form, `POST /v1/images/generations` takes JSON with pictures as data
+URLs. On request, the latter answers at once with the name of a task, and `GET /v1/tasks/{id}`
+returns the task's state.
 
-It takes the service's word literally, also where a client would like it laxer: the proxy's limits,
-files dropped as duplicates, links that expire. Everything is held in memory.
+The server is as strict as the service: it has the limits of the proxy, drops files that look like
+duplicates, and lets links expire. Everything is kept in memory.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ _DATA_URL = re.compile(r"data:(image/[a-z]+);base64,(.*)", re.DOTALL)
 _RESULT_PATH = re.compile(r"/p/img/(img_[0-9a-f]+)/0")
 _TASK_PATH = re.compile(r"/v1/tasks/([^/]+)")
 _QUEUED = 0.2
-"""The part of the thinking in which nothing seems to happen yet."""
+"""The share of the thinking time in which a task is still queued."""
 _PROXY_413 = (
     b"<html>\r\n<head><title>413 Request Entity Too Large</title></head>\r\n<body>\r\n"
     b"<center><h1>413 Request Entity Too Large</h1></center>\r\n</body>\r\n</html>\r\n"
@@ -75,7 +76,7 @@ _log = logging.getLogger(__name__)
 
 
 class UploadedFile(NamedTuple):
-    """A file as it arrived; `name` and `content_type` as the client gave them."""
+    """A file as it arrived, with the name and content type that the client sent."""
 
     field: str
     name: str
@@ -85,7 +86,7 @@ class UploadedFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Edit:
-    """An accepted edit: text fields, files in order of arrival, headers (any case)."""
+    """An accepted edit: text fields, files in order of arrival, headers (case-insensitive)."""
 
     fields: dict[str, str]
     files: list[UploadedFile]
@@ -94,36 +95,41 @@ class Edit:
 
 @dataclass
 class Task:
-    """An edit being made or made, for the holder of `key`."""
+    """An accepted edit that is in progress or has ended; `key` is that of its sender."""
 
     key: str
     began: float
-    """On the monotonic clock."""
+    """The time of its start on the monotonic clock."""
     result: tuple[bytes, str] | None = None
-    """The picture's bytes and media type."""
+    """The bytes and the media type of the picture."""
     error: dict[str, str] | None = None
-    """Code and message, if it failed."""
+    """The code and the message of the error, if it failed."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """A GET that was answered, whatever the answer: path with query, headers (any case)."""
+    """A GET request that arrived: its path with query, and its headers (case-insensitive)."""
 
     path: str
     headers: Message
 
 
 class Sandbox:
-    """The service on a free port of 127.0.0.1, for the length of a `with` block.
+    """The service on a free port of 127.0.0.1, running inside a `with` block.
 
-    `keys`: the accepted Bearer keys; None accepts any. `balance`: edits left; None is endless.
-    `thinking`: seconds before an answer. `link_life`: seconds that links are good for.
-    `link_form`: how results are handed over. `answers`: replies as (status, headers, body), given
-    to the next POSTs in place of an edit, whatever they hold; a body that is a dict goes as JSON,
-    and None in place of a reply cuts the connection. It may be added to at any time. `prices`: what
-    an edit costs at each tier. `pages`: replies to GETs, by path, in place of its own; it too may
-    be changed at any time. `task_answers`: like `answers`, for the next GETs of tasks.
-    `misbehaviour`: what happens to every picture on its way out; a prompt may ask for its own.
+    Prepared replies (`answers`, `pages` and `task_answers`) may be changed at any time.
+
+    `keys`: the accepted Bearer keys; None accepts any.
+    `balance`: the number of edits that are paid for; None is unlimited.
+    `thinking`: the time in seconds before an edit is made.
+    `link_life`: the time in seconds for which links are valid.
+    `link_form`: how results are returned.
+    `answers`: prepared replies (status, headers, body) to the next POSTs, whatever these contain. A
+    body that is a dict is sent as JSON. None in place of a reply closes the connection.
+    `prices`: the price of an edit at each tier.
+    `pages`: prepared replies to GETs by path, in place of the usual ones.
+    `task_answers`: like `answers`, for the next GETs of tasks.
+    `misbehaviour`: the changes to each picture before it is sent. A prompt may name others.
     """
 
     def __init__(
@@ -151,29 +157,29 @@ class Sandbox:
         self.task_answers: deque[Answer | None] = deque(task_answers)
         self.misbehaviour = misbehaviour
         self.posts = 0
-        """POSTs that arrived whole, accepted or not."""
+        """The number of POSTs that arrived completely, accepted or not."""
         self.edits: list[Edit] = []
-        """The accepted edits, the last few of them."""
+        """The latest accepted edits."""
         self.served: list[Served] = []
-        """The GETs, the last few of them."""
+        """The latest GET requests."""
         self._secret = secrets.token_bytes(32)
         self._tasks: OrderedDict[str, Task] = OrderedDict()
         self._lock = threading.Lock()
-        # One picture at a time: the model's arrays at 4k are large.
+        # Only one picture is edited at a time, because the model's arrays are large at 4k.
         self._model_lock = threading.Lock()
         self._closing = threading.Event()
         self._server: _Server | None = None
 
     @property
     def origin(self) -> str:
-        """`http://127.0.0.1:PORT`; only inside the `with` block."""
+        """`http://127.0.0.1:PORT`. Raises RuntimeError outside the `with` block."""
         if self._server is None:
             raise RuntimeError("the sandbox is not running")
         return f"http://127.0.0.1:{self._server.server_port}"
 
     @property
     def base_url(self) -> str:
-        """`http://127.0.0.1:PORT/v1`; only inside the `with` block."""
+        """`http://127.0.0.1:PORT/v1`. Raises RuntimeError outside the `with` block."""
         return f"{self.origin}/v1"
 
     def __enter__(self) -> Sandbox:
@@ -197,27 +203,30 @@ class Sandbox:
         self._server.cut_connections()
         self._server = None
 
-    # --- what the handler asks for ----------------------------------------------------------
+    # --- called by the handler ------------------------------------------------------------------
 
     def next_answer(self) -> tuple[bool, Answer | None]:
-        """Whether a prepared answer to a POST stands in line, and if so which."""
+        """Count a POST, and return whether there is a prepared answer to it, and that answer.
+
+        The answer is None if there is none, or if the connection is to be closed.
+        """
         with self._lock:
             self.posts += 1
             return (True, self.answers.popleft()) if self.answers else (False, None)
 
     def next_task_answer(self) -> tuple[bool, Answer | None]:
-        """The same for the GET of a task."""
+        """Do the same as `next_answer` for the GET of a task, without counting it."""
         with self._lock:
             return (True, self.task_answers.popleft()) if self.task_answers else (False, None)
 
     def record(self, served: Served) -> None:
-        """Note a GET."""
+        """Record a GET request."""
         with self._lock:
             self.served.append(served)
             del self.served[:-KEPT_RECORDS]
 
     def authorize(self, headers: Message) -> str:
-        """Return the Bearer key if it is good. Raises Refusal."""
+        """Return the Bearer key. Raises Refusal if it is missing or not accepted."""
         scheme, _, key = (headers.get("Authorization") or "").partition(" ")
         key = key.strip()
         if scheme.lower() != "bearer" or not key:
@@ -227,7 +236,7 @@ class Sandbox:
         return key
 
     def pricing(self) -> dict[str, Any]:
-        """The public list of prices: the JSON object of its reply."""
+        """Return the public list of prices as a JSON object."""
         options = [
             {"resolution": tier, "model_price": price, "max_n": 1 if tier == "1k" else 4}
             for tier, price in self.prices.items()
@@ -235,12 +244,15 @@ class Sandbox:
         return {"success": True, "data": [{"model_name": MODEL, "resolution_options": options}]}
 
     def edit(self, key: str, body: bytes, headers: Message) -> dict[str, Any]:
-        """Answer an edit: the JSON object of its reply. Raises Refusal."""
+        """Make an edit, and return the JSON object of the reply. Raises Refusal."""
         fields, files = _form(headers.get("Content-Type", ""), body)
         return self._answered(*self._taken(key, Edit(fields, files, headers)))
 
     def generate(self, key: str, query: str, body: bytes, headers: Message) -> dict[str, Any]:
-        """Answer a generation, at once if `query`, header or body ask for that. Raises Refusal."""
+        """Accept a generation, and return the JSON object of the reply. Raises Refusal.
+
+        If the query, the headers or the body ask for that, reply at once with the name of the task.
+        """
         asked = _json_object(body)
         fields, files = _generation(asked)
         name, task, request = self._taken(key, Edit(fields, files, headers))
@@ -254,7 +266,10 @@ class Sandbox:
         return {"created": int(time.time()), "task_id": name, "status": "queued", "data": []}
 
     def _taken(self, key: str, edit: Edit) -> tuple[str, Task, _Request]:
-        """Accept and charge an edit, and give it a name. Raises Refusal."""
+        """Check and charge an edit, and return its name, its task and its request.
+
+        Raises Refusal if it is not valid or the balance is used up.
+        """
         request = _Request.read(edit.fields, edit.files)
         name, task = f"img_{secrets.token_hex(12)}", Task(key, time.monotonic())
         with self._lock:
@@ -270,12 +285,15 @@ class Sandbox:
         return name, task, request
 
     def _answered(self, name: str, task: Task, request: _Request) -> dict[str, Any]:
-        """Make an accepted edit, and return the answer with its result."""
+        """Make an accepted edit, and return the JSON object with its result."""
         result = self._make(task, request)
         return {"created": int(time.time()), "task_id": name, "data": self._data(name, result)}
 
     def _make(self, task: Task, request: _Request) -> tuple[bytes, str]:
-        """Make an accepted edit, which costs nothing if it can't be made."""
+        """Make an accepted edit, and return the bytes and the media type of its picture.
+
+        If that fails, the edit is not charged.
+        """
         try:
             if self._closing.wait(self.thinking):
                 raise ConnectionAbortedError("the sandbox was closed")
@@ -290,7 +308,7 @@ class Sandbox:
             raise
 
     def _work_on(self, task: Task, request: _Request) -> None:
-        """Make an accepted edit that nobody waits for at the other end of a connection."""
+        """Make an accepted edit in a thread of its own, after the reply was sent."""
         try:
             self._make(task, request)
         except ConnectionAbortedError:
@@ -299,9 +317,9 @@ class Sandbox:
             _log.exception("The sandbox failed to make an edit.")
 
     def task(self, key: str, name: str) -> dict[str, Any]:
-        """How far an edit is, with links made anew: the JSON object of the reply. Raises Refusal.
+        """Return the state of an edit, with a new link, as the JSON object of the reply.
 
-        Another key's edits are none.
+        Raises Refusal if there is no such edit, or if it was sent with another key.
         """
         with self._lock:
             task = self._tasks.get(name)
@@ -319,7 +337,7 @@ class Sandbox:
         return {**answer, "status": "in_progress", "progress": min(99, int(100 * passed))}
 
     def _data(self, name: str, result: tuple[bytes, str]) -> list[dict[str, str]]:
-        """The list of the only result, with a link that is good from now on."""
+        """Return the list with the only result. Its link is valid for `link_life` from now."""
         handed_over = self._handed_over(name, *result)
         return [{**handed_over, "file_id": f"file_{secrets.token_hex(12)}"}]
 
@@ -333,7 +351,10 @@ class Sandbox:
         return {"url": self.origin + link if self.link_form == "absolute" else link}
 
     def result(self, target: str) -> tuple[bytes, str]:
-        """The bytes and the media type behind a link's path and query. Raises Refusal."""
+        """Return the bytes and the media type of the picture to which a link's path and query lead.
+
+        Raises Refusal if there is none, or if the link's signature is wrong or has expired.
+        """
         parts = urlsplit(target)
         match = _RESULT_PATH.fullmatch(parts.path)
         with self._lock:
@@ -355,7 +376,7 @@ class Sandbox:
 
 
 class Refusal(Exception):
-    """An error answer: HTTP status, the service's code, a sentence."""
+    """An error to be returned to the client: HTTP status, error code and a sentence."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -364,14 +385,14 @@ class Refusal(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        """The JSON object that goes out."""
+        """The JSON object of the reply."""
         kind = {401: "authentication_error", 402: "insufficient_quota"}.get(
             self.status, "server_error" if self.status >= 500 else "invalid_request_error"
         )
         return {"error": {"message": str(self), "type": kind, "code": self.code}}
 
 
-# --- what is asked for --------------------------------------------------------------------------
+# --- reading requests ---------------------------------------------------------------------------
 
 
 def _bad(message: str) -> Refusal:
@@ -379,7 +400,7 @@ def _bad(message: str) -> Refusal:
 
 
 def _form(content_type: str, body: bytes) -> tuple[dict[str, str], list[UploadedFile]]:
-    """Text fields and files of a multipart form. Raises Refusal."""
+    """Return the text fields and the files of a multipart form. Raises Refusal."""
     media_type, options = parse_options_header(content_type)
     if media_type != "multipart/form-data" or not options.get("boundary"):
         raise _bad("The request must be multipart/form-data.")
@@ -390,7 +411,7 @@ def _form(content_type: str, body: bytes) -> tuple[dict[str, str], list[Uploaded
         options["boundary"],
         len(body),
         part_limit=MOST_PARTS,
-        # As much as a request can hold: no part is ever spooled to the disk.
+        # As much as a whole request may have, so that no part is written to the disk.
         spool_limit=MOST_REQUEST_BYTES,
         memory_limit=MOST_REQUEST_BYTES,
     )
@@ -407,7 +428,7 @@ def _form(content_type: str, body: bytes) -> tuple[dict[str, str], list[Uploaded
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
-    """Raises Refusal."""
+    """Parse a JSON object. Raises Refusal if the body is something else."""
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -418,7 +439,7 @@ def _json_object(body: bytes) -> dict[str, Any]:
 
 
 def _generation(asked: Mapping[str, Any]) -> tuple[dict[str, str], list[UploadedFile]]:
-    """Text fields and files of a generation, as a form has them. Raises Refusal."""
+    """Return the fields and pictures of a generation like those of a form. Raises Refusal."""
     fields: dict[str, str] = {}
     for name in ("model", "prompt", "size", "resolution"):
         value = asked.get(name, "")
@@ -442,7 +463,7 @@ def _generation(asked: Mapping[str, Any]) -> tuple[dict[str, str], list[Uploaded
 
 
 def _linked(field: str, name: str, link: Any) -> UploadedFile:
-    """The picture in a data URL. Raises Refusal."""
+    """Return the picture in a data URL. Raises Refusal if it is not one."""
     match = _DATA_URL.fullmatch(link) if isinstance(link, str) else None
     if match is None:
         message = f"{name} can't be used: the sandbox takes data URLs with base64 only."
@@ -456,7 +477,10 @@ def _linked(field: str, name: str, link: Any) -> UploadedFile:
 
 
 def _place(field: str) -> tuple[int, int] | None:
-    """Where a file field's pictures come in the order that the model sees; None: no such field."""
+    """Return a sort key for the order in which the model sees the pictures of a form field.
+
+    Return None if there is no such file field.
+    """
     if field in _IMAGE_FIELDS:
         return min(_IMAGE_FIELDS.index(field), 1), 0
     if match := _NUMBERED_FIELD.fullmatch(field):
@@ -466,18 +490,18 @@ def _place(field: str) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class _Request:
-    """An edit that was found good: what the model needs."""
+    """The input of the model for an edit that is valid."""
 
     prompt: str
     pictures: list[Image.Image]
     mask: Image.Image | None
     size: tuple[int, int]
     first: UploadedFile
-    """The first picture as it came, for the prompt that wants it back."""
+    """The first picture as it arrived, for prompts that ask for it unchanged."""
 
     @staticmethod
     def read(fields: Mapping[str, str], files: Iterable[UploadedFile]) -> _Request:
-        """Check a form. Raises Refusal."""
+        """Return the input for a form. Raises Refusal if the form is not valid."""
         if (fields.get("model") or MODEL) != MODEL:
             raise Refusal(403, "model_not_allowed", f"Only the model {MODEL} is allowed.")
         prompt = fields.get("prompt", "").strip()
@@ -486,7 +510,7 @@ class _Request:
         for file in files:
             if _place(file.field) is None:
                 raise _bad(f"There is no file field {file.field!r}.")
-        # Like the service: the same name and length counts as the same file.
+        # Like the service, treat files with the same name and length as the same file.
         kept = {(file.name, len(file.data)): file for file in reversed(list(files))}
         ordered = sorted(
             (file for file in files if kept[file.name, len(file.data)] is file),
@@ -510,7 +534,7 @@ class _Request:
         )
 
     def result(self, misbehaviour: Misbehaviour | None) -> tuple[bytes, str]:
-        """The picture's bytes and media type."""
+        """Make the edit, and return the bytes and the media type of the picture."""
         misbehaviour = asked_for(self.prompt) or misbehaviour
         if misbehaviour is None and model.is_echo(self.prompt):
             return self.first.data, _media_type(self.first.data)
@@ -543,10 +567,11 @@ def _media_type(data: bytes) -> str:
 
 
 def answer_size(size: str, resolution: str, first: tuple[int, int]) -> tuple[int, int]:
-    """The answer's (width, height) in pixels.
+    """Return the (width, height) of the answer in pixels.
 
-    `size` and `resolution` are the request's fields, empty if they were not sent; `first` is the
-    first picture's (width, height), whose nearest ratio `auto` takes. Raises Refusal.
+    `size` and `resolution` are fields of the request, empty if they were not sent. `first` is the
+    (width, height) of the first picture; `auto` means the ratio that is nearest to it. Raises
+    Refusal if a field is not valid.
     """
     tier = resolution.strip().lower() or "1k"
     if tier not in RATIOS["1:1"]:
@@ -582,7 +607,10 @@ def answer_size(size: str, resolution: str, first: tuple[int, int]) -> tuple[int
 
 
 class _Server(ThreadingHTTPServer):
-    """A thread per connection; remembers the connections, to end them with the sandbox."""
+    """A server with a thread for each connection.
+
+    It keeps a set of its connections, so that they can be closed with the sandbox.
+    """
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
@@ -601,14 +629,14 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def cut_connections(self) -> None:
-        """End what still waits: kept-alive clients, and answers that are being thought about."""
+        """Shut down all connections: idle ones, and those that still wait for an answer."""
         with self._connections_lock:
             for connection in self._connections:
-                with contextlib.suppress(OSError):  # The client was quicker.
+                with contextlib.suppress(OSError):  # The client has closed it.
                     connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # Clients that hang up are everyday life for a service.
+        # A client that closes its connection is no error of the server.
         if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
             _log.exception("The sandbox failed to answer.")
 
@@ -617,11 +645,12 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
     timeout = 60
-    # Headers and body leave together; without it, Nagle's algorithm delays the body.
+    # With this buffer, headers and body are sent together. Otherwise Nagle's algorithm would delay
+    # the body.
     wbufsize = 64 * 1024
 
     def do_GET(self) -> None:
-        """Serve a result, a task, the models or the prices, or what is prepared for this path."""
+        """Return a result, a task, the models, the prices, or the reply prepared for this path."""
         sandbox = self.server.sandbox
         sandbox.record(Served(self.path, self.headers))
         path = urlsplit(self.path).path
@@ -652,7 +681,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(HTTPStatus.OK, {"Content-Type": kind, "Cache-Control": "private"}, data)
 
     def do_POST(self) -> None:
-        """Make an edit, or give the prepared answer that is next in line."""
+        """Make an edit, or return the next prepared answer."""
         body = self._body()
         if body is None:
             return
@@ -682,7 +711,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply_json(HTTPStatus.OK, made)
 
     def handle_expect_100(self) -> bool:
-        """Let a waiting client go on, unless what it announces is too much anyway."""
+        """Ask a client that waits for it to send its body, or refuse a body that is too large."""
         if (self._length() or 0) > MOST_REQUEST_BYTES:
             self._refuse_as_proxy()
             return False
@@ -696,7 +725,7 @@ class _Handler(BaseHTTPRequestHandler):
         return int(length) if re.fullmatch(r"[0-9]{1,15}", length) else None
 
     def _body(self) -> bytes | None:
-        """The request's body; None if it was refused unread."""
+        """Return the body of the request; None if it was refused without being read."""
         length = self._length()
         if length is None:
             self.close_connection = True
@@ -716,7 +745,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._reply(413, {"Content-Type": "text/html"}, _PROXY_413)
 
     def _linger(self, length: int) -> None:
-        """Take in some of what is still being sent: closing at once would lose the answer."""
+        """Read some of what the client still sends. Closing at once could lose the answer."""
         self.wfile.flush()
         left = min(length, 4 * MOST_REQUEST_BYTES)
         while left > 0 and (chunk := self.rfile.read1(min(left, 1 << 16))):
@@ -750,9 +779,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Errors of HTTP itself, in the service's form."""
+        """Return errors of HTTP itself in the format of the service."""
         self.close_connection = True
         self._reply_json(code, _bad(message or HTTPStatus(code).phrase).body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: standard error belongs to whoever runs the sandbox."""
+        """Log nothing, because standard error belongs to the process that runs the sandbox."""

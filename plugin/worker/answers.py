@@ -385,13 +385,25 @@ def _task_name(told: Any, weak: bool) -> str:
 def _holders(told: Any) -> list[dict[str, Any]]:
     """Return the objects that may describe the whole answer, the outermost first."""
     if isinstance(told, list):
-        # A stream of events, any of which may do so.
-        return [event for event in told[:_MOST_LINKS] if isinstance(event, dict)]
+        return [holder for event in _events(told) for holder in _holders(event)]
     if not isinstance(told, dict):
         return []
     inner = [told.get(name) for name in _HOLDERS]
     inner += [value[0] for value in inner if isinstance(value, list) and value]
     return [told, *(value for value in inner if isinstance(value, dict))]
+
+
+def _inner_first(told: Any) -> Iterator[dict[str, Any]]:
+    """Yield the same objects, the innermost first; of a stream, those of the last event first."""
+    for event in _events(told):
+        yield from reversed(_holders(event))
+
+
+def _events(told: Any) -> list[Any]:
+    """Return the events of a stream, the last one first, or `told` alone if it is no stream."""
+    if not isinstance(told, list):
+        return [told]
+    return [event for event in told[:_MOST_LINKS] if isinstance(event, dict)]
 
 
 def state(told: Any) -> str:
@@ -405,7 +417,7 @@ def state(told: Any) -> str:
 
 def _state_in(told: Any) -> tuple[str, dict[str, Any]]:
     """Return the state, and the object that contains it."""
-    for holder in reversed(_holders(told)):
+    for holder in _inner_first(told):
         for name, value in holder.items():
             if "".join(_parts(name)) in _STATES and isinstance(value, str) and value:
                 plain = re.sub(r"\W+", "_", value.strip().lower())
@@ -469,7 +481,7 @@ def is_waiting(told: Any) -> bool:
 
 def progress(told: Any) -> int | None:
     """Return the progress of a task in percent; None if it is not given."""
-    for holder in reversed(_holders(told)):
+    for holder in _inner_first(told):
         value = holder.get("progress")
         if isinstance(value, str) and re.fullmatch(r"\d{1,3}(\.\d+)? ?%?", value):
             value = float(value.rstrip("% "))

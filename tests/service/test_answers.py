@@ -159,6 +159,34 @@ def test_an_answer_is_read_however_it_is_spelled(
     assert not list(only.folder.glob("answer-*"))
 
 
+@pytest.mark.parametrize("inner", [False, True])
+def test_the_last_event_says_how_far_a_task_is(
+    photo: Path, monkeypatch: pytest.MonkeyPatch, inner: bool
+) -> None:
+    monkeypatch.setenv("DIMILINKS_ROUTE", settings.ASYNC)
+    events = [
+        {"status": "queued", "progress": 0},
+        {"status": "processing", "progress": 40},
+        {"status": "succeeded", "progress": 100, "data": [{"b64_json": B64}]},
+    ]
+    lines = [json.dumps({"data": event} if inner else event) for event in events]
+    told = "".join(f"data: {line}\n\n" for line in lines).encode()
+    asked = []
+
+    def answer(got: Got) -> Reply:
+        if "/tasks/" not in got.path:
+            return http(200, b'{"task_id": "t"}')
+        asked.append(got.path)
+        return http(200, told, "Content-Type: text/event-stream")
+
+    with served(answer, monkeypatch) as server:
+        done = command("edit", photo, "--prompt", "x")
+        assert done.returncode == 0, done.stderr
+        assert server.posts == 1 and len(asked) == 1
+    (only,) = job.all_jobs()
+    assert (only.folder / "result-1.png").read_bytes() == DATA
+
+
 @pytest.mark.parametrize(
     "name", ["an object as data", "null first", "a data URL in b64_json", "result", "b64"]
 )

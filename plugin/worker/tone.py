@@ -1,11 +1,16 @@
-"""Tone match: the colours of an answer brought to the original's, by what was kept.
+"""Tone match: give an answer the colours of the original, measured on what was kept.
 
-First a curve for each channel, found by robust regression on the pixels that show the same before
-and after: a gain and a gamma, which also say something of levels that none of them has, and a
-smooth rest; where channels were mixed, shares of the other two as well. Then what still differs
-from place to place, smoothed widely and fading out away from what was kept, so that new things keep
-their colours. All of it is in encoded values (sRGB), in which models work, unless a mix in linear
-light explains much more.
+The correction has two parts:
+
+1. A curve for each channel. Robust regression finds it on the pixels that show the same before and
+   after. It consists of a gain and a gamma, which also extrapolate to levels that none of these
+   pixels has, and of a smooth remainder. If the model mixed the channels, shares of the other two
+   channels are part of the regression.
+2. A smooth field of what still differs from place to place. It fades out away from what was kept,
+   so that new content keeps its colours.
+
+Everything is computed in encoded values (sRGB), in which models work, unless mixing in linear light
+explains much more. "Measuring scale" is explained in `registration`.
 """
 
 from __future__ import annotations
@@ -22,57 +27,67 @@ from plugin.worker.registration import Registration
 from plugin.worker.robust import deviation, quantile, tukey
 
 _SAMPLES = 6_000
+"""The most pixels in the regression."""
 _USUAL_GAIN, _USUAL_GAMMA, _USUAL_MIX = 0.15, 0.12, 0.06
-"""Standard deviations of what models do to tone."""
+"""Standard deviations of the prior: logarithm of the gain, gamma - 1, and each share."""
 _MOST_GAIN, _MOST_GAMMA = 0.35, 0.3
 _SETTLED = 1e-3
-"""A step of these numbers that is the last."""
+"""The regression ends when no parameter changes by more."""
 _LIGHT = 2.2
-"""The exponent by which encoded values become linear light, nearly."""
+"""The exponent that approximately converts encoded values to linear light."""
 _AT_ONCE = 6_000_000
-"""Values that are converted to floats at once."""
+"""The most values that are converted to floats at once, which limits the memory."""
 _MOST_ROUNDS = 20
 _NOISE = 8
-"""Variances of noise by which shares are held: of a gray picture channels differ by it alone."""
+"""Weight of a prior that keeps shares at 0, in variances of the noise. In a gray picture, channels
+differ by noise only, and shares would fit that noise."""
 _WHITE = 235.0
-"""Levels above which a channel tells of white."""
+"""Levels above which pixels determine what happens to white."""
 _LEAST_WHITE = 20
+"""The least number of such pixels."""
 _OUTLIER = 8.0
-"""Levels; by more than that nothing differs that says which way of mixing is right."""
+"""Larger errors, in levels, count as this one when the two ways of mixing are compared."""
 _MIXED = 2.0
-"""Levels that the channels are off together, at the least, if they were mixed in linear light."""
+"""Mixing in linear light is only tried if the errors of the three channels without it add up to
+more than this, in levels."""
 _WORTH_LIGHT = 0.8
-"""So counts what leaves so much less of an error."""
+"""Mixing in linear light is used if its error is smaller by this factor."""
 _LEAST_SHARE = 0.004
-"""Less than a level of any other channel is no mix."""
+"""Shares up to this count as 0. They change a level by less than one."""
 _INDEPENDENT = 20
-"""Pixels that tell as much as a single independent one."""
+"""The number of neighbouring pixels that carry as much information as one independent pixel."""
 _MOST_INDEPENDENT = 30
-"""So many tell as much as any number: what models do is never quite what is looked for."""
+"""The regression counts at most this many independent pixels, because models never do exactly what
+it assumes."""
 _KNOTS = np.array([*range(0, 256, 16), 251, 255])
+"""The levels between which the remainder of a curve is linear."""
 _MOST_REST = 14.0
-"""Levels by which one place may be corrected beyond the curves."""
+"""The largest correction by the field, in levels."""
 _LONGEST = 256
-"""The longer side at which tone is compared."""
+"""The longer side of the pictures in the regression, in pixels."""
 _FIELD_LONGEST = 96
+"""The longer side at which the field is computed, in pixels."""
 _OTHER_STYLE = 4.5
-"""Levels that a tenth of what was kept may still be off after a match."""
+"""If a tenth of what was kept is still off by more levels after a match, the answer has another
+style, and is not matched."""
 _WANTED = 5.0
-"""Levels of change that are the edit itself, if nothing is added inside the selection."""
+"""A change of tone by more levels is the edit that was asked for, if nothing was added inside the
+selection."""
 _ADDED = 6.0
-"""Levels by which a place differs at the least where something is added."""
+"""The least difference, in levels, at a place where something was added."""
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Channels as sums of channels, in encoded values (`power` 1) or in linear light."""
+    """A linear combination of the channels, in encoded values (`power` 1) or in linear light."""
 
     shares: Floats
-    """(3, 3): how much of each of the answer's channels is in each; rows sum to 1."""
+    """(3, 3): row i contains the share of each channel of the answer in channel i. Each row sums to
+    1."""
     power: float
 
     def applied(self, picture: Floats) -> Floats:
-        """`picture`, RGB (height, width, 3) in levels of 255, with its channels mixed."""
+        """Return `picture`, RGB (height, width, 3) in levels of 255, with its channels mixed."""
         light = cv2.pow(np.clip(picture, 0, 255) / np.float32(255), self.power)
         mixed = np.clip(cv2.transform(light, self.shares), 0, 1)
         return cv2.pow(mixed, 1 / self.power) * np.float32(255)
@@ -80,29 +95,29 @@ class Mix:
 
 @dataclass(frozen=True)
 class Tone:
-    """How the answer's colours become the original's, in levels of 255."""
+    """The correction of an answer's colours, in levels of 255."""
 
     curves: Floats
-    """(256, 3): the level for each of the answer's, red, green and blue."""
+    """(256, 3): the corrected level for each level of the answer, for red, green and blue."""
     mix: Mix | None
-    """What happens to the channels before the curves."""
+    """Applied before the curves; None if the channels were not mixed."""
     rest: Floats
-    """(height, width, 3) at the measure's scale: what is added after them."""
+    """(height, width, 3) at the measuring scale: the field that is added after the curves."""
 
     def applied(self, picture: Floats) -> Floats:
-        """`picture`, RGB (height, width, 3) at the measure's scale, in the original's colours."""
+        """Return `picture`, RGB (height, width, 3) at the measuring scale, with all corrections."""
         fine = cv2.resize(self.curves, (3, 256 * 8), interpolation=cv2.INTER_LINEAR)
         if self.mix:
             picture = self.mix.applied(picture)
-        # Each eighth of a level, where the resizing put it.
+        # The curves are resampled to eighths of a level; these are their indices.
         at = np.rint(picture * 8 + 3.5).astype(np.int32)
         channels = [np.take(fine[:, i], at[..., i], mode="clip") for i in range(3)]
         return cv2.merge(channels) + self.rest
 
     def curved(self, picture: Pixels) -> Pixels:
-        """A picture of any size, RGB of 8 bits, as `applied` gives it without the rest."""
+        """Return `picture`, RGB of 8 bits and any size, as `applied` does but without `rest`."""
         if not self.mix or self.mix.power == 1:
-            # In whole levels, which is exact enough and fast.
+            # Whole levels are exact enough here, and fast.
             mixed = cv2.transform(picture, self.mix.shares) if self.mix else picture
             return cv2.LUT(mixed, self.curves[None])
         whole = replace(self, rest=np.zeros(3, np.float32))
@@ -116,9 +131,11 @@ class Tone:
 
 
 def match(registration: Registration) -> Tone | None:
-    """Find how the answer's tone differs; None if it doesn't, or none can tell.
+    """Return the correction of an answer's tone; None if the answer is to be left as it is.
 
-    A change of tone that is all there is inside the selection is the edit that was asked for.
+    That is the case if too little was kept, if the correction improves too little, if the answer
+    has another style, or if a change of tone is all that happened inside the selection: it is then
+    the edit that was asked for.
     """
     height, width = registration.likeness.shape
     scale = min(1.0, _LONGEST / max(width, height))
@@ -150,10 +167,10 @@ def match(registration: Registration) -> Tone | None:
     if not outside.any():
         return None
     was, left = (float(np.minimum(levels[outside], 20).mean()) for levels in (earlier, now))
-    # A match costs a little precision: it must be worth that.
+    # A correction costs a little precision, so it has to improve more than that.
     if left > min(0.9 * was, was - 0.3):
         return None
-    # Where places still differ much after it, the colours are another style's.
+    # If much still differs after the correction, the answer has another style.
     if quantile(now[outside], 0.9) > _OTHER_STYLE:
         return None
     inside = shown & ~outside
@@ -170,24 +187,31 @@ def match(registration: Registration) -> Tone | None:
 def _adds(
     difference: Floats, likeness: Floats, inside: NDArray[np.bool_], outside: NDArray[np.bool_]
 ) -> bool:
-    """Whether something is to be seen inside that was not there, beside what differs outside."""
+    """Return whether something was added inside the selection, beyond what differs outside.
+
+    `difference` (height, width), in levels, is what differs after the correction.
+    """
     other = (difference > _MOST_REST) | (likeness < 0.4)
     if other[inside].mean() >= 0.001:
         return True
-    # Little things: more than differs outside, and more than single pixels along edges.
+    # Small things count if they differ more than the outside does, and not only in single pixels
+    # along edges.
     limit = max(_ADDED, 1.5 * quantile(difference[outside], 0.995))
     other = cv2.erode((difference > limit).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     return bool(other[inside].mean() > 2e-4 + 3 * other[outside].mean())
 
 
 def largest(levels: Floats) -> Floats:
-    """The largest of three channels: (height, width, 3) to (height, width)."""
-    # NumPy's own is slow over so short an axis.
+    """Return the maximum of the three channels: (height, width, 3) to (height, width)."""
+    # The maximum method of NumPy is slow along such a short axis.
     return np.maximum(np.maximum(levels[..., 0], levels[..., 1]), levels[..., 2])
 
 
 def _colours(given: Floats, wanted: Floats) -> tuple[Floats, Mix | None]:
-    """The curves (256, 3), and the mix before them, that take `given` to `wanted`: (number, 3)."""
+    """Return the curves (256, 3), and the mix before them, that turn `given` into `wanted`.
+
+    Both are (number, 3), levels of 255.
+    """
 
     def fitted(power: float) -> tuple[float, Floats, Mix]:
         curves, shares, errors = zip(
@@ -208,10 +232,10 @@ def _colours(given: Floats, wanted: Floats) -> tuple[Floats, Mix | None]:
 def _channel(
     given: Floats, wanted: Floats, channel: int, power: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """How one channel of `given`, (number, 3), becomes `wanted`, (number,).
+    """Find the curve that turns one channel of `given`, (number, 3), into `wanted`, (number,).
 
-    Returns its curve of 256 levels, how much of each channel is in it by then (with a `power`, in
-    which they are mixed), and the mean error that is left.
+    Return the curve (256 levels), the shares of the three channels that are mixed before it (as
+    values to the power of `power`), and the mean error that remains, as a share of 255.
     """
     o = wanted.astype(np.float64) / 255
     light = (given.clip(0, 255).astype(np.float64).T / 255) ** power
@@ -219,11 +243,11 @@ def _channel(
     others = [i for i in range(3) if i != channel]
     apart = light[others] - own
     inner = (given[:, channel] > 2) & (given[:, channel] < 252)
-    # log gain, gamma - 1, and the shares of the others.
+    # The parameters: logarithm of the gain, gamma - 1, and the shares of the other channels.
     numbers = np.zeros(2 + len(others))
     most = np.array([_MOST_GAIN, _MOST_GAMMA, *(1.0 for _other in others)])
     usual = np.array([_USUAL_GAIN, _USUAL_GAMMA, *(_USUAL_MIX for _other in others)]) ** -2
-    # Levels that many pixels have don't count for more than those that tell about other levels.
+    # Frequent levels get smaller weights, so that rare levels count as well.
     bins = np.clip(given[:, channel].astype(int) // 8, 0, 31)
     base = inner / np.sqrt(np.bincount(bins, minlength=32)[bins] + len(o) / 200)
     base *= len(o) / max(base.sum(), 1e-9)
@@ -252,17 +276,17 @@ def _channel(
             break
     gain, gamma = float(np.exp(numbers[0])), 1 + float(numbers[1])
     v = mixed() ** (1 / power)
-    # What the numbers can't express.
+    # The remainder, which gain and gamma can't express.
     error = o - gain * v**gamma
     spread = max(deviation(error), 1 / 255)
     robust = tukey(error / (4 * spread))
-    # Clipped levels have a wide choice of originals: their mean is the best guess.
+    # Clipped levels had many different original levels. The mean of these is the best estimate.
     clipped = given[:, channel] >= 252
     robust[clipped] = tukey(error[clipped] / 0.25)
     hats = _hats((255 * v).astype(np.float32))
     bends = np.diff(np.eye(len(_KNOTS)), 2, axis=0)
     weighted = hats * robust[:, None]
-    # OpenCV's product needs no threads that wait for each other, and is quicker than einsum.
+    # cv2.gemm is faster than einsum, and uses no threads that wait for each other.
     normal = cv2.gemm(weighted, hats, 1, None, 0, flags=cv2.GEMM_1_T)
     normal += 30 * bends.T @ bends + _INDEPENDENT * np.eye(len(_KNOTS))
     heights = np.linalg.solve(normal, np.einsum("ni,n->i", weighted, error))
@@ -270,7 +294,8 @@ def _channel(
     curve += _hats(np.arange(256, dtype=np.float32)) @ heights
     errors = np.minimum(np.abs(error - hats @ heights), _OUTLIER / 255)
     if np.count_nonzero(given[:, channel] > _WHITE) < _LEAST_WHITE:
-        # Nothing tells of white, of which there is hardly any but clipped white.
+        # Too few pixels determine what happens to white. White is nearly always clipped, and so
+        # stays white.
         levels = np.clip((np.arange(256) - _WHITE) / (255 - _WHITE), 0, 1)
         curve += levels * np.maximum(1 - curve, 0)
     left = float((base * errors).sum() / max(base.sum(), 1e-9))
@@ -281,7 +306,7 @@ def _channel(
 
 
 def _hats(levels: Floats) -> NDArray[np.float64]:
-    """(number, knots): what each knot counts for each level in a broken line."""
+    """Return the weight of each knot for each level, (number, knots), for linear interpolation."""
     above = np.clip(np.searchsorted(_KNOTS, levels, side="right"), 1, len(_KNOTS) - 1)
     low, high = _KNOTS[above - 1], _KNOTS[above]
     share = np.clip((levels - low) / (high - low), 0, 1)
@@ -293,7 +318,10 @@ def _hats(levels: Floats) -> NDArray[np.float64]:
 
 
 def _rest(difference: Floats, kept: NDArray[np.bool_]) -> Floats:
-    """`difference` where `kept`, smooth, carried on into its surroundings and fading out there."""
+    """Return a smooth field of the `difference` where `kept`, which fades out elsewhere.
+
+    `difference` and the field are (height, width, 3), in levels.
+    """
     height, width = kept.shape
     scale = min(1.0, _FIELD_LONGEST / max(height, width))
     size = (max(2, round(width * scale)), max(2, round(height * scale)))
@@ -302,7 +330,7 @@ def _rest(difference: Floats, kept: NDArray[np.bool_]) -> Floats:
     told = cv2.resize(difference * weight[..., None], size, interpolation=cv2.INTER_AREA)
     count = cv2.resize(weight, size, interpolation=cv2.INTER_AREA)
     field = np.zeros_like(told)
-    # From coarse to fine; a place goes by the finest scale that knows enough about it.
+    # From coarse to fine scales: each place uses the finest scale with enough kept pixels.
     for spread in (24.0, 12.0, 6.0, 3.0, 1.5):
         known = cv2.GaussianBlur(count, (0, 0), spread, borderType=cv2.BORDER_REFLECT)
         total = cv2.GaussianBlur(told, (0, 0), spread, borderType=cv2.BORDER_REFLECT)

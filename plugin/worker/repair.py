@@ -145,6 +145,13 @@ def repaired(
         placed = _resample_bent(coloured, matrix, size, bend, measured)
     if found.tone is not None:
         rest = _enlarged(found.tone.rest, measured, size)
+        if found.tone.falloff is not None:
+            gain = _enlarged(found.tone.falloff - 1, measured, size)
+            # Strip by strip: the product of all pixels would take much memory.
+            for top in range(0, height, _ROWS):
+                rows = slice(top, top + _ROWS)
+                rest[rows] += placed[rows] * gain[rows, :, None]
+            del gain
         smooth = (found.registration.texture < _SMOOTH).astype(np.uint8)
         grain.dither(rest, _enlarged(smooth, measured, size) > 0)
         placed = cv2.add(placed, rest, dtype=cv2.CV_8U)

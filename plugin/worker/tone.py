@@ -2,9 +2,10 @@
 
 The correction has two parts:
 
-1. A curve for each channel. Robust regression finds it on the pixels that show the same before and
-   after. It consists of a gain and a gamma, which also extrapolate to levels that none of these
-   pixels has, and of a smooth remainder. If the model mixed the channels, shares of the other two
+1. A curve for each channel, and one gain that changes from the centre to the corners (vignetting).
+   Robust regression finds them on the pixels that show the same before and after. A curve consists
+   of a gain and a gamma, which also extrapolate to levels that none of these pixels has, and of a
+   smooth remainder. If the model mixed the channels, shares of the other two
    channels are part of the regression.
 2. A smooth field of what still differs from place to place. It fades out away from what was kept,
    so that new content keeps its colours.
@@ -28,9 +29,12 @@ from plugin.worker.robust import deviation, quantile, tukey
 
 _SAMPLES = 6_000
 """The most pixels in the regression."""
-_USUAL_GAIN, _USUAL_GAMMA, _USUAL_MIX = 0.15, 0.12, 0.06
-"""Standard deviations of the prior: logarithm of the gain, gamma - 1, and each share."""
-_MOST_GAIN, _MOST_GAMMA = 0.35, 0.3
+_USUAL = np.array([0.15, 0.12, 0.06, 0.06, 0.05])
+"""Standard deviations of the prior: logarithm of the gain, gamma - 1, two shares, and falloff."""
+_MOST = np.array([0.35, 0.3, 1.0, 1.0, 0.2])
+"""The largest values of these parameters."""
+_LEAST_FALLOFF = 0.01
+"""A smaller falloff counts as none. It changes a level in the corners by 2 %."""
 _SETTLED = 1e-3
 """The regression ends when no parameter changes by more."""
 _LIGHT = 2.2
@@ -101,8 +105,10 @@ class Tone:
     """(256, 3): the corrected level for each level of the answer, for red, green and blue."""
     mix: Mix | None
     """Applied before the curves; None if the channels were not mixed."""
+    falloff: Floats | None
+    """(height, width) at the measuring scale: the gain after the curves; None if it is 1."""
     rest: Floats
-    """(height, width, 3) at the measuring scale: the field that is added after the curves."""
+    """(height, width, 3) at the measuring scale: the field that is added at the end."""
 
     def applied(self, picture: Floats) -> Floats:
         """Return `picture`, RGB (height, width, 3) at the measuring scale, with all corrections."""
@@ -112,15 +118,18 @@ class Tone:
         # The curves are resampled to eighths of a level; these are their indices.
         at = np.rint(picture * 8 + 3.5).astype(np.int32)
         channels = [np.take(fine[:, i], at[..., i], mode="clip") for i in range(3)]
-        return cv2.merge(channels) + self.rest
+        corrected = cv2.merge(channels)
+        if self.falloff is not None:
+            corrected *= self.falloff[..., None]
+        return corrected + self.rest
 
     def curved(self, picture: Pixels) -> Pixels:
-        """Return `picture`, RGB of 8 bits and any size, as `applied` does but without `rest`."""
+        """Return `picture`, RGB of 8 bits and any size, corrected by mix and curves only."""
         if not self.mix or self.mix.power == 1:
             # Whole levels are exact enough here, and fast.
             mixed = cv2.transform(picture, self.mix.shares) if self.mix else picture
             return cv2.LUT(mixed, self.curves[None])
-        whole = replace(self, rest=np.zeros(3, np.float32))
+        whole = replace(self, falloff=None, rest=np.zeros(3, np.float32))
         strips = np.array_split(picture, max(1, picture.size // _AT_ONCE))
         return np.concatenate(
             [
@@ -160,8 +169,15 @@ def match(registration: Registration) -> Tone | None:
         return None
     some = slice(None, None, max(1, len(rows) // _SAMPLES))
     wanted, given = before[rows[some], columns[some]], after[rows[some], columns[some]]
-    curves, mix = _colours(given, wanted)
-    matched = Tone(curves, mix, np.zeros(3, np.float32)).applied(after)
+    eccentricity = _eccentricity(*size)
+    at = eccentricity[rows[some], columns[some]]
+    curves, mix, slope = _colours(given, wanted, at)
+    falloff = None
+    if abs(slope) > _LEAST_FALLOFF:
+        # One gain for all channels, as lenses have it. The curves are fitted to what it leaves.
+        curves, mix, _slope = _colours(given, wanted / np.exp(slope * at)[:, None], 0 * at)
+        falloff = np.exp(slope * eccentricity)
+    matched = Tone(curves, mix, falloff, np.zeros(3, np.float32)).applied(after)
     rest = _rest(before - matched, kept)
     now, earlier = np.abs(before - matched - rest), np.abs(before - after)
     if not outside.any():
@@ -181,7 +197,15 @@ def match(registration: Registration) -> Tone | None:
     ):
         return None
     wide = cv2.resize(rest, (width, height), interpolation=cv2.INTER_LINEAR)
-    return Tone(curves, mix, wide)
+    if falloff is not None:
+        falloff = np.exp(slope * _eccentricity(width, height))
+    return Tone(curves, mix, falloff, wide)
+
+
+def _eccentricity(width: int, height: int) -> Floats:
+    """Return the squared distance of each pixel from the centre, (height, width): 2 in corners."""
+    x, y = (np.linspace(-1, 1, length, dtype=np.float32) ** 2 for length in (width, height))
+    return y[:, None] + x[None]
 
 
 def _adds(
@@ -207,35 +231,40 @@ def largest(levels: Floats) -> Floats:
     return np.maximum(np.maximum(levels[..., 0], levels[..., 1]), levels[..., 2])
 
 
-def _colours(given: Floats, wanted: Floats) -> tuple[Floats, Mix | None]:
-    """Return the curves (256, 3), and the mix before them, that turn `given` into `wanted`.
+def _colours(
+    given: Floats, wanted: Floats, eccentricity: Floats
+) -> tuple[Floats, Mix | None, float]:
+    """Return the curves (256, 3), the mix before them, and the falloff after them.
 
-    Both are (number, 3), levels of 255.
+    They turn `given` into `wanted`, (number, 3), levels of 255, at the `eccentricity` (number,) of
+    each pixel. The falloff is the logarithm of the gain for each unit of eccentricity.
     """
 
-    def fitted(power: float) -> tuple[float, Floats, Mix]:
-        curves, shares, errors = zip(
-            *(_channel(given, wanted[:, i], i, power) for i in range(3)), strict=True
+    def fitted(power: float) -> tuple[float, Floats, Mix, float]:
+        curves, shares, slopes, errors = zip(
+            *(_channel(given, wanted[:, i], i, power, eccentricity) for i in range(3)),
+            strict=True,
         )
         mix = Mix(np.stack(shares).astype(np.float32), power)
-        return sum(errors), np.stack(curves, axis=1).astype(np.float32), mix
+        return sum(errors), np.stack(curves, axis=1).astype(np.float32), mix, float(np.mean(slopes))
 
     best = fitted(1.0)
     if best[0] > _MIXED / 255:
         mixed = fitted(_LIGHT)
         if mixed[0] < _WORTH_LIGHT * best[0]:
             best = mixed
-    _error, curves, mix = best
-    return curves, mix if np.abs(mix.shares - np.eye(3)).max() > _LEAST_SHARE else None
+    _error, curves, mix, slope = best
+    return curves, mix if np.abs(mix.shares - np.eye(3)).max() > _LEAST_SHARE else None, slope
 
 
 def _channel(
-    given: Floats, wanted: Floats, channel: int, power: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    given: Floats, wanted: Floats, channel: int, power: float, eccentricity: Floats
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float]:
     """Find the curve that turns one channel of `given`, (number, 3), into `wanted`, (number,).
 
     Return the curve (256 levels), the shares of the three channels that are mixed before it (as
-    values to the power of `power`), and the mean error that remains, as a share of 255.
+    values to the power of `power`), the falloff as in `_colours`, and the mean error that remains,
+    as a share of 255.
     """
     o = wanted.astype(np.float64) / 255
     light = (given.clip(0, 255).astype(np.float64).T / 255) ** power
@@ -243,10 +272,9 @@ def _channel(
     others = [i for i in range(3) if i != channel]
     apart = light[others] - own
     inner = (given[:, channel] > 2) & (given[:, channel] < 252)
-    # The parameters: logarithm of the gain, gamma - 1, and the shares of the other channels.
-    numbers = np.zeros(2 + len(others))
-    most = np.array([_MOST_GAIN, _MOST_GAMMA, *(1.0 for _other in others)])
-    usual = np.array([_USUAL_GAIN, _USUAL_GAMMA, *(_USUAL_MIX for _other in others)]) ** -2
+    # The parameters: logarithm of the gain, gamma - 1, the shares of the two others, and falloff.
+    numbers = np.zeros(5)
+    usual = _USUAL**-2
     # Frequent levels get smaller weights, so that rare levels count as well.
     bins = np.clip(given[:, channel].astype(int) // 8, 0, 31)
     base = inner / np.sqrt(np.bincount(bins, minlength=32)[bins] + len(o) / 200)
@@ -254,30 +282,30 @@ def _channel(
     together = max(_INDEPENDENT, len(o) / _MOST_INDEPENDENT)
 
     def mixed() -> NDArray[np.float64]:
-        return np.clip(own + numbers[2:] @ apart, 255**-power, 1)
+        return np.clip(own + numbers[2:4] @ apart, 255**-power, 1)
 
     for _round in range(_MOST_ROUNDS):
         share = mixed()
         logs = np.log(share) / power
-        model = np.exp(numbers[0] + (1 + numbers[1]) * logs)
+        model = np.exp(numbers[0] + (1 + numbers[1]) * logs + numbers[4] * eccentricity)
         error = o - model
         spread = max(deviation(error[inner]) if inner.any() else 1, 1 / 255)
         weights = base * tukey(error / (4 * spread)) / (together * spread**2)
         slope = model * (1 + numbers[1]) / (power * share)
-        slopes = np.stack([model, model * logs, *(apart * slope)])
+        slopes = np.stack([model, model * logs, *(apart * slope), model * eccentricity])
         weighted = slopes * weights
         precision = np.einsum("in,jn->ij", weighted, slopes)
         pull = np.einsum("in,n->i", weighted, error)
         prior = usual.copy()
-        prior[2:] += _NOISE * spread**2 * weights.sum()
+        prior[2:4] += _NOISE * spread**2 * weights.sum()
         step = np.linalg.solve(precision + np.diag(prior), pull - prior * numbers)
-        numbers = np.clip(numbers + step, -most, most)
+        numbers = np.clip(numbers + step, -_MOST, _MOST)
         if np.abs(step).max() < _SETTLED:
             break
     gain, gamma = float(np.exp(numbers[0])), 1 + float(numbers[1])
     v = mixed() ** (1 / power)
     # The remainder, which gain and gamma can't express.
-    error = o - gain * v**gamma
+    error = o / np.exp(numbers[4] * eccentricity) - gain * v**gamma
     spread = max(deviation(error), 1 / 255)
     robust = tukey(error / (4 * spread))
     # Clipped levels had many different original levels. The mean of these is the best estimate.
@@ -300,9 +328,9 @@ def _channel(
         curve += levels * np.maximum(1 - curve, 0)
     left = float((base * errors).sum() / max(base.sum(), 1e-9))
     shares = np.zeros(3)
-    shares[others] = numbers[2:]
+    shares[others] = numbers[2:4]
     shares[channel] = 1 - shares.sum()
-    return 255 * curve, shares, left
+    return 255 * curve, shares, float(numbers[4]), left
 
 
 def _hats(levels: Floats) -> NDArray[np.float64]:

@@ -244,6 +244,15 @@ def test_colours_that_a_model_mixes_are_parted_again(
     assert repaired <= (1.5 if kind == "crossed" else plain) and repaired < plain
 
 
+@pytest.mark.parametrize("scene", ["sky", "snow", "wires", "cat"])
+def test_darker_corners_leave_new_content_its_colours(
+    scene: str, pictures: dict[str, Image.Image]
+) -> None:
+    made = misbehaving.edited(misbehaving.Case(scene, "large rectangle", 3, "vignette"), pictures)
+    repaired, plain = (_new_content(made, repaired=on) for on in (True, False))
+    assert repaired <= min(1.5, plain)
+
+
 def test_a_line_meets_itself_at_the_edge_of_a_bent_answer(pictures: dict[str, Image.Image]) -> None:
     for scene in ("text", "coffee", "brick"):
         case = misbehaving.Case(scene, "large rectangle", 3, "bent by 4 px")

@@ -394,7 +394,7 @@ def _holders(told: Any) -> list[dict[str, Any]]:
 
 
 def _inner_first(told: Any) -> Iterator[dict[str, Any]]:
-    """Yield the same objects, the innermost first; of a stream, those of the last event first."""
+    """Yield the objects of `_holders` innermost first, and those of the last event first."""
     for event in _events(told):
         yield from reversed(_holders(event))
 

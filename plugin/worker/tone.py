@@ -175,7 +175,9 @@ def match(registration: Registration) -> Tone | None:
     falloff = None
     if abs(slope) > _LEAST_FALLOFF:
         # One gain for all channels, as lenses have it. The curves are fitted to what it leaves.
-        curves, mix, _slope = _colours(given, wanted / np.exp(slope * at)[:, None], 0 * at)
+        curves, mix, _slope = _colours(
+            given, wanted / np.exp(slope * at)[:, None], np.zeros_like(at)
+        )
         falloff = np.exp(slope * eccentricity)
     matched = Tone(curves, mix, falloff, np.zeros(3, np.float32)).applied(after)
     rest = _rest(before - matched, kept)

@@ -17,7 +17,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
     path.relative_to(CHECKOUT).as_posix()
-    for path in (*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").rglob("*.md"))
+    for path in sorted((*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").rglob("*.md")))
 ]
 FRONT_PAGES = ("README.md", "docs/README.zh-CN.md", "docs/README.ja.md")
 TRANSLATIONS = {

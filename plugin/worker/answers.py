@@ -11,7 +11,6 @@ import base64
 import binascii
 import codecs
 import contextlib
-import html
 import json
 import math
 import re
@@ -33,7 +32,8 @@ _MOST_LINKS = 8
 _LONGEST_LINK = 8192
 _MOST_PARTS = 16
 """The most parts of a multipart answer that are read."""
-_TASK = re.compile(r"(?!\.+$)[!-~]{1,200}")
+# Patterns are text: an edit needs few of them, and compiling all on import would delay each edit.
+_TASK = r"(?!\.+$)[!-~]{1,200}"
 
 _INLINE = "data:;base64,"
 """A prefix that turns plain base64 into a `data:` link."""
@@ -52,12 +52,11 @@ _OTHERS = {
     *("avatar", "error", "errors", "cancel", "status", "prompt", "partial"),
 }
 """Words in names of values that are no results: what was sent, thumbnails, other addresses."""
-_INLINE_IN_TEXT = re.compile(r"data:image/[\w.+-]{1,20};base64,[\w+/%-]+=*", re.IGNORECASE)
-_LINK_IN_TEXT = re.compile(
-    r"!\[[^\]\n]{0,200}\]\(\s*(?!data:)([^)\s]{1,2000})"
+_INLINE_IN_TEXT = r"(?i)data:image/[\w.+-]{1,20};base64,[\w+/%-]+=*"
+_LINK_IN_TEXT = (
+    r"(?i)!\[[^\]\n]{0,200}\]\(\s*(?!data:)([^)\s]{1,2000})"
     r"|<img\s[^>]{0,200}?src=[\"'](?!data:)([^\"'\s]{1,2000})"
-    r"|(https?://[^\s\"'<>()]{1,500}?\.(?:png|jpe?g|webp)(?:\?[^\s\"'<>()]{0,2000})?)",
-    re.IGNORECASE,
+    r"|(https?://[^\s\"'<>()]{1,500}?\.(?:png|jpe?g|webp)(?:\?[^\s\"'<>()]{0,2000})?)"
 )
 """Links to pictures inside a text, in Markdown, HTML or plain, as chat models return them."""
 _MOST_TEXT = 100_000
@@ -65,29 +64,26 @@ _MOST_TEXT = 100_000
 
 _GOOD = {"", "0", "200", "201", "202", "ok", "success", "none"}
 """Codes that mean success."""
-_REFUSED = re.compile(
-    r"(400|401|402|403|405|413|415|422|429|451)"
+_REFUSED = (
+    r"(?s)(400|401|402|403|405|413|415|422|429|451)"
     r"|.*(moderation|content_policy|content_filter|policy_violation|safety|sensitive|prohibited"
     r"|invalid_(request|api_key|key|token|reference|image|mask|param|prompt|size|model|argument"
     r"|input|value)|bad_request|validation_error|unprocessable|missing_|unsupported|too_large"
     r"|insufficient|quota|arrears|payment_required|billing_hard_limit|billing_not_active"
     r"|unauthori[sz]ed|authentication|permission|forbidden|not_allowed|access_denied"
-    r"|model_not_found|rate_limit|too_many_requests).*",
-    re.DOTALL,
+    r"|model_not_found|rate_limit|too_many_requests).*"
 )
 """Codes that mean that nothing was made. Messages for people are not used to decide that, because
 they may be about anything, and an edit that is wrongly repeated is paid for twice."""
-_MISSING = re.compile(r"404|410|.*(not_?found|not_?exist|no_such|unknown_task).*", re.DOTALL)
-_PASSING = re.compile(
-    r"(408|429|5\d\d)|.*(rate_limit|too_many|busy|overload|timeout|timed_out|unavailable"
-    r"|internal|upstream|server_error).*",
-    re.DOTALL,
+_MISSING = r"(?s)404|410|.*(not_?found|not_?exist|no_such|unknown_task).*"
+_PASSING = (
+    r"(?s)(408|429|5\d\d)|.*(rate_limit|too_many|busy|overload|timeout|timed_out|unavailable"
+    r"|internal|upstream|server_error).*"
 )
 """Codes of temporary errors, which say nothing about the task itself."""
-_PASSING_WORDS = re.compile(
-    r"rate.?limit|too many|busy|overload|time(d )?.?out|unavailable|try again|later"
-    r"|频繁|繁忙|稍后|超时",
-    re.IGNORECASE,
+_PASSING_WORDS = (
+    r"(?i)rate.?limit|too many|busy|overload|time(d )?.?out|unavailable|try again|later"
+    r"|频繁|繁忙|稍后|超时"
 )
 """The same in messages for people, for errors without a code."""
 
@@ -149,17 +145,17 @@ class Trouble:
     @property
     def refused(self) -> bool:
         """Whether it is certain that nothing was made, so that the edit may be sent again."""
-        return self.invalid or bool(_REFUSED.fullmatch(self.code))
+        return self.invalid or bool(re.fullmatch(_REFUSED, self.code))
 
     @property
     def missing(self) -> bool:
         """Whether the error says that there is no such task."""
-        return bool(_MISSING.fullmatch(self.code))
+        return bool(re.fullmatch(_MISSING, self.code))
 
     @property
     def passing(self) -> bool:
         """Whether the error is temporary, so that another try may succeed."""
-        return bool(_PASSING.fullmatch(self.code))
+        return bool(re.fullmatch(_PASSING, self.code))
 
 
 # --- pictures and tasks -------------------------------------------------------------------------
@@ -281,8 +277,8 @@ def _links_in(value: str, words: set[str]) -> Iterator[str]:
     elif value and (words & _LINKS or (words & _PICTURES and re.match(r"/[^/\s]|//\w", value))):
         yield value if len(value) <= _LONGEST_LINK else _INLINE + value
     else:
-        yield from (match[0] for match in _INLINE_IN_TEXT.finditer(value))
-        for match in _LINK_IN_TEXT.finditer(value[:_MOST_TEXT]):
+        yield from (match[0] for match in re.finditer(_INLINE_IN_TEXT, value))
+        for match in re.finditer(_LINK_IN_TEXT, value[:_MOST_TEXT]):
             yield next(filter(None, match.groups()))
 
 
@@ -377,7 +373,7 @@ def _task_name(told: Any, weak: bool) -> str:
                 if "".join(_parts(name)) not in wanted:
                     continue
                 value = str(value) if _is_whole(value) else value
-                if isinstance(value, str) and _TASK.fullmatch(value):
+                if isinstance(value, str) and re.fullmatch(_TASK, value):
                     return value
     return ""
 
@@ -437,7 +433,7 @@ def has_stumbled(told: Any, task: str) -> bool:
     found = trouble(told)
     if found and found.passing:
         return not found.missing
-    return how in _FAILED and bool(_PASSING_WORDS.search(words(told)))
+    return how in _FAILED and bool(re.search(_PASSING_WORDS, words(told)))
 
 
 def _is_own(told: Any, task: str) -> bool:
@@ -578,7 +574,12 @@ def said(body: bytes, content_type: str = "") -> str:
         # This is JSON that was cut off.
         return ""
     title = re.search(r"<title[^>]*>(.*?)</title>", whole, re.IGNORECASE | re.DOTALL)
-    return html.unescape(title[1]) if title else "" if "<" in whole else whole
+    if title:
+        # Only error pages need this module, which is slow to import.
+        import html
+
+        return html.unescape(title[1])
+    return "" if "<" in whole else whole
 
 
 def parsed(body: bytes, content_type: str = "") -> Any:
@@ -686,14 +687,14 @@ def _decoded(body: bytes, encoding: str) -> str | None:
     """Return the text without an incomplete last character; None if it isn't in this encoding."""
     try:
         # Python has other codecs: some are not for text, and some would take hours for a page.
-        if not _CHARSET.fullmatch(codecs.lookup(encoding).name):
+        if not re.fullmatch(_CHARSET, codecs.lookup(encoding).name):
             return None
         return codecs.getincrementaldecoder(encoding)().decode(body)
     except (LookupError, TypeError, ValueError):
         return None
 
 
-_CHARSET = re.compile(
+_CHARSET = (
     r"utf-(8|16|32)(-sig|-[bl]e)?|gb.*|hz|big5.*|euc_\w+|(shift|iso2022)_\w+|cp\d+|iso8859-\d+"
     r"|koi8-\w|mac-\w+|johab|tis-620|ascii|latin.*|kz1048|ptcp154"
 )

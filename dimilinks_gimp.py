@@ -10,10 +10,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 if "-run" in sys.argv:
-    from plugin.gimp import launch
+    from plugin.gimp.process import launch
 
     # Start the worker now, so that it loads its libraries while this process loads GIMP's.
-    launch.get_ready_early()
+    launch.start_spare_early()
 
 import gi
 
@@ -21,18 +21,18 @@ gi.require_version("Gimp", "3.0")
 gi.require_version("Gegl", "0.4")
 from gi.repository import Gimp  # noqa: E402
 
-from plugin.gimp import procedure, settings_procedure, write_procedure  # noqa: E402
+from plugin.gimp.procedures import edit, settings, write  # noqa: E402
 
 
 class Dimilinks(Gimp.PlugIn):
     """The plug-in, as it is registered with GIMP."""
 
     def do_query_procedures(self):
-        return [procedure.NAME, procedure.RECOVER, settings_procedure.NAME, write_procedure.NAME]
+        return [edit.NAME, edit.RECOVER, settings.NAME, write.NAME]
 
     def do_create_procedure(self, name):
-        apart = {module.NAME: module for module in (settings_procedure, write_procedure)}
-        return apart.get(name, procedure).create(self, name)
+        apart = {module.NAME: module for module in (settings, write)}
+        return apart.get(name, edit).create(self, name)
 
 
 Gimp.main(Dimilinks.__gtype__, sys.argv)

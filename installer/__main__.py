@@ -1,4 +1,4 @@
-"""The installer's commands: `python3 -m installer [COMMAND]`."""
+"""The command line of the installer: `python3 -m installer [COMMAND]`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import signal
 import sys
 from pathlib import Path
 
-from . import demo, environment, folders, host, installation, release
+from . import environment, folders, installation, release
 from .folders import Failure
-from .profiles import SERIES
+from .gimps import SERIES
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -74,14 +74,15 @@ def _arguments() -> argparse.ArgumentParser:
         "--out",
         metavar="DIR",
         type=Path,
-        default=Path(demo.DEFAULT_OUT),
-        help=f"where the pictures go (default: {demo.DEFAULT_OUT})",
+        default=Path("dimilinks-demo"),
+        help="where the pictures go (default: dimilinks-demo)",
     )
     return parser
 
 
-# These options may be given before or after the command. Their defaults are suppressed: otherwise
-# the default of the command's parser would overwrite a value that was given before the command.
+# The next three functions add options that the user can give before or after the command. Such an
+# option has no default (SUPPRESS), because the default of the command's parser would overwrite a
+# value that the user gave before the command.
 
 
 def _add_profile_option(parser: argparse.ArgumentParser) -> None:
@@ -131,7 +132,7 @@ def _run(options: argparse.Namespace) -> int:
     match options.command:
         case "python":
             path = environment.for_machine(wheels)
-            # Written as bytes, because a path need not be valid UTF-8.
+            # Write bytes, because the path need not be valid UTF-8.
             sys.stdout.buffer.write(os.fsencode(f"{path}\n"))
             return 0
         case "wheels":
@@ -142,8 +143,14 @@ def _run(options: argparse.Namespace) -> int:
             print(release.build(options.out))
             return 0
         case "host":
+            # Import `private` only for the commands that use it, because it exists only in the
+            # checkout: the copy of the installer in an installed plug-in lacks it.
+            from .private import host
+
             return host.host(options.gimp, options.share, options.script, options.arguments)
         case "demo":
+            from .private import demo
+
             return demo.demo(options.gimp, options.out)
         case "list":
             return installation.show()
@@ -156,9 +163,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    # Exit as after Ctrl-C, which ends GIMP and removes temporary folders.
+    # Raise SystemExit at SIGTERM, so that `with` and `finally` end GIMP and remove the temporary
+    # folders, as they do after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    # The messages contain characters that some terminals' encodings lack.
+    # Print "?" for characters that the terminal's encoding lacks, instead of raising an exception.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:

@@ -1,7 +1,8 @@
 """Compile a catalogue of translations from the editable `.po` format to gettext's `.mo` format.
 
-This replaces GNU's msgfmt, which few machines have. Fuzzy, untranslated and obsolete entries are
-left out; the plug-in shows these texts in English.
+This module replaces GNU's msgfmt, which few machines have. It leaves out the entries that are
+fuzzy (marked as uncertain), untranslated or obsolete, so that the plug-in shows these texts in
+English.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _LINE = re.compile(r'(?:(msgctxt|msgid|msgid_plural|msgstr(?:\[\d+\])?)\s*)?("(?
 def compiled(text: str) -> bytes:
     """Return the content of the `.mo` file for `text`, the content of a `.po` file.
 
-    Raises ValueError, which names the line, if `text` has a syntax error.
+    Raises ValueError, whose message contains the faulty line, if `text` has a syntax error.
     """
     entries = {}
     for entry in _entries(text.split("\n")):
@@ -31,13 +32,13 @@ def compiled(text: str) -> bytes:
             value = "\0".join(forms) if all(forms) else ""
         if value:
             entries[key.encode()] = value.encode()
-    # Readers find a key by binary search, so the keys must be sorted by their bytes.
+    # Sort the keys by their bytes, because gettext finds a key by binary search.
     texts = sorted(entries.items())
     return _file([key for key, _value in texts], [value for _key, value in texts])
 
 
 def _entries(lines: Iterable[str]) -> Iterator[dict[str, str]]:
-    """Yield each entry that is not fuzzy, as a mapping from its keywords to their texts."""
+    """Yield each entry that is not fuzzy, as a dictionary from keyword, such as msgid, to text."""
     entry: dict[str, str] = {}
     fuzzy = upcoming = False
     field = ""
@@ -60,9 +61,9 @@ def _entries(lines: Iterable[str]) -> Iterator[dict[str, str]]:
 
 
 def _file(keys: list[bytes], values: list[bytes]) -> bytes:
-    """Return a `.mo` file: a header, a table of the keys, one of the values, and all the texts.
+    """Return the content of a `.mo` file: header, table of keys, table of values, and all texts.
 
-    A table has the length and the offset, in bytes, of each text.
+    Each table contains the length of each text and the offset of the text in the file, in bytes.
     """
     head = 7 * 4
     place = head + 16 * len(keys)

@@ -1,4 +1,4 @@
-"""The checks of the command `doctor`: find what is wrong with an installation, and the remedy."""
+"""The checks of the command `doctor`, which find faults in an installation and suggest remedies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from . import environment, payload, programs
 from .folders import CHECKOUT
-from .profiles import Gimp, Profile, homes
+from .gimps import Gimp, Profile, homes
 
 PROCEDURE = "dimilinks-edit"
 TIMEOUT = 300
@@ -48,8 +48,9 @@ print(json.dumps([*chosen, os.path.exists(chosen[1])]))
 class Finding:
     """The outcome of one check.
 
-    A finding without a remedy is good. One that is only `noted` does not prevent anything from
-    working, or may go away by itself.
+    A finding without a `remedy` says that all is well. A finding with a remedy describes a fault.
+    If the finding is `noted`, the fault doesn't count as wrong, because the installation itself is
+    in order or because another finding already reports the cause.
     """
 
     text: str
@@ -66,10 +67,11 @@ class Finding:
 
 
 def start(gimp: Gimp, profile: Path | None, *options: str) -> str:
-    """Start `gimp` once without a window, and return its output or the reason of a failure.
+    """Start `gimp` once without a window, and return GIMP's output, or the error if that failed.
 
-    Without `profile` it uses its default profile. Don't create a missing profile for it: GIMP
-    migrates the settings of the previous version only to a profile that it creates itself.
+    Without `profile`, GIMP uses its default profile. The caller must not create a missing profile
+    folder, because GIMP copies the settings of its previous version only to a profile that GIMP
+    creates itself.
     """
     led = {"GIMP3_DIRECTORY": str(profile)} if profile else {}
     try:
@@ -86,13 +88,14 @@ def start(gimp: Gimp, profile: Path | None, *options: str) -> str:
 
 
 def ask(gimp: Gimp, profile: Profile) -> tuple[dict[str, Any], str]:
-    """Start `gimp` without a window, and query its procedures and folders.
+    """Start `gimp` without a window, and ask it for its procedures and folders.
 
-    Returns a dictionary and GIMP's output. The dictionary has "listed" (whether GIMP has our
-    procedure), "folder" (its profile) and "path" (its setting plug-in-path). It is empty if GIMP
-    did not answer; the output then says why.
+    Returns a dictionary and GIMP's output. The dictionary has the keys "listed" (whether GIMP lists
+    the plug-in's procedure), "folder" (the profile that GIMP uses) and "path" (GIMP's setting
+    plug-in-path). If GIMP did not answer, the dictionary is empty and the output says why.
     """
-    # The folder is next to the profile: a GIMP in a Flatpak or Snap can access it there.
+    # A GIMP in a Flatpak or Snap has a /tmp of its own, so create the folder next to the profile,
+    # which such a GIMP can access.
     parent = profile.folder.parent if gimp.place else None
     with tempfile.TemporaryDirectory(prefix=".dimilinks-gimp-", dir=parent) as folder:
         answer = Path(folder) / "answer"
@@ -108,14 +111,15 @@ def ask(gimp: Gimp, profile: Profile) -> tuple[dict[str, Any], str]:
 def examine(profile: Profile, install_command: str) -> Iterator[Finding]:
     """Check one profile, and yield the findings.
 
-    `install_command` is the remedy for everything that a new installation repairs.
+    `install_command` is the command that installs the plug-in again. The findings suggest it as the
+    remedy for every fault that a new installation repairs.
     """
     again = f"run {install_command}"
     plug_ins = profile.folder / "plug-ins"
     folder = payload.plugin_folder(profile.folder)
     for stray in [*plug_ins.glob(payload.MAIN), *plug_ins.glob(f"*/{payload.MAIN}")]:
         if stray.parent != folder:
-            # If this is a copy of the whole plug-in, the whole folder has to go.
+            # If `stray` belongs to a copy of the whole plug-in, the user must remove that folder.
             copy = stray.parent != plug_ins and (stray.parent / "plugin").is_dir()
             yield Finding(
                 f"{stray} lies where GIMP skips it or finds it twice",
@@ -141,8 +145,8 @@ def examine(profile: Profile, install_command: str) -> Iterator[Finding]:
 
 
 def _asked(gimp: Gimp, profile: Profile, main: Path, again: str) -> Iterator[Finding]:
-    """Check whether `gimp` itself lists the plug-in, and yield the findings."""
-    # Check pluginrc before `ask`, which starts GIMP and so updates the file.
+    """Check whether `gimp` lists the plug-in's procedure, and yield the findings."""
+    # Check pluginrc before calling `ask`, because `ask` starts GIMP, which updates that file.
     yield _remembered(profile.folder, main)
     about, messages = ask(gimp, profile)
     name = f"GIMP {gimp.version} ({gimp.kind})"
@@ -166,7 +170,8 @@ def _asked(gimp: Gimp, profile: Profile, main: Path, again: str) -> Iterator[Fin
             f"{name} does not list {PROCEDURE} for that reason", "do what is said above", noted=True
         )
         return
-    # GIMP queries a plug-in, and shows its errors, only once after each change of its file.
+    # GIMP loads a plug-in at the start, and prints the plug-in's errors, only if the file `main`
+    # has a new modification time. So set a new one, and ask again to get these errors.
     os.utime(main)
     _about, again_messages = ask(gimp, profile)
     lines = (again_messages or messages).strip().splitlines()
@@ -178,7 +183,7 @@ def _asked(gimp: Gimp, profile: Profile, main: Path, again: str) -> Iterator[Fin
 
 
 def _remembered(profile: Path, main: Path) -> Finding:
-    """Check whether GIMP's list of plug-ins, the file pluginrc, is up to date."""
+    """Check whether pluginrc, GIMP's list of plug-ins, has the modification time of `main`."""
     try:
         text = (profile / "pluginrc").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -194,7 +199,7 @@ def _remembered(profile: Path, main: Path) -> Finding:
 
 
 def _workers(profile: Profile, again: str) -> Iterator[Finding]:
-    """Check the worker's interpreter, its packages, its certificates and the service."""
+    """Check what the worker uses: its interpreter, packages, CA certificates and the service."""
     pythons = payload.worker_pythons(profile.folder)
     places = dict.fromkeys(gimp.place for gimp in profile.gimps) or dict.fromkeys(pythons)
     for place in places or [""]:
@@ -230,7 +235,7 @@ def _last_line(command: list[str]) -> str:
 
 
 def _certificates(python: str) -> Finding:
-    """Check whether the CA certificates that verify the service exist."""
+    """Check whether the CA certificates exist with which the worker verifies the service."""
     done = programs.run([python, "-c", _CERTIFICATES])
     try:
         variable, path, there = json.loads(done.stdout)
@@ -243,7 +248,7 @@ def _certificates(python: str) -> Finding:
 
 
 def _service(python: str) -> Iterator[Finding]:
-    """Check where the key is and whether edits would work. The key itself is never shown."""
+    """Check where the API key is and whether edits would work. No finding contains the key."""
     command = [python, "-m", "plugin", "service", "--test"]
     done = programs.run(command, programs.environ(key=True), cwd=CHECKOUT)
     try:
@@ -275,8 +280,8 @@ def _service(python: str) -> Iterator[Finding]:
 def without_secrets(report: str) -> str:
     """Return `report` without secrets, so that the user can publish it.
 
-    The API key is blanked wherever it occurs, and so are passwords in addresses. The home folder
-    is written as ~.
+    The returned report has "[key]" in place of the API key, "[password]" in place of user names
+    and passwords in addresses, and ~ in place of the path of the home folder.
     """
     keys = [os.environ.get("DIMILINKS_API_KEY", "")]
     for home in homes():

@@ -1,7 +1,8 @@
 """Flush files to the disk, so that a power failure leaves no empty files behind.
 
-A rename can reach the disk before the content of the renamed file does. So flush the content before
-the rename, and the folder that has the new name after it.
+A file system can write a rename to the disk before it writes the content of the renamed file. So
+callers flush the content before the rename. After the rename, they flush the folder that contains
+the new name.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import sys
 from pathlib import Path
 
 _NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM)
-"""Errors to ignore when a folder is flushed.
+"""The numbers of the errors that `_flush_folder` ignores.
 
-Some file systems can't flush folders, and folders of other users can't be opened.
+These errors occur because some file systems can't flush folders, and because the user isn't
+permitted to open some folders of other users.
 """
 
 
@@ -31,24 +33,27 @@ def flush_tree(folder: Path) -> None:
 
 
 def flush_large_tree(folder: Path) -> None:
-    """Flush a tree of thousands of files. Raises OSError.
+    """Flush `folder` with the thousands of files in it. Raises OSError.
 
-    On Linux this takes one call, which flushes the whole file system.
+    On Linux, a single system call flushes the whole file system, which replaces a call per file.
     """
     if not _flush_file_system(folder):
         flush_tree(folder)
 
 
 def flush_names(folder: Path) -> None:
-    """Flush `folder` and all its parents, and so all names in its path. Raises OSError."""
+    """Flush `folder` and all its parents, so that the disk has every name in its path.
+
+    Raises OSError.
+    """
     for each in (folder, *folder.absolute().parents):
         _flush_folder(each)
 
 
 def write(path: Path, text: str) -> None:
-    """Replace the content of a file atomically, and flush it to the disk. Raises OSError.
+    """Replace the content of a file atomically, and flush the file to the disk. Raises OSError.
 
-    `text` may contain paths whose bytes are not UTF-8.
+    Paths in `text` that are not valid UTF-8 are written with their original bytes.
     """
     partial = path.with_suffix(".partial")
     partial.write_bytes(os.fsencode(text))
@@ -58,7 +63,8 @@ def write(path: Path, text: str) -> None:
 
 
 def _flush_file(path: str) -> None:
-    # Windows can flush a file only if it is open for writing. Elsewhere it may be read-only.
+    # Windows can flush a file only if it is open for writing. Other systems can flush it without
+    # that, so open the file for reading there: the user isn't always permitted to write to it.
     number = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(number)
@@ -82,12 +88,12 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _flush_file_system(folder: Path) -> bool:
-    """Flush the file system that contains `folder`; return False if there is no such call.
+    """Flush the file system that contains `folder`, and return whether the system can do that.
 
-    Raises OSError.
+    Raises OSError if the system can, but fails.
     """
     if sys.platform != "linux":
-        # On macOS, sync returns before everything is written.
+        # macOS has the call sync, but sync returns before everything is on the disk.
         return False
     libc = ctypes.CDLL(None, use_errno=True)
     number = os.open(folder, os.O_RDONLY)

@@ -1,13 +1,13 @@
 """Create the worker's environment: a venv with pinned, hash-checked packages.
 
-The environment is created without pip. Any available pip then installs the packages from outside.
-So neither Debian's python3-venv nor python3-pip is needed, and the environment may be for an
-interpreter of another version, such as that of a GIMP in the cache folder.
+The installer creates the environment without pip, and then lets a pip from elsewhere (see pips.py)
+install the packages into it. So the machine needs neither Debian's python3-venv nor python3-pip.
+For the same reason, the environment can be for another version of Python than the one that runs the
+installer, such as the Python of a GIMP in the cache folder.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import hashlib
 import os
@@ -18,11 +18,11 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import durable, programs
+from . import durable, pips, programs
 from .folders import (
     NAME,
     Failure,
@@ -35,19 +35,21 @@ from .folders import (
     remove,
     say,
 )
-from .launch import INSIDE_PATH, command_line
-from .profiles import SNAP, Gimp
-from .progress import CommandFailed, run_with_progress
+from .gimps import SNAP, Gimp
+from .inside import INSIDE_PATH, command_line
+from .programs import VENV_PYTHON, CommandFailed, run_with_progress
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 PIP = Path(__file__).with_name("pip.txt")
-"""The requirements of pip itself, which a folder of wheels includes for machines without pip."""
+"""The requirements file for pip itself.
+
+The command `wheels` downloads pip along with the packages, for machines that have no pip.
+"""
 IMPORTS = "import cv2, filelock, keyring, multipart, numpy, PIL.Image, requests"
 IN_USE = "in-use.lock"
-"""The lock file of an environment. Each worker holds a shared lock on it while it runs."""
+"""The lock file of an environment. Each running worker holds a shared lock on this file."""
 _VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
-_PYTHON = Path("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-# The folder of the environments in a private GIMP's folder tree.
+# The folder that contains the environments inside a private GIMP's folder tree.
 INSIDE = Path("/opt/dimilinks-gimp")
 
 
@@ -56,15 +58,15 @@ def environments_folder() -> Path:
 
 
 def environments_folders() -> list[Path]:
-    """Return all folders of environments: the machine's, and the one for GIMP's Snap."""
+    """Return the two folders that contain environments: the machine's and that for GIMP's Snap."""
     return [environments_folder(), _snap_folder()]
 
 
 def _snap_folder() -> Path:
-    """Return the folder of the environments for GIMP's Snap.
+    """Return the folder that contains the environments for GIMP's Snap.
 
-    A snap can't access hidden folders in the home folder, except its own. Updates of the snap keep
-    this one.
+    A snap can't access hidden folders in the home folder, such as the data folder in ~/.local. An
+    update of the snap keeps the returned folder.
     """
     return Path.home() / "snap/gimp/common" / NAME / "environments"
 
@@ -75,11 +77,14 @@ def _name(version: str, requirements: Path) -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """An environment for the Python of a certain GIMP, which may not exist yet.
+    """An environment for the Python in a Flatpak, a Snap or a private GIMP's folder tree.
 
-    `folder` is its path for the installer, `inside` its path for GIMP's plug-ins. `maker` is the
-    Python that creates it. `run` takes a command that is to run where GIMP runs, and returns the
-    command line that runs it from here.
+    The environment need not exist yet.
+
+    `version` is the version of that Python, such as "3.13". `folder` is the path of the environment
+    for the installer, and `inside` is the path of the same folder for GIMP's plug-ins. `maker` is
+    the Python that creates the environment. The function `run` takes a command that is to run where
+    GIMP runs, and returns the command line with which the installer starts this command.
     """
 
     version: str
@@ -90,37 +95,43 @@ class Target:
 
     @property
     def python(self) -> str:
-        """The path of its interpreter for the plug-in."""
-        return str(self.inside / _PYTHON)
+        """The path of the environment's interpreter, as GIMP's plug-ins see it."""
+        return str(self.inside / VENV_PYTHON)
 
     def works(self) -> bool:
         """Return whether the environment exists and can import the worker's packages."""
-        return (self.folder / _PYTHON).is_symlink() and _runs(self.run([self.python]))
+        return (self.folder / VENV_PYTHON).is_symlink() and _runs(self.run([self.python]))
 
 
 def python_in(folder: Path) -> Path:
     """Return the interpreter of the environment in `folder`."""
-    return folder / _PYTHON
+    return folder / VENV_PYTHON
 
 
 def current() -> Path:
-    """Return the folder of the environment for this version of Python and the requirements."""
+    """Return the folder of the machine's current environment.
+
+    The folder is named after the version of this Python and a hash of the requirements, so that a
+    change of either leads to a new environment.
+    """
     return environments_folder() / _name(_VERSION, REQUIREMENTS)
 
 
 def for_machine(wheels: Path | None = None) -> Path:
-    """Return the worker's interpreter for this machine, and create its environment if needed.
+    """Return the worker's interpreter for this machine, after creating its environment if needed.
 
-    The packages come from the folder `wheels`, or else from the network. Raises Failure.
+    pip takes the packages from the folder `wheels`, or from the network if `wheels` is None. Raises
+    Failure.
     """
     make_data_folder()
     return _for_machine(current(), REQUIREMENTS, wheels)
 
 
 def for_tests(requirements: Path) -> Path:
-    """Return an interpreter with the packages of `requirements`, and create it if needed.
+    """Return an interpreter for the tests, after creating its environment if needed.
 
-    The worker's packages must be among them. Raises Failure.
+    The environment has the packages in the file `requirements`, which must include the worker's
+    packages. Raises Failure.
     """
     return _for_machine(cache_folder() / _name(_VERSION, requirements), requirements, None)
 
@@ -130,7 +141,8 @@ def check_python() -> None:
     if sysconfig.get_platform().startswith("mingw"):
         why = "belongs to MSYS2, for which there are no ready packages"
     elif "WindowsApps" in Path(sys.base_prefix).parts:
-        # Windows redirects the files that it writes to AppData into a folder of its package.
+        # Windows redirects the files that this Python writes to AppData into a folder of the
+        # package from the Store, where GIMP doesn't look for them.
         why = "is from the Microsoft Store: Windows hides from GIMP what it writes"
     elif re.search("[\ud800-\udfff]", sys.base_prefix):
         raise Failure(
@@ -148,7 +160,7 @@ def _for_machine(folder: Path, requirements: Path, wheels: Path | None) -> Path:
     check_python()
 
     def works(place: Path) -> bool:
-        return runs(str(place / _PYTHON))
+        return runs(str(place / VENV_PYTHON))
 
     def make(place: Path) -> None:
         _make_venv(place)
@@ -157,14 +169,14 @@ def _for_machine(folder: Path, requirements: Path, wheels: Path | None) -> Path:
         _step(_compile(str(place), str(folder)))
 
     _ensure(folder, works, make)
-    return folder / _PYTHON
+    return folder / VENV_PYTHON
 
 
 def _make_venv(place: Path) -> None:
     """Create an environment without packages in the empty folder `place`. Raises CommandFailed.
 
-    venv writes the path that it is given into files, and fails if the path is not UTF-8. So the
-    environment is created in a temporary folder and then copied.
+    venv writes the path of the environment into files, and fails if that path is not valid UTF-8.
+    So this function creates the environment in a temporary folder and then copies it to `place`.
     """
     with tempfile.TemporaryDirectory(prefix="dimilinks-gimp-") as temporary:
         made = Path(temporary) / "venv"
@@ -173,9 +185,10 @@ def _make_venv(place: Path) -> None:
 
 
 def in_sandbox(gimp: Gimp) -> Target:
-    """Return the environment for a GIMP from Flatpak or Snap, which uses the Python inside.
+    """Return the environment for a GIMP from Flatpak or Snap.
 
-    Raises Failure if that Python doesn't run.
+    The environment is for the Python inside the Flatpak or Snap, because GIMP's plug-ins can't use
+    the machine's. Raises Failure if the Python inside doesn't run.
     """
     code = "import sys; print('%d.%d' % sys.version_info[:2])"
     try:
@@ -189,7 +202,8 @@ def in_sandbox(gimp: Gimp) -> Target:
     folder = parent / f"{gimp.place}-{_name(version, REQUIREMENTS)}"
 
     def run(command: list[str]) -> list[str]:
-        # Start the command with Python, the only program that certainly exists inside.
+        # Let Python start the command, because no other program certainly exists inside the Flatpak
+        # or Snap.
         code = "import os, sys; os.execvp(sys.argv[1], sys.argv[1:])"
         return gimp.python("-c", code, *command)
 
@@ -211,15 +225,16 @@ def _in_tree(gimp: Gimp, root: Path) -> Target:
 
 
 def for_gimp(gimp: Gimp, wheels: Path | None = None) -> str:
-    """Return the worker's interpreter for `gimp`, and create its environment if needed.
+    """Return the worker's interpreter for `gimp`, after creating its environment if needed.
 
-    The path is the one for GIMP's plug-ins. The packages come from the folder `wheels`, or else
-    from the network; a private GIMP always uses the network. Raises Failure.
+    The returned path is the one that GIMP's plug-ins see. pip takes the packages from the folder
+    `wheels`, or from the network if `wheels` is None. For a GIMP in a folder tree, pip always uses
+    the network. Raises Failure.
     """
     if gimp.root is not None:
         target = _in_tree(gimp, gimp.root)
-        # That the folder exists is enough: nothing upgrades the tree's Python, which could break
-        # the environment.
+        # Check only that the environment's folder exists. The environment always works, because
+        # only an upgrade of the tree's Python could break it, and nothing upgrades that Python.
         _ensure(target.folder, lambda place: place.is_dir(), lambda place: _make(target, place))
         return target.python
     if not gimp.place:
@@ -235,9 +250,10 @@ def for_gimp(gimp: Gimp, wheels: Path | None = None) -> str:
 
 
 def _make(target: Target, place: Path, wheels: Path | None = None) -> None:
-    """Create the environment of `target` in `place`, which the caller then renames.
+    """Create the environment of `target` in the folder `place`, which the caller then renames.
 
-    pip runs here, and installs the packages for the interpreter of `target`.
+    venv runs where GIMP runs. pip runs on the machine, and is told to install the packages for the
+    Python version of `target`.
     """
     there = target.inside.with_name(place.name)
     _step(target.run([target.maker, "-m", "venv", "--without-pip", str(there)]))
@@ -251,9 +267,10 @@ def _make(target: Target, place: Path, wheels: Path | None = None) -> None:
 
 
 def _linux_flags(version: str) -> list[str]:
-    """Return pip's options for CPython `version` on this machine's Linux."""
+    """Return the options that let pip choose packages for CPython `version` on this Linux."""
     flags = ["--python-version", version, "--implementation", "cp"]
-    # pip would check Requires-Python against its own interpreter. The wheels' tags are enough.
+    # Without this option, pip compares the packages' Requires-Python with the Python that runs pip.
+    # The tags in the names of the wheels are enough to choose the right packages.
     flags.append("--ignore-requires-python")
     for tag in ("manylinux_2_28", "manylinux_2_17", "manylinux2014"):
         flags += ["--platform", f"{tag}_{platform.machine()}"]
@@ -261,9 +278,9 @@ def _linux_flags(version: str) -> list[str]:
 
 
 def download(folder: Path, version: str | None) -> None:
-    """Download the wheels of all packages, and of pip, into `folder`.
+    """Download the wheels (the package files) of all packages, and of pip, into `folder`.
 
-    They are for Python `version`, by default this one's. Raises Failure.
+    The wheels are for Python `version`, by default for the version of this Python. Raises Failure.
     """
     folder.mkdir(parents=True, exist_ok=True)
     text = REQUIREMENTS.read_text(encoding="utf-8")
@@ -271,19 +288,22 @@ def download(folder: Path, version: str | None) -> None:
     if version not in (None, _VERSION):
         text = requirements_for(version, text)
         flags = _linux_flags(version)
-    with tempfile.TemporaryDirectory(prefix="dimilinks-gimp-") as temporary, _pip(None) as pip:
+    with (
+        tempfile.TemporaryDirectory(prefix="dimilinks-gimp-") as temporary,
+        pips.found(None) as pip,
+    ):
         fitting = Path(temporary) / "requirements.txt"
         fitting.write_text(text, encoding="utf-8")
         lists = ["--requirement", str(fitting), "--requirement", str(PIP)]
         try:
             command = [*pip, "download", *_STRICT, *lists, "--dest", str(folder), *flags]
-            run_with_progress(command, _pip_environ(_pip_settings(pip, "download")))
+            run_with_progress(command, pips.environ(pips.settings(pip, "download")))
         except CommandFailed as error:
             raise Failure(f"The packages could not be fetched: {error}. {_NETWORK}") from error
 
 
 def runs(python: str) -> bool:
-    """Return whether this interpreter runs and can import the worker's packages."""
+    """Return whether the interpreter `python` runs and can import the worker's packages."""
     return _runs([python])
 
 
@@ -295,10 +315,11 @@ def _runs(python: list[str]) -> bool:
 
 
 def requirements_for(version: str, text: str) -> str:
-    """Return the requirements in `text` that apply to Python `version`, without markers.
+    """Return the requirements in `text` that apply to Python `version`, without their markers.
 
-    pip would evaluate the markers for its own interpreter, not for the one it installs for. Raises
-    ValueError if a marker is not supported.
+    A marker is the condition of a requirement. pip must not see the markers, because it would
+    evaluate them for the Python that runs pip instead of Python `version`. Raises ValueError if
+    `_applies` doesn't support a marker.
     """
     kept = []
     for block in re.split(r"^(?=[a-z])", text, flags=re.MULTILINE):
@@ -315,9 +336,9 @@ def requirements_for(version: str, text: str) -> str:
 def _applies(marker: str, version: str) -> bool:
     """Return whether a marker of a requirement holds for Python `version`.
 
-    A marker is, for example, `python_full_version < '3.12' and sys_platform == 'linux'`. Apart from
-    the version, the target is the same as here: it runs on this machine, and is a CPython. Raises
-    ValueError for markers of a kind that the pinned requirements don't have.
+    A marker is, for example, `python_full_version < '3.12' and sys_platform == 'linux'`. Everything
+    but the version is taken from this machine and from CPython, because the environment is for
+    these. Raises ValueError for a kind of marker that the pinned requirements don't contain.
     """
     return any(
         all(_holds(comparison, version) for comparison in alternative.split(" and "))
@@ -349,22 +370,25 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _clear(place: Path) -> None:
-    """Remove the activation scripts for shells, which contain the path of a temporary folder."""
-    for script in (place / _PYTHON.parent).glob("[Aa]ctivate*"):
+    """Remove the shell scripts that activate the environment `place`, because they don't work.
+
+    The scripts contain the path of the temporary folder in which the environment was created.
+    """
+    for script in (place / VENV_PYTHON.parent).glob("[Aa]ctivate*"):
         remove(script)
 
 
 def _compile(place: str, final: str) -> list[str]:
-    """Return the command that compiles the packages in `place` to bytecode.
+    """Return the command that compiles the packages in the environment `place` to bytecode.
 
-    The bytecode contains the paths that the packages will have in the folder `final`.
+    The bytecode names the packages' paths in `final`, the folder to which `place` will be renamed.
     """
-    compiler = [str(Path(place) / _PYTHON), "-m", "compileall", "-q"]
+    compiler = [str(Path(place) / VENV_PYTHON), "-m", "compileall", "-q"]
     return [*compiler, "-s", place, "-p", final, str(Path(place) / "lib")]
 
 
 def _step(command: list[str]) -> None:
-    """Run a short command. If it fails, show its output and raise CommandFailed."""
+    """Run a short command. If the command fails, show its output and raise CommandFailed."""
     done = programs.run(command)
     if done.returncode:
         say(done.stdout + done.stderr)
@@ -378,10 +402,11 @@ def _site(place: Path, version: str) -> Path:
 
 
 def _ensure(folder: Path, works: Callable[[Path], bool], make: Callable[[Path], None]) -> None:
-    """Create the environment `folder` with `make`, unless it exists and works.
+    """Create the environment `folder` with `make`, unless the environment exists and works.
 
-    It is created under a temporary name and renamed when it is complete. Raises Failure if that
-    fails, or if the new environment doesn't work.
+    `works` tells whether the environment in a folder works. `make` creates the environment in a
+    folder with a temporary name, which is renamed to `folder` when `make` is done. Raises Failure
+    if `make` or the rename fails, or if the new environment doesn't work.
     """
     lock = folder.parent / f"{folder.name}.lock"
     with locked(lock, waiting=f"Waiting for another run that makes {folder} …"):
@@ -389,7 +414,8 @@ def _ensure(folder: Path, works: Callable[[Path], bool], make: Callable[[Path], 
             return
         leftovers = [*folder.parent.glob(f"{folder.name}.partial-*"), *_all_gone(folder)]
         for leftover in leftovers:
-            # The pip of a killed run may still be writing there. The next run removes the rest.
+            # Ignore errors, because the pip of a run that was killed is possibly still writing to
+            # this folder. The next run removes the files that are left.
             shutil.rmtree(leftover, ignore_errors=True)
         say(f"Making the worker's environment in {folder}, once (90 MB of packages) …")
         partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.partial-", dir=folder.parent))
@@ -410,16 +436,17 @@ def _ensure(folder: Path, works: Callable[[Path], bool], make: Callable[[Path], 
 
 
 def _put(fresh: Path, folder: Path) -> None:
-    """Rename the environment `fresh` to `folder`, replacing a broken one. Raises Failure.
+    """Rename the environment `fresh` to `folder`, and remove a broken environment that is there.
 
-    Workers that started before the old one broke continue with the packages of the new one, which
-    are the same.
+    Workers that started before the old environment broke continue with the packages of the new
+    environment, because both have the same packages. Raises Failure.
     """
     gone = _gone(folder)
     try:
         if folder.exists():
             with contextlib.suppress(FileNotFoundError):
-                # Those workers hold this file, so the new environment counts as in use, too.
+                # Keep this file, because those workers hold a lock on it: so the new environment
+                # counts as in use while they run.
                 (folder / IN_USE).rename(fresh / IN_USE)
             folder.rename(gone)
         fresh.rename(folder)
@@ -433,24 +460,27 @@ def _put(fresh: Path, folder: Path) -> None:
 
 
 def discard(folder: Path) -> str:
-    """Remove an environment unless a worker uses it.
+    """Remove the environment `folder` unless a worker uses it.
 
-    Returns "" if it was removed, or else the reason why not.
+    Returns "" if the environment was removed, and otherwise the reason why it was kept.
     """
     try:
         with contextlib.ExitStack() as stack:
             if sys.platform != "win32":
-                # Windows needs no lock: it doesn't rename a folder in which a file is open.
+                # No lock is needed on Windows, because the rename below fails there if a worker has
+                # the lock file open.
                 lock = folder / IN_USE
                 if not stack.enter_context(locked_now(lock)):
                     numbers = ", ".join(map(str, holders(lock)))
                     return "Dimilinks is at work there" + (
                         f" (process {numbers})" if numbers else ""
                     )
-            # Rename it first, so that a worker that starts now never finds half of it.
+            # Rename the folder first, so that a worker that starts now never finds an environment
+            # from which some files are removed already.
             gone = _gone(folder)
             folder.rename(gone)
-            # The pip of a killed run may still be writing there.
+            # Ignore errors, because the pip of a run that was killed is possibly still writing to
+            # this folder.
             shutil.rmtree(gone, ignore_errors=True)
             return ""
     except OSError as error:
@@ -458,19 +488,19 @@ def discard(folder: Path) -> str:
 
 
 def _gone(folder: Path) -> Path:
-    """Return the name that the environment `folder` gets while it is removed."""
+    """Return the path to which the environment `folder` is renamed before its files are removed."""
     return folder.with_name(f"{folder.name}.gone-{os.getpid()}")
 
 
 def _all_gone(folder: Path) -> Iterator[Path]:
-    """Yield what interrupted removals of the environment `folder` left behind."""
+    """Yield the folders that interrupted removals of the environment `folder` left behind."""
     return folder.parent.glob(f"{folder.name}.gone-*")
 
 
 _STRICT = (
     "--disable-pip-version-check",
     "--no-input",
-    # The pinned requirements are complete, and nothing is ever built from source.
+    # The pinned requirements include all dependencies, and pip must not build any from source.
     "--no-deps",
     "--only-binary=:all:",
     "--require-hashes",
@@ -486,7 +516,7 @@ def _fill(
     place: Path, version: str, flags: list[str], requirements: Path, wheels: Path | None
 ) -> None:
     offline = ["--no-index", "--find-links", str(wheels)] if wheels else []
-    with _pip(wheels) as pip:
+    with pips.found(wheels) as pip:
         run_with_progress(
             [
                 *pip,
@@ -501,109 +531,5 @@ def _fill(
                 *offline,
                 *flags,
             ],
-            _pip_environ(_pip_settings(pip, "install")),
+            pips.environ(pips.settings(pip, "install")),
         )
-
-
-_WHEELS = Path("/usr/share/python-wheels")
-"""The folder with pip's wheel in Debian's package python3-pip-whl."""
-
-
-@contextlib.contextmanager
-def _pip(wheels: Path | None) -> Iterator[list[str]]:
-    """Yield the first words of a command line that runs pip. Raises Failure if there is none.
-
-    This is the first of these that works: this Python's pip, the pip of a temporary venv, a wheel
-    of pip in `wheels` or in Debian's folder, or a wheel that apt-get downloads.
-    """
-    if _works([sys.executable, "-m", "pip"]):
-        yield [sys.executable, "-m", "pip"]
-        return
-    with tempfile.TemporaryDirectory(prefix="dimilinks-gimp-pip-") as temporary:
-        place = Path(temporary)
-        pip = [str(place / "venv" / _PYTHON), "-m", "pip"]
-        programs.run([sys.executable, "-m", "venv", str(place / "venv")])
-        if not _works(pip):
-            near = [folder for folder in (wheels, _WHEELS) if folder]
-            found = [path for folder in near for path in sorted(folder.glob("pip-*.whl"))]
-            pip = [sys.executable, str((found[0] if found else _debian_wheel(place)) / "pip")]
-        yield pip
-
-
-_PIP_KEPT = (
-    *("index-url", "pypi-url", "extra-index-url", "no-index", "find-links"),
-    *("proxy", "cert", "client-cert", "trusted-host", "keyring-provider"),
-    *("timeout", "default-timeout", "retries", "resume-retries", "cache-dir", "no-cache-dir"),
-    # These decide whether pip uses the system's certificates or its own.
-    *("use-feature", "use-deprecated"),
-)
-"""The settings of the user's pip that say where packages come from and how to connect there."""
-
-
-def _pip_settings(pip: list[str], verb: str) -> dict[str, str]:
-    """Return the settings in _PIP_KEPT that the user made, in variables or in pip's files.
-
-    Other settings, such as --user, --target, constraints or builds from source, are ignored: with
-    them, pip would not install what the plug-in needs. If pip can't read its files, its output is
-    shown and CommandFailed is raised.
-    """
-    quiet = {"PIP_QUIET": "0", "PIP_VERBOSE": "0"}
-    answer = programs.run([*pip, "config", "list"], {**programs.environ(), **quiet})
-    if answer.returncode:
-        say(answer.stdout + answer.stderr)
-        raise CommandFailed("pip can't read its settings")
-    found = re.findall(r"^([^.=]+)\.([\w-]+)=(['\"].*['\"])$", answer.stdout, re.MULTILINE)
-    kept = {}
-    # Later sections take precedence. Empty values are skipped, because pip ignores them.
-    for section in ("global", verb, ":env:"):
-        for its_section, name, quoted in found:
-            value = ast.literal_eval(quoted)
-            if its_section == section and name in _PIP_KEPT and value:
-                kept[name] = value
-    return kept
-
-
-def _pip_environ(settings: Mapping[str, str]) -> dict[str, str]:
-    """Return environment variables that give pip these settings and none of the user's others."""
-    variables = {f"PIP_{name.upper().replace('-', '_')}": v for name, v in settings.items()}
-    clean = {name: v for name, v in programs.environ().items() if not name.startswith("PIP_")}
-    # Some versions of pip have no option for the root user action, but all accept the variable.
-    own = {"PIP_CONFIG_FILE": os.devnull, "PIP_ROOT_USER_ACTION": "ignore"}
-    return {**clean, **variables, **own}
-
-
-def _works(pip: list[str]) -> bool:
-    try:
-        return programs.run([*pip, "--version"], _pip_environ({})).returncode == 0
-    except OSError:
-        return False
-
-
-def _debian_wheel(place: Path) -> Path:
-    """Download Debian's package python3-pip-whl, unpack it in `place`, and return pip's wheel.
-
-    Raises Failure if there is no apt-get, or if it can't download the package.
-    """
-    if not shutil.which("apt-get"):
-        raise Failure(
-            f"{sys.executable} has no pip and no ensurepip, which fetch the worker's packages. "
-            "Install pip for it (your system's package python3-pip) and try again, or name a "
-            "folder of packages with --wheels."
-        )
-    say("Python has no pip here; fetching Debian's package python3-pip-whl …")
-    place.chmod(0o755)
-    download = ["apt-get", "download", "python3-pip-whl"]
-    fetched = programs.run(download, cwd=place)
-    if fetched.returncode and os.geteuid() == 0:
-        with contextlib.suppress(CommandFailed):
-            run_with_progress(["apt-get", "update"])
-        fetched = programs.run(download, cwd=place)
-    for package in place.glob("python3-pip-whl*.deb"):
-        programs.run(["dpkg-deb", "-x", str(package), str(place)])
-    wheels = sorted(place.glob("usr/share/python-wheels/pip-*.whl"))
-    if not wheels:
-        raise Failure(
-            f"{sys.executable} has no pip, and apt could not fetch one. "
-            "Install the package python3-pip (as root: apt-get install python3-pip) and try again."
-        )
-    return wheels[-1]

@@ -1,4 +1,4 @@
-"""Our folders on this platform, and locks between the runs that share them."""
+"""The folders that Dimilinks uses on this platform, and locks between runs that share a folder."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from plugin import settings
+from plugin import storage
+from plugin.errors import Unusable
 
 NAME = "dimilinks-gimp"
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 class Failure(Exception):
-    """An expected failure. Its message is shown to the user."""
+    """An expected error, of which the installer shows only the message to the user."""
 
 
 def say(text: str) -> None:
@@ -29,8 +30,9 @@ def say(text: str) -> None:
 def _per_user(xdg: str, unix: str, windows: str, windows_default: str, mac: str) -> Path:
     """Return a per-user folder, following the conventions of Windows, macOS or XDG.
 
-    `xdg` and `windows` name environment variables. `unix`, `windows_default` and `mac` are paths
-    in the home folder: `mac` is always used on macOS, the others if the variable is not set.
+    `xdg` and `windows` are the names of environment variables that contain the folder. If the
+    variable is not set, the folder is `unix` or `windows_default`, relative to the home folder. On
+    macOS it is always `mac`, relative to the home folder.
     """
     if sys.platform == "win32":
         return Path(os.environ.get(windows) or Path.home() / windows_default)
@@ -47,8 +49,8 @@ _SUPPORT = "Library/Application Support"
 def config_folder() -> Path:
     """Return the platform's per-user configuration folder, in which GIMP keeps its profiles.
 
-    It is $XDG_CONFIG_HOME, %APPDATA% or macOS's Application Support folder, as in GIMP's
-    libgimpbase/gimpenv.c.
+    The folder is $XDG_CONFIG_HOME, %APPDATA% or macOS's Application Support folder. GIMP chooses
+    the same one, in libgimpbase/gimpenv.c.
     """
     return _per_user("XDG_CONFIG_HOME", ".config", "APPDATA", "AppData/Roaming", _SUPPORT)
 
@@ -56,16 +58,17 @@ def config_folder() -> Path:
 def data_folder() -> Path:
     """Return our folder for lasting data, such as the worker's environments. Raises Failure.
 
-    By default, the plug-in keeps its key and jobs there too.
+    By default, the plug-in keeps the API key and the jobs in this folder, too.
     """
     with _failing():
-        return settings.data_folder()
+        return storage.data_folder()
 
 
 def make_data_folder() -> None:
     """Create the data folder if it doesn't exist. Raises Failure.
 
-    Only the user can access it, because by default the plug-in keeps its key and jobs there too.
+    Only the user can access the new folder, because by default the plug-in keeps the API key and
+    the jobs in it, too.
     """
     try:
         data_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -74,10 +77,10 @@ def make_data_folder() -> None:
 
 
 def refuse_foreign_home(remedy: str) -> None:
-    """Raise Failure if this is root under sudo, but in folders of the user who called sudo.
+    """Raise Failure if root, by sudo, would create files in folders of the user who called sudo.
 
-    That user's GIMP could not write to the files that root would create there. `remedy` ends the
-    message.
+    That user's GIMP could not write to these files, because they would belong to root. The error
+    message ends with `remedy`.
     """
     caller = os.environ.get("SUDO_UID", "")
     if sys.platform == "win32" or os.geteuid() != 0 or caller in ("", "0"):
@@ -97,26 +100,26 @@ def cache_folder() -> Path:
 def jobs_folder(told: str = "") -> Path:
     """Return the folder in which the plug-in keeps the key, settings and jobs. Raises Failure.
 
-    `told`, if given, replaces the value of DIMILINKS_HOME.
+    If `told` is given, it is used in place of the environment variable DIMILINKS_HOME.
     """
     with _failing():
-        return settings.chosen_home(told) if told else settings.home_path()
+        return storage.chosen_home(told) if told else storage.home_path()
 
 
 @contextlib.contextmanager
 def _failing() -> Iterator[None]:
-    """Turn the exception settings.Unusable into a Failure with the same message."""
+    """Turn the exception Unusable into a Failure with the same message."""
     try:
         yield
-    except settings.Unusable as error:
+    except Unusable as error:
         raise Failure(str(error)) from error
 
 
 @contextlib.contextmanager
 def locked(path: Path, shared: bool = False, waiting: str = "") -> Iterator[None]:
-    """Hold a lock on the file `path`, either exclusive or shared with other holders.
+    """Hold a lock on the file `path` during the `with` block, exclusively or, if `shared`, shared.
 
-    If another run holds it, `waiting` is printed once before waiting for the lock.
+    If another run holds the lock, print the message `waiting` and wait until the lock is free.
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +128,8 @@ def locked(path: Path, shared: bool = False, waiting: str = "") -> Iterator[None
                 if waiting:
                     say(waiting)
                 _lock(file, shared, wait=True)
-            # The previous holder may have removed the file. Others would then lock a new file.
+            # If the previous holder has removed the file, other runs lock a new file at this path.
+            # Then this lock protects nothing, so try again with the new file.
             if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 yield
                 return
@@ -133,10 +137,11 @@ def locked(path: Path, shared: bool = False, waiting: str = "") -> Iterator[None
 
 @contextlib.contextmanager
 def locked_now(path: Path) -> Iterator[bool]:
-    """Hold an exclusive lock on the file `path` unless others hold it, without waiting.
+    """Try to lock the file `path` exclusively, without waiting, and yield whether it was free.
 
-    Yields whether the file was free. On a file system without locks it always is, because nobody
-    can hold it. Raises OSError if the file can't be opened.
+    If the file was free, the lock is held during the `with` block. On a file system without locks,
+    every file is free, because no process can hold a lock. Raises OSError if the file can't be
+    opened.
     """
     with path.open("a") as file:
         try:
@@ -147,17 +152,17 @@ def locked_now(path: Path) -> Iterator[bool]:
 
 
 def holders(path: Path) -> list[int]:
-    """Return the IDs of the processes that hold the lock file `path`.
+    """Return the IDs of the processes that hold a lock on the file `path`.
 
-    The list is empty on systems other than Linux, which have no /proc/locks.
+    On systems other than Linux, the list is empty, because they have no /proc/locks.
     """
     try:
         inode = path.stat().st_ino
         lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
     except OSError:
         return []
-    # A line is NUMBER: FLOCK ADVISORY READ PID MAJOR:MINOR:INODE START END. If the process waits
-    # for the lock, there is an arrow after NUMBER, and the line does not match.
+    # Each line has the form NUMBER: FLOCK ADVISORY READ PID MAJOR:MINOR:INODE START END. A line for
+    # a process that only waits for the lock doesn't match, because it has an arrow after NUMBER.
     found = re.compile(rf"\d+: FLOCK +\S+ +\S+ +(\d+) \S+:{inode} ")
     return sorted({int(match[1]) for match in map(found.match, lines) if match})
 
@@ -166,13 +171,14 @@ if sys.platform == "win32":
     import msvcrt
 
     def _lock(file: TextIO, shared: bool, wait: bool) -> bool:
-        """Lock the first byte of the file, and return whether it is locked.
+        """Lock the first byte of the file, and return whether that succeeded.
 
-        Windows has no shared locks of this kind, so `shared` has no effect.
+        With `wait`, wait until the byte is free. Windows has no shared locks of this kind, so that
+        `shared` has no effect.
         """
         while True:
             try:
-                # LK_LOCK gives up after ten seconds, so it is repeated.
+                # LK_LOCK fails after ten seconds of waiting, so the loop tries again.
                 msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
                 return True
             except OSError:
@@ -182,7 +188,7 @@ else:
     import fcntl
 
     def _lock(file: TextIO, shared: bool, wait: bool) -> bool:
-        """Lock the file, and return whether it is locked."""
+        """Lock the file, and return whether that succeeded. With `wait`, wait until it is free."""
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
             fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
@@ -192,7 +198,7 @@ else:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with everything in it, if it exists."""
+    """Remove the file `path`, or the folder `path` with everything in it, if there is one."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

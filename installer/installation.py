@@ -24,21 +24,25 @@ from .folders import (
     make_data_folder,
     remove,
 )
-from .profiles import SERIES, Gimp, Profile, all_gimps, find_profiles, homes, named_profile
+from .gimps import SERIES, Gimp, Profile, all_gimps, find_profiles, homes, named_profile
 
 NO_GIMP = (
     "No GIMP 3 was found for this user. Install GIMP 3.0 or 3.2 (gimp.org, or your system's "
     "package gimp), or name a profile folder with --gimp-dir."
 )
 OURS = ("key", "settings.json", "settings.json.damaged-*", "busy.json", "jobs", "locks")
-"""The plug-in's files in its home folder: see plugin/settings.py, job.py, worker/patience.py."""
+"""The patterns of the files that the plug-in and the worker keep in each folder of `homes()`.
+
+See plugin/settings.py, plugin/job.py and plugin/worker/service/patience.py.
+"""
 
 
 def install(gimp_dir: Path | None, wheels: Path | None, dry_run: bool) -> int:
-    """Install the plug-in in the profiles, check that each GIMP lists it, and return 0.
+    """Install the plug-in in GIMP's profiles, check that each GIMP lists it, and return 0.
 
-    Without `gimp_dir`, these are all profiles of the user. A failure in one profile does not stop
-    the others. Raises Failure with the messages of all failures.
+    The only profile is `gimp_dir`, if it is given; otherwise these are all profiles of the user.
+    With `dry_run`, only print what would be done. If the installation in one profile fails,
+    continue with the other profiles. Raises Failure with the messages of all failures.
     """
     environment.check_python()
     if wheels and not wheels.is_dir():
@@ -55,8 +59,8 @@ def install(gimp_dir: Path | None, wheels: Path | None, dry_run: bool) -> int:
     with _lock():
         todo = profiles
         while todo:
-            # Note the profiles before anything is installed there: an environment is kept as long
-            # as a noted profile uses it.
+            # List the profiles in profiles.txt before installing anything in them, because `_prune`
+            # keeps an environment only as long as a known profile uses it.
             _note({*_noted(), *(profile.folder for profile in todo)})
             for profile in todo:
                 try:
@@ -64,7 +68,8 @@ def install(gimp_dir: Path | None, wheels: Path | None, dry_run: bool) -> int:
                 except Failure as failure:
                     failures.append(str(failure))
             done = {profile.folder for profile in profiles}
-            # The first start of one GIMP can create folders that other GIMPs then read.
+            # Look for further profiles, because the first start of one GIMP can create a folder
+            # that another GIMP then reads as its profile.
             todo = [] if gimp_dir else [p for p in find_profiles() if p.folder not in done]
             profiles += todo
         _note(set(_noted()))
@@ -79,10 +84,10 @@ def install(gimp_dir: Path | None, wheels: Path | None, dry_run: bool) -> int:
 
 
 def _refuse_other_folder(folder: Path) -> None:
-    """Raise Failure if `folder` is not the profile folder of a supported GIMP.
+    """Raise Failure if `folder` belongs to GIMP but is not the profile of a supported GIMP.
 
-    A GIMP that is started with such a folder would create a profile there, over the files of
-    another GIMP.
+    Otherwise the installer would start a GIMP with this folder, and that GIMP would create a
+    profile over the files of another GIMP.
     """
     if re.fullmatch(r"\d+\.\d+", folder.name) and folder.name not in SERIES:
         raise Failure(
@@ -117,7 +122,10 @@ def _started_by(gimp: Gimp) -> str:
 
 
 def _places(profile: Profile) -> list[str]:
-    """Return the places where this profile's plug-in may run, as in payload.WORKER_PYTHON."""
+    """Return the places where GIMPs run the plug-in in `profile`, as in payload.WORKER_PYTHON.
+
+    For a profile without GIMPs, this is the machine itself.
+    """
     return list(dict.fromkeys(gimp.place for gimp in profile.gimps)) or [""]
 
 
@@ -138,9 +146,10 @@ def _put(profile: Profile, wheels: Path | None) -> None:
 
 
 def _tried(profile: Profile, gimp_dir: Path | None) -> list[str]:
-    """Start the GIMPs of a profile to check that they list the plug-in.
+    """Start the GIMPs of `profile` to check that they list the plug-in.
 
-    This also updates their pluginrc. Returns a message for each GIMP that doesn't list it.
+    Each start also updates pluginrc, the file with GIMP's list of plug-ins. Returns a message for
+    each GIMP that doesn't list the plug-in.
     """
     if not profile.gimps:
         print("There is no GIMP here that reads this profile and can be asked: it was not tried.")
@@ -159,7 +168,7 @@ def _tried(profile: Profile, gimp_dir: Path | None) -> list[str]:
 
 
 def show() -> int:
-    """Print the GIMPs, the profiles, and what is installed in them. Return 0."""
+    """Print all GIMPs, and all profiles with the version of the plug-in in each. Return 0."""
     gimps = all_gimps()
     for gimp in gimps:
         print(f"GIMP {gimp.version} ({gimp.kind}): {_started_by(gimp)}")
@@ -175,10 +184,11 @@ def show() -> int:
 
 
 def uninstall(gimp_dir: Path | None, everything: bool, dry_run: bool) -> int:
-    """Remove the plug-in from the profiles, and return 0.
+    """Remove the plug-in from the profile `gimp_dir`, or else from all profiles, and return 0.
 
-    The worker's environments are removed with the last installation. The key, settings and jobs
-    are removed only with `everything`.
+    If the plug-in is then in no profile any more, the worker's environments are removed, too. The
+    key, settings and jobs are removed only with `everything`. With `dry_run`, only print what would
+    be removed.
     """
     profiles = [named_profile(gimp_dir)] if gimp_dir else _all_profiles()
     if dry_run:
@@ -227,7 +237,10 @@ def _ours(home: Path) -> list[Path]:
 
 
 def _remove_home(home: Path) -> None:
-    """Remove key, settings and edits, except edits that are in progress: they are paid for."""
+    """Remove the key, settings and jobs in `home`, but keep jobs in progress.
+
+    Jobs in progress are kept because the user pays for them.
+    """
     under_way = []
     for job in (home / "jobs").glob("*/lock"):
         with contextlib.suppress(OSError), locked_now(job) as free:
@@ -249,9 +262,9 @@ def _remove_home(home: Path) -> None:
 
 
 def _forget_key() -> None:
-    """Remove the key from the system's keyring, with the worker, if the settings say it's there.
+    """Let the worker remove the key from the system's keyring, if the settings say it is there.
 
-    Prints what to do if that fails.
+    If the worker fails, print how the user can remove the key.
     """
     if not any('"keyring"' in _text(home / "settings.json") for home in homes()):
         return
@@ -272,7 +285,10 @@ def _text(path: Path) -> str:
 
 
 def _refresh(profile: Profile) -> None:
-    """Start GIMP to update its list of plug-ins, which keeps a removed one until the next start."""
+    """Start a GIMP of `profile`, so that it drops the removed plug-in from its list of plug-ins.
+
+    GIMP updates this list, the file pluginrc, only when GIMP starts.
+    """
     for gimp in profile.gimps[:1]:
         with contextlib.suppress(OSError):
             if payload.NAME in (profile.folder / "pluginrc").read_text("utf-8", errors="replace"):
@@ -280,9 +296,9 @@ def _refresh(profile: Profile) -> None:
 
 
 def examine(gimp_dir: Path | None) -> int:
-    """The command `doctor`: print every finding and a report without secrets.
+    """Run the command `doctor`: print every finding, and a report of them without secrets.
 
-    Returns 0, or 1 if anything is wrong. Raises Failure if there are no profiles.
+    Returns 1 if a finding is wrong, and 0 otherwise. Raises Failure if there are no profiles.
     """
     profiles = [named_profile(gimp_dir)] if gimp_dir else _all_profiles()
     if not profiles:
@@ -321,14 +337,15 @@ def _command(name: str, gimp_dir: Path | None) -> str:
 
 
 def _all_profiles() -> list[Profile]:
-    """Return the user's profiles, and all others in which the plug-in is installed."""
+    """Return the profiles that are found, and the listed ones in which the plug-in is installed."""
     found = find_profiles()
     known = {profile.folder for profile in found}
     return found + [named_profile(folder) for folder in _noted() if folder not in known]
 
 
-# The list of profiles with the plug-in. Profiles that were given with --gimp-dir can't be found
-# otherwise, and an environment must be kept until the last profile that uses it is gone.
+# The next functions maintain the list of the profiles with the plug-in. Without this list, the
+# installer could not find the profiles that the user named with --gimp-dir. It must find them,
+# because it keeps an environment until the last profile that uses the environment is gone.
 
 
 def _list_file() -> Path:
@@ -344,15 +361,15 @@ def _lock() -> contextlib.AbstractContextManager[None]:
 
 
 def _noted() -> list[Path]:
-    """Return the listed profiles in which the plug-in is installed."""
+    """Return the profiles on the list in which the plug-in is still installed."""
     try:
         lines = os.fsdecode(_list_file().read_bytes()).splitlines()
     except OSError:
         return []
     for line in lines:
         with contextlib.suppress(OSError):
-            # Complete an exchange that was killed between its renames. Otherwise the plug-in would
-            # seem to be missing.
+            # If an installer was killed between the two renames that exchange the plug-in, restore
+            # the former plug-in. Otherwise the plug-in would seem to be missing.
             payload.recover(Path(line))
     return [Path(line) for line in lines if payload.is_installed(Path(line))]
 
@@ -366,14 +383,14 @@ def _note(folders: set[Path]) -> None:
 
 
 def _prune(all_of_them: bool = False) -> dict[Path, str]:
-    """Remove the environments that no profile uses any more, or with `all_of_them` each one.
+    """Remove the environments that no profile uses any more.
 
-    Without `all_of_them`, the current environment stays as well. Returns the environments that
-    could not be removed, with the reasons.
+    Keep the machine's current environment in any case, except with `all_of_them`. Returns a
+    dictionary from each environment that could not be removed to the reason.
     """
     used = set() if all_of_them else {environment.current()}
     for profile in _all_profiles():
-        # …/ENVIRONMENT/bin/python
+        # The path of an interpreter is …/ENVIRONMENT/bin/python.
         used |= {
             Path(python).parents[1]
             for python in payload.worker_pythons(profile.folder).values()

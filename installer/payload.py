@@ -1,8 +1,9 @@
 """Copy the plug-in's files into a GIMP profile in one step, or remove them.
 
-GIMP expects the file `plug-ins/NAME/NAME.py`, so the folder NAME is exchanged as a whole. Linux and
-macOS can do this with one system call. Elsewhere it takes two renames; if the installer is killed
-between them, its next run repairs the profile.
+GIMP expects the file `plug-ins/NAME/NAME.py`, so an update exchanges the whole folder NAME for a
+new one. Linux and macOS can exchange two folders with one system call. On other systems, the
+exchange takes two renames. If the installer is killed between the two renames, the next run of the
+installer repairs the profile.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from .folders import CHECKOUT, Failure, remove
 NAME = "dimilinks_gimp"
 MAIN = f"{NAME}.py"
 WORKER_PYTHON = "worker-python.txt"
-"""The file with the worker's interpreters, one line for each place where the plug-in may run.
+"""The file with the paths of the worker's interpreters, one line for each place.
 
-The line for the machine itself is the path of the interpreter. The line for a Flatpak or Snap is
-`flatpak` or `snap`, a tab, and the path.
+A place is where GIMP runs the plug-in: the machine itself, a Flatpak or a Snap. The line for the
+machine is the path of the interpreter. The line for a Flatpak or Snap is `flatpak` or `snap`, a
+tab, and the path.
 """
 
 
@@ -41,7 +43,8 @@ def is_installed(profile: Path) -> bool:
 def version(folder: Path) -> str:
     """Return the plug-in's version, read from the code in `folder`.
 
-    `folder` is an installed plug-in or the checkout. Returns "unknown" if there is no version.
+    `folder` is the folder of an installed plug-in, or the checkout (the folder of this project's
+    sources). Returns "unknown" if `folder` contains no version.
     """
     try:
         text = (folder / "plugin" / "__init__.py").read_text(encoding="utf-8")
@@ -52,9 +55,10 @@ def version(folder: Path) -> str:
 
 
 def worker_pythons(profile: Path) -> dict[str, str]:
-    """Return the interpreters that WORKER_PYTHON lists for this profile, by place.
+    """Return the interpreters in WORKER_PYTHON of this profile, as a dictionary from place to path.
 
-    The place is "" for the machine itself. The dictionary is empty if the file can't be read.
+    A place is "flatpak", "snap", or "" for the machine itself. The dictionary is empty if the file
+    can't be read.
     """
     try:
         lines = os.fsdecode((plugin_folder(profile) / WORKER_PYTHON).read_bytes()).splitlines()
@@ -65,13 +69,15 @@ def worker_pythons(profile: Path) -> dict[str, str]:
 
 
 def install(profile: Path, pythons: Mapping[str, str]) -> None:
-    """Install the checkout's plug-in in `profile`, with its worker's interpreters by place.
+    """Install the checkout's plug-in in `profile`, with `pythons`, the interpreters by place.
 
-    A former plug-in stays until the new files are complete, and is restored if the exchange fails.
-    Raises Failure if the profile can't be written.
+    A plug-in that is already installed stays until the new files are complete. If the exchange
+    fails, the former plug-in is restored. Raises Failure if the installer can't write to the
+    profile.
     """
     target = plugin_folder(profile)
-    # Both are next to `plug-ins`, not in it, because GIMP would try to load them as plug-ins.
+    # Both folders are next to the folder `plug-ins`, because GIMP would try to load them as
+    # plug-ins if they were in it.
     fresh = profile / f".{NAME}.new"
     former = profile / f".{NAME}.former"
     try:
@@ -79,8 +85,8 @@ def install(profile: Path, pythons: Mapping[str, str]) -> None:
         recover(profile)
         remove(fresh)
         _copy(fresh, pythons)
-        # Flush the files before the rename: after a power failure, the disk may have the new name
-        # but not the files.
+        # Flush the files before the rename. Otherwise the disk could have the new name but not the
+        # files after a power failure.
         durable.flush_tree(fresh)
         if not target.exists():
             fresh.rename(target)
@@ -103,9 +109,10 @@ def install(profile: Path, pythons: Mapping[str, str]) -> None:
 
 
 def recover(profile: Path) -> None:
-    """Clean up after an interrupted exchange, and restore the former plug-in if none is in place.
+    """Repair `profile` if an installer was interrupted while it exchanged or removed the plug-in.
 
-    Raises OSError.
+    Restore the former plug-in if there is no new one, and remove the temporary folders. Raises
+    OSError.
     """
     target = plugin_folder(profile)
     former = profile / f".{NAME}.former"
@@ -119,7 +126,7 @@ def recover(profile: Path) -> None:
 
 
 def _exchange(one: Path, two: Path) -> bool:
-    """Exchange two folders in one step; return False if the system can't do this."""
+    """Exchange two folders in one step, and return whether the system could do this."""
     if sys.platform == "win32":
         return False
     libc = ctypes.CDLL(None, use_errno=True)
@@ -141,28 +148,32 @@ def _copy(folder: Path, pythons: Mapping[str, str]) -> None:
     folder.mkdir()
     skip = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "locale")
     shutil.copytree(CHECKOUT / "plugin", folder / "plugin", ignore=skip)
-    # With this copy, the plug-in can repair its worker's environment without the checkout.
+    # Copy the installer, too, so that the plug-in can repair the worker's environment when there is
+    # no checkout any more.
+    skip = shutil.ignore_patterns("__pycache__", "*.pyc", ".*", "private")
     shutil.copytree(Path(__file__).parent, folder / "installer", ignore=skip)
     _compile_catalogues(folder / "locale")
     if (CHECKOUT / "LICENSE").is_file():
         shutil.copyfile(CHECKOUT / "LICENSE", folder / "LICENSE")
     lines = [f"{place}\t{python}" if place else python for place, python in pythons.items()]
     text = "".join(f"{line}\n" for line in lines)
-    # Paths need not be valid UTF-8.
+    # Write bytes, because the paths need not be valid UTF-8.
     (folder / WORKER_PYTHON).write_bytes(os.fsencode(text))
-    # copyfile sets a new modification time. GIMP queries a plug-in again only if it has changed.
+    # copyfile gives the new file a new modification time. This makes GIMP load the updated plug-in
+    # at the next start, because GIMP compares the time with the one in its list of plug-ins.
     shutil.copyfile(main, folder / MAIN)
     (folder / MAIN).chmod(0o755)
 
 
 def _compile_catalogues(folder: Path) -> None:
-    """Create the files `LANGUAGE/LC_MESSAGES/NAME.mo`, which GIMP and the worker read.
+    """Create the catalogues (translations) `LANGUAGE/LC_MESSAGES/NAME.mo` in `folder`.
 
-    Raises Failure if a catalogue has a syntax error.
+    GIMP and the worker read these files. Raises Failure if a catalogue has a syntax error.
     """
     ready = CHECKOUT / "locale"
     if ready.is_dir():
-        # This code is part of an installed plug-in, which already has compiled catalogues.
+        # CHECKOUT is an installed plug-in, because this installer is the copy in that plug-in. It
+        # already has compiled catalogues.
         shutil.copytree(ready, folder)
         return
     folder.mkdir()
@@ -177,10 +188,11 @@ def _compile_catalogues(folder: Path) -> None:
 
 
 def uninstall(profile: Path) -> bool:
-    """Remove the plug-in from `profile`; return False if it wasn't there. Raises Failure.
+    """Remove the plug-in from `profile`, and return whether it was installed there.
 
-    The settings that GIMP keeps for the plug-in's procedures are removed, too. Those of the window
-    are also in our own settings.
+    Also remove the last values that GIMP keeps for the plug-in's procedures. The user loses no
+    choices by this, because the plug-in's own settings contain the choices made in its window.
+    Raises Failure.
     """
     target = plugin_folder(profile)
     gone = profile / f".{NAME}.gone"
@@ -196,7 +208,8 @@ def uninstall(profile: Path) -> bool:
         raise Failure(
             f"{target} can't be removed: {error.strerror}. Close GIMP and try again."
         ) from error
-    # A profile that GIMP created is never empty. If this one is, we created it for the plug-in.
+    # A profile that GIMP created always contains other files. If this one contains none, the
+    # installer created the profile for the plug-in, so remove it.
     with contextlib.suppress(OSError):
         if not any(each != target.parent for each in profile.iterdir()):
             target.parent.rmdir()

@@ -1,7 +1,7 @@
 """Build the release zip, which users unpack and run without git.
 
-The same sources give the same bytes on every machine. The files are therefore sorted, their times
-and owners are left out, and they are not compressed, because compressors differ.
+The same sources give the same bytes on every machine. For this purpose, the zip contains the files
+in sorted order, without their times and owners, and uncompressed, because compressors differ.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from . import payload
 from .folders import CHECKOUT, Failure
 
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)
-"""The earliest time that a zip file can contain."""
+"""The time of every file in the zip. It is the earliest time that the zip format allows."""
 _PARTS = {
     "plugin": ("*.py", "*.po"),
     "installer": ("*.py", "*.txt", "*.in"),
@@ -23,7 +23,7 @@ _PARTS = {
 }
 _DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE")
 _STARTER = "installer/install.cmd"
-"""The file for users of Windows to double-click. It is in the zip's top folder."""
+"""The script that users of Windows double-click to install. In the zip, it is in the top folder."""
 
 
 def build(folder: Path) -> Path:
@@ -37,7 +37,8 @@ def build(folder: Path) -> Path:
         with zipfile.ZipFile(partial, "w") as archive:
             for name, path in sorted(_files()):
                 about = zipfile.ZipInfo(f"{top}/{name}", _LONG_AGO)
-                # The system (3 is Unix) and the permissions must not depend on this machine.
+                # Set the system (3 is Unix) and the permissions, because the default values would
+                # depend on this machine.
                 about.create_system = 3
                 mode = 0o755 if name == payload.MAIN else 0o644
                 about.external_attr = (0o100000 | mode) << 16
@@ -51,7 +52,7 @@ def build(folder: Path) -> Path:
 
 
 def _files() -> Iterator[tuple[str, Path]]:
-    """Yield each file of the zip: its name, relative to the top folder, and its path here."""
+    """Yield, for each file of the zip, its name in the top folder and its path in the checkout."""
     for name in (payload.MAIN, *_DOCUMENTS):
         yield name, CHECKOUT / name
     yield Path(_STARTER).name, CHECKOUT / _STARTER

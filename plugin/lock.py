@@ -1,11 +1,11 @@
-"""Locks between processes, made of files.
+"""Locks between processes. Each lock is a file that one process at a time can lock.
 
-A process holds a lock until it releases it or ends. The operating system releases the lock of a
-process that crashes or is killed.
+A process holds a lock until the process releases the lock or ends. The operating system releases
+the locks of a process that crashes or is killed.
 
 The locks are compatible with those of the library filelock, which the worker uses: `flock` on
-Unix, and a lock of the file's first byte on Windows. On a file system without locks every lock
-counts as free, because no process can hold one there.
+Unix, and a lock of the file's first byte on Windows. On a file system without locks, every attempt
+to take a lock succeeds, because no process can hold a lock there.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ else:
 
 
 def take(path: Path) -> int | None:
-    """Take the lock `path` and return its file descriptor. Closing it releases the lock.
+    """Take the lock `path` and return a file descriptor. Closing the descriptor releases the lock.
 
     Return None if the lock is held by another process, or elsewhere in this process. Also return
-    None if its former holder has removed the file meanwhile; another attempt may succeed then.
-    Raises OSError.
+    None if the former holder of the lock has just removed its file; a second attempt can succeed in
+    this case. Raises OSError.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     with contextlib.ExitStack() as closing:
@@ -66,7 +66,7 @@ def take(path: Path) -> int | None:
 
 
 def _is_still(path: Path, descriptor: int) -> bool:
-    """Return whether `path` is still the locked file. A former holder may have removed it."""
+    """Return whether the locked file is still at `path`, not removed by a former holder."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
@@ -75,10 +75,10 @@ def _is_still(path: Path, descriptor: int) -> bool:
 
 @contextlib.contextmanager
 def held(path: Path, seconds: float = 0) -> Iterator[bool]:
-    """Hold the lock `path` within a `with` block, and yield whether it could be taken.
+    """Hold the lock `path` within a `with` block, and yield whether this succeeded.
 
-    Wait up to `seconds` for another holder to release it. Yield False if the lock is still held
-    then. Raises OSError.
+    Wait up to `seconds` for another holder to release the lock. Yield False if the other holder
+    still has the lock after that time. Raises OSError.
     """
     end = time.monotonic() + seconds
     while (descriptor := take(path)) is None:
@@ -101,18 +101,19 @@ def is_held(path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Remove the lock `path` unless it is held. Raises OSError."""
+    """Remove the file of the lock `path`, unless the lock is held. Raises OSError."""
     descriptor = take(path)
     if descriptor is None:
         return
     if os.name == "nt":
-        # Windows does not remove an open file. The descriptor must therefore be closed first, and
-        # the file of a process that takes the lock in between is safe.
+        # Windows does not remove an open file, so close the descriptor first. If another process
+        # takes the lock in between, its open file can't be removed, so the lock stays valid.
         os.close(descriptor)
         path.unlink()
         return
-    # Remove the file before the lock is released. Otherwise another process could take the lock in
-    # between, and would then hold a file that has no name any more.
+    # Remove the file before releasing the lock. In the reverse order, another process could take
+    # the lock in between. The file of that lock would then be removed, so that a third process
+    # could take the lock as well.
     try:
         path.unlink()
     finally:

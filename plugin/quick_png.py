@@ -1,8 +1,8 @@
 """Write PNG files quickly, for the pictures that GIMP and the worker exchange.
 
 Speed matters more than file size here. Other PNG writers choose a filter for each row and compress
-the pixels, or copy the pixels several times. Writing a file then takes up to ten times as long as
-reading it.
+the pixels, or copy the pixels several times. With them, writing a file takes up to ten times as
+long as reading the file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 STRIP_PIXELS = 1_000_000
-"""Suitable number of pixels for each of the strips that are passed to `encoded`."""
+"""A suitable number of pixels for each strip of rows that is passed to `encoded`."""
 _COLOURS = {1: 0, 3: 2, 4: 6}
 """The colour types of PNG for gray, RGB and RGBA, by number of channels."""
 _CHANNELS = {number: channels for channels, number in _COLOURS.items()}
@@ -23,11 +23,12 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 def encoded(
     size: tuple[int, int], channels: int, strips: Iterable[bytes], level: int = 0
 ) -> Iterator[bytes]:
-    """Yield the bytes of a PNG file of `size` (width, height), with 8 bits per channel.
+    """Yield the bytes of a PNG file with 8 bits per channel, piece by piece.
 
-    `channels` is 1 for gray, 3 for RGB, 4 for RGBA. `strips` holds the pixels from top to bottom;
-    each strip has whole rows. Pixels are expected in sRGB: the file contains no colour profile.
-    `level` is the compression level of zlib; 0 stores the pixels uncompressed.
+    `size` is the (width, height) of the picture. `channels` is 1 for gray, 3 for RGB, 4 for RGBA.
+    `strips` holds the pixels from top to bottom; each strip has whole rows. The pixels must be in
+    sRGB, because the file contains no colour profile. `level` is the compression level of zlib; 0
+    stores the pixels uncompressed.
     """
     width, height = size
     packer = zlib.compressobj(level)
@@ -38,7 +39,7 @@ def encoded(
     length = width * channels
     for strip in strips:
         rows = (strip[start : start + length] for start in range(0, len(strip), length))
-        # Each row begins with a byte for its filter; 0 means that it has none.
+        # In a PNG, each row begins with a byte that names the filter of the row; 0 is no filter.
         yield from _chunk(b"IDAT", packer.compress(b"\0" + b"\0".join(rows)))
     yield from _chunk(b"IDAT", packer.flush())
     yield from _chunk(b"IEND", b"")
@@ -53,8 +54,8 @@ def _chunk(kind: bytes, data: bytes) -> Iterator[bytes]:
 def header(path: Path) -> tuple[int, int, int]:
     """Return the width, height and number of channels of a PNG file with 8 bits per channel.
 
-    The number of bits is not checked. Raises OSError, and ValueError if the file is not a PNG in
-    gray, RGB or RGBA.
+    This function does not check that the file has 8 bits per channel. Raises OSError, and
+    ValueError if the file is not a PNG in gray, RGB or RGBA.
     """
     with path.open("rb") as file:
         head = file.read(26)

@@ -1,9 +1,10 @@
-"""Compute which part of a picture is sent, with which ratio and size.
+"""Compute which part of a picture is sent (the region), with which ratio and size.
 
-The region is the selection with context around it, enlarged to a ratio of the service's table. It
-grows and shifts within the picture as far as possible. Only a region that does not fit into the
-picture extends beyond it; the worker fills that part by repeating the picture's edge. A larger
-selection never costs less than a part of it.
+The region is the selection with some of its surroundings (the context), enlarged until its sides
+have a ratio that the service supports. The region grows and shifts within the picture as far as
+possible. Only a region that does not fit into the picture extends beyond it; the worker fills the
+area beyond the picture by repeating the pixels of the picture's edge. A selection never costs less
+than a smaller selection inside it.
 
 All boxes have whole pixels, with x to the right and y down.
 """
@@ -15,8 +16,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from plugin.errors import UserError
 from plugin.limits import TIERS
-from plugin.words import _
+from plugin.translation import _
 
 _LANDSCAPE = {
     "1:1": ((1024, 1024), (2048, 2048), (2880, 2880)),
@@ -36,9 +38,9 @@ for _name, _sizes in _LANDSCAPE.items():
     RATIOS[f"{_b}:{_a}"] = dict(zip(TIERS, ((h, w) for w, h in _sizes)))
 
 RATIO_TOLERANCE = 0.004
-"""Relative difference up to which a picture counts as having a ratio.
+"""Largest relative difference between the ratio of a picture and the ratio that it counts as.
 
-Results are scaled by more than this in any case.
+The difference doesn't matter, because results are scaled by more than this in any case.
 """
 
 CONTEXT_FLOOR = 64
@@ -73,9 +75,9 @@ class Box:
 
     @staticmethod
     def from_json(saved: Any) -> Box:
-        """Return the box of a list of x, y, width and height.
+        """Return the box with the x, y, width and height that are listed in `saved`.
 
-        Raises TypeError or ValueError if `saved` is anything else.
+        Raises TypeError or ValueError if `saved` is not a list of four integers.
         """
         return Box(*whole_numbers(saved, 4))
 
@@ -104,12 +106,14 @@ class Box:
 class Region:
     """The part of a picture that is sent, and the sizes of the upload and of the answer.
 
-    `box` is the rectangle that is sent. `content` is the part of it inside the picture; the rest is
-    filled by repeating the picture's edge. Both are in the coordinates of the layer or canvas.
+    `box` is the rectangle that is sent. `content` is the part of `box` inside the picture; the
+    worker fills the area outside by repeating the picture's edge. Both boxes are in the coordinates
+    of the layer or canvas.
 
-    `size` and `resolution` are the fields of the request. `answer` is the (width, height) in pixels
-    that they ask for. `upload` is the (width, height) to which `box` is scaled for the upload. It
-    is the size of `box` itself, unless the answer is smaller.
+    `size` (a ratio or "WxH") and `resolution` (a tier) are sent with the request. `answer` is the
+    (width, height) in pixels of the answer that they ask for. `upload` is the (width, height) to
+    which the pixels of `box` are scaled for the upload: smaller than `box` if the answer is smaller
+    than `box`, and the size of `box` otherwise.
     """
 
     box: Box
@@ -123,7 +127,7 @@ class Region:
     def from_json(saved: Any) -> Region:
         """Return the region that `dataclasses.asdict` turned into `saved`.
 
-        Raises KeyError, TypeError or ValueError if `saved` is no valid region.
+        Raises KeyError, TypeError, ValueError or UserError if `saved` is no valid region.
         """
         box, content = (
             Box.from_json([saved[name][each] for each in ("x", "y", "width", "height")])
@@ -136,7 +140,8 @@ class Region:
             raise TypeError
         if content.empty or content.intersection(box) != content:
             raise ValueError
-        # No answer has more pixels than this. The upload may exceed the answer by RATIO_TOLERANCE.
+        # No answer has more pixels than this limit. The upload can be larger than the answer by
+        # RATIO_TOLERANCE.
         if min(across, down, width, height) < 1 or across * down > _EXACT_PIXELS[1]:
             raise ValueError
         if width * height > 1.1 * _EXACT_PIXELS[1]:
@@ -145,9 +150,9 @@ class Region:
 
 
 def whole_numbers(saved: Any, count: int) -> list[int]:
-    """Return `saved` as a list if it is a list or tuple of `count` integers.
+    """Return `saved`, which must be a list or tuple of `count` integers, as a list.
 
-    Raises TypeError or ValueError if it is anything else.
+    Raises TypeError or ValueError if `saved` is anything else.
     """
     if not isinstance(saved, (list, tuple)) or len(saved) != count:
         raise ValueError
@@ -157,20 +162,21 @@ def whole_numbers(saved: Any, count: int) -> list[int]:
 
 
 def check_size(size: str) -> str:
-    """Return `size` as the service spells it: "auto", a ratio of the table, or "WxH".
+    """Return `size` as the service spells it: "auto", a ratio in RATIOS, or "WxH" in pixels.
 
-    Raises ValueError with a message for the user if it is none of these, or if the service can't
-    make a picture of that width and height.
+    Raises UserError if `size` is none of these, or if the service can't make a picture of that
+    width and height.
     """
     text = size.strip().lower() or "auto"
     if text == "auto" or text in RATIOS:
         return text
     match = _EXACT_SIZE.fullmatch(text)
     if match is None:
-        raise ValueError(
-            _("“{size}” is no size: use auto, a ratio ({ratios} or upright), or WxH.").format(
-                size=size, ratios=", ".join(_LANDSCAPE)
-            )
+        raise UserError(
+            _(
+                "“{size}” is not a size for the result. Use auto, a ratio ({ratios}, or one "
+                "of these upright, such as 2:3), or a size in pixels such as 1536x1024."
+            ).format(size=size, ratios=", ".join(_LANDSCAPE))
         )
     width, height = int(match[1]), int(match[2])
     lowest, highest = _EXACT_PIXELS
@@ -180,10 +186,11 @@ def check_size(size: str) -> str:
         or not lowest <= width * height <= highest
         or max(width, height) > 3 * min(width, height)
     ):
-        raise ValueError(
+        raise UserError(
             _(
-                "The service can't make {width}x{height}: both sides must be multiples of 16, "
-                "{lowest:,} to {highest:,} pixels in all, at most 3:1."
+                "The service can't make a picture of {width}x{height}. Choose another size: "
+                "both sides must be multiples of 16, the total must be {lowest:,} to "
+                "{highest:,} pixels, and the ratio at most 3:1."
             ).format(width=width, height=height, lowest=lowest, highest=highest)
         )
     return f"{width}x{height}"
@@ -197,25 +204,26 @@ def plan(
     ceiling: str = "4k",
     context: int | None = None,
 ) -> Region:
-    """Return the region for `selection` in the picture `extent`, both in the same coordinates.
+    """Return the region for an edit of `selection` in a picture.
 
-    To send the whole picture, pass `extent` as `selection`.
+    `selection` is the bounding box of the selection, and `extent` is the box of the whole picture,
+    in the same coordinates. To send the whole picture, pass `extent` as `selection`.
 
-    `size` is described at `check_size`. "auto" chooses the ratio with the lowest tier and, among
-    these, the fewest pixels (see `_cost`). `resolution` is a tier, or "auto" for the smallest tier
-    that doesn't shrink the region, at most `ceiling`. For an exact size ("WxH"), "auto" chooses the
-    tier by the number of pixels of this size, and `ceiling` has no effect.
+    `size` is described at `check_size`. "auto" chooses the ratio that needs the lowest tier and, if
+    several ratios do, the one with the fewest pixels (see `_cost`). `resolution` is a tier, or
+    "auto" for the smallest tier in which the region need not be shrunk, but at most `ceiling`. For
+    an exact size ("WxH"), "auto" chooses the tier by the number of pixels, and `ceiling` has no
+    effect.
 
-    `context` is the context on each side, in pixels. None means CONTEXT_SHARE of the selection's
-    diagonal, and at least CONTEXT_FLOOR.
+    `context` is the width of the context on each side of the selection, in pixels. None means
+    CONTEXT_SHARE of the selection's diagonal, and at least CONTEXT_FLOOR.
 
-    Raises ValueError with a message for the user if the selection lies outside the picture, or the
-    size is not possible.
+    Raises UserError if the selection lies outside the picture, or the size is not possible.
     """
     size = check_size(size)
     wanted = selection.intersection(extent)
     if wanted.empty:
-        raise ValueError(_("The selection lies outside the picture."))
+        raise UserError(_("The selection is outside the picture. Select a part of the picture."))
     if context is None:
         diagonal = math.hypot(wanted.width, wanted.height)
         context = max(CONTEXT_FLOOR, round(CONTEXT_SHARE * diagonal))
@@ -263,12 +271,15 @@ def _numbers(text: str, separator: str) -> tuple[int, int]:
 
 
 def _brought_to(size: str, inner: Box) -> tuple[int, int, str]:
-    """Return the smallest width and height around `inner` with the ratio of `size`, and `size`."""
+    """Return the smallest (width, height, size) of a box that has the ratio of `size`.
+
+    `inner` must fit into this box. The returned size is `size`.
+    """
     across, down = _numbers(size, "x" if "x" in size else ":")
     ratio = across / down
     height = max(inner.height, math.ceil(inner.width / ratio / (1 + RATIO_TOLERANCE)))
-    # In a small region, not every height has a width in whole pixels that is close enough to the
-    # ratio. The loop ends, because the multiples of the ratio fit exactly.
+    # For a small height, there is not always a width in whole pixels that is close enough to the
+    # ratio, so try larger heights. The loop ends, because a multiple of `down` fits exactly.
     while True:
         width = max(inner.width, math.ceil(height * ratio / (1 + RATIO_TOLERANCE)))
         if width <= height * ratio * (1 + RATIO_TOLERANCE):
@@ -277,7 +288,7 @@ def _brought_to(size: str, inner: Box) -> tuple[int, int, str]:
 
 
 def _cost(width: int, height: int, extent: Box) -> int:
-    """Return the number of pixels sent. Those beyond the picture are counted five times."""
+    """Return the number of pixels sent. Pixels outside the picture are counted five times."""
     inside = min(width, extent.width) * min(height, extent.height)
     return inside + 5 * (width * height - inside)
 
@@ -294,8 +305,9 @@ def _tier(ratio: str, width: int, height: int, ceiling: str) -> str:
 def _shifted(start: int, length: int, wanted: int, low: int, whole: int) -> int:
     """Return the start of an interval that grows from `length` to `wanted` pixels.
 
-    The interval grows evenly on both sides of [start, start + length), and is then shifted into
-    [low, low + whole). If it is longer than that, it is centred there.
+    The interval grows evenly on both sides of [start, start + length), and is then shifted into the
+    picture, which is [low, low + whole). If the interval is longer than the picture, it is centred
+    on the picture instead.
     """
     begin = start - (wanted - length) // 2
     if wanted >= whole:

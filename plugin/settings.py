@@ -1,4 +1,4 @@
-"""The data folder, the user's settings, the service's address, and the place of the API key.
+"""The user's settings, the service's address, and the place of the API key.
 
 Environment variables take precedence over the settings file, `settings.json` in the data folder.
 The key is never in this file, which only records where the key is. Only the worker accesses the
@@ -7,13 +7,10 @@ system's keyring.
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import json
 import os
 import re
-import stat
-import sys
 import time
 import unicodedata
 from collections.abc import Callable
@@ -21,9 +18,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from plugin import lock
+from plugin import lock, storage
+from plugin.errors import Unusable, UserError
 from plugin.limits import TIERS
-from plugin.words import _
+from plugin.translation import _
 
 DOCUMENTED_BASE_URLS = ("https://dimilinks.com/v1", "https://api-direct.dimilinks.com/v1")
 """The first is the default."""
@@ -49,117 +47,12 @@ _KEEP_DAYS = 30
 _CONNECT_SECONDS = 1, 10, 120
 """Lowest, default and highest value, in seconds."""
 _READ_SECONDS = 30, 600, 3600
-_IN_USE_SECONDS = 1.0 if os.name == "nt" else 0.0
-"""Seconds to retry the replacement of a file, which a reader of the file prevents on Windows."""
-
-
 _PATIENCE = 10.0
-"""Seconds to wait for another process that changes the settings, or that replaces a file."""
-
-
-class Unusable(OSError, ValueError):
-    """The data folder, the settings file or one of the settings can't be used.
-
-    The message is for the user. Callers that need the settings show it, as they do for every
-    ValueError of this module. Callers that can do without the settings continue, as they do after
-    any OSError.
-    """
-
-
-def home() -> Path:
-    """Return the data folder, with the jobs and settings, which is created if necessary.
-
-    Raises Unusable if it can't be created or, on POSIX, if it belongs to another user or is
-    writable for everyone.
-    """
-    return private_folder(home_path())
-
-
-def home_path() -> Path:
-    """Return the path of the data folder, which need not exist. Raises Unusable."""
-    told = os.environ.get("DIMILINKS_HOME")
-    return chosen_home(told) if told else data_folder()
-
-
-def chosen_home(told: str) -> Path:
-    """Return the data folder for `told`, the value of DIMILINKS_HOME.
-
-    Raises Unusable if the path is relative.
-    """
-    try:
-        folder = Path(told).expanduser()
-    except RuntimeError:
-        # The path begins with ~user, and there is no such user.
-        folder = Path(told)
-    if not folder.is_absolute():
-        # GIMP and the worker have different working directories.
-        raise Unusable(
-            _(
-                "DIMILINKS_HOME is the relative path “{path}”, which is not supported: set it to "
-                "an absolute path, or to one that begins with ~/."
-            ).format(path=told)
-        )
-    return folder
-
-
-def data_folder() -> Path:
-    """Return the default path of the data folder on this platform, which need not exist.
-
-    Raises Unusable if the user's home folder can't be determined.
-    """
-    if sys.platform == "win32":
-        told, usual = os.environ.get("LOCALAPPDATA", ""), "AppData/Local"
-    elif sys.platform == "darwin":
-        told, usual = "", "Library/Application Support"
-    else:
-        told, usual = os.environ.get("XDG_DATA_HOME", ""), ".local/share"
-    base = Path(told)
-    if not base.is_absolute():
-        # The XDG specification requires relative paths to be ignored.
-        with contextlib.suppress(RuntimeError):
-            base = Path.home() / usual
-    if not base.is_absolute():
-        raise Unusable(
-            _(
-                "Your home folder can't be determined: set HOME to it, or set DIMILINKS_HOME to a "
-                "folder for edits and settings."
-            )
-        )
-    return base / "dimilinks-gimp"
-
-
-def private_folder(folder: Path) -> Path:
-    """Return `folder`, which is created if necessary.
-
-    Raises Unusable if it can't be created or, on POSIX, if it belongs to another user or is
-    writable for everyone.
-    """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        about = folder.stat()
-    except OSError as error:
-        raise Unusable(
-            _("The folder {folder} for edits and settings can't be used: {why}.").format(
-                folder=folder, why=error.strerror or error
-            )
-        ) from error
-    if os.name == "posix" and (about.st_uid != os.geteuid() or about.st_mode & stat.S_IWOTH):
-        raise Unusable(
-            _(
-                "The folder {folder} must belong to you, and nobody else may write to it. Change "
-                "its owner or permissions, or set DIMILINKS_HOME to another folder."
-            ).format(folder=folder)
-        )
-    return folder
-
-
-def locks_folder() -> Path:
-    """Return the folder of the locks between processes of Dimilinks. Raises Unusable."""
-    return private_folder(home() / "locks")
+"""Seconds to wait for another process that changes the settings."""
 
 
 def _file() -> Path:
-    return home() / "settings.json"
+    return storage.home() / "settings.json"
 
 
 def load() -> dict[str, Any]:
@@ -170,7 +63,7 @@ def load() -> dict[str, Any]:
     """
     path = _file()
     try:
-        saved = json.loads(read_private(path))
+        saved = json.loads(storage.read_private(path))
         if isinstance(saved, dict):
             return saved
         why = _("it is not a JSON object")
@@ -186,9 +79,9 @@ def load() -> dict[str, Any]:
         why = _("it is not UTF-8 text, or nested too deeply")
     raise Unusable(
         _(
-            "The settings file {path} can't be read ({why}). Nothing is sent or removed until this "
-            "is fixed: correct the file, or start over in Filters ▸ Dimilinks ▸ Settings…, which "
-            "keeps the old file under another name."
+            "The settings file {path} can't be read ({why}). Nothing is sent or removed until "
+            "this is fixed. Correct the file, or choose Start Over in Filters ▸ Dimilinks ▸ "
+            "Settings…, which keeps the old file under another name."
         ).format(path=path, why=why)
     )
 
@@ -215,10 +108,10 @@ def change(changed: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     A lock keeps other processes from changing the settings in between. Settings that can't be read
     are not replaced. Raises Unusable, OSError.
     """
-    with lock.held(locks_folder() / "settings", _PATIENCE) as ours:
+    with lock.held(storage.locks_folder() / "settings", _PATIENCE) as ours:
         if not ours:
-            raise Unusable(_("Another program is changing the settings: try again in a moment."))
-        write_private(_file(), json.dumps(changed(load()), indent=1))
+            raise Unusable(_("Another program is changing the settings. Try again in a moment."))
+        storage.write_private(_file(), json.dumps(changed(load()), indent=1))
 
 
 def set_aside() -> Path:
@@ -226,79 +119,15 @@ def set_aside() -> Path:
 
     Only call this if the user asks for it. Raises OSError.
     """
-    with lock.held(locks_folder() / "settings", _PATIENCE):
+    with lock.held(storage.locks_folder() / "settings", _PATIENCE):
         name = f"settings.json.damaged-{time.strftime('%Y%m%d-%H%M%S')}"
-        aside, number = home() / name, 1
+        aside, number = storage.home() / name, 1
         while os.path.lexists(aside):
             number += 1
-            aside = home() / f"{name}-{number}"
+            aside = storage.home() / f"{name}-{number}"
         _file().rename(aside)
-        sync_folder(aside.parent)
+        storage.sync_folder(aside.parent)
         return aside
-
-
-def read_private(path: Path) -> str:
-    """Return the text of a file that another process may be replacing at this moment.
-
-    A byte order mark, which some editors add, is skipped. Raises OSError, UnicodeDecodeError.
-    """
-    end = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            return path.read_text("utf-8-sig")
-        except PermissionError:
-            # Windows reports this error while the file is being replaced.
-            if os.name != "nt" or time.monotonic() > end:
-                raise
-            time.sleep(0.02)
-
-
-def write_private(path: Path, content: str | bytes | memoryview) -> None:
-    """Write a file atomically, with the permissions 0600. Raises OSError.
-
-    After a failure the file is as it was before. On success its contents have been flushed to the
-    disk.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        # A process that died may have left this file. It may have other permissions, or be a
-        # symbolic link to another place.
-        temporary.unlink()
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        _replace(temporary, path)
-    except OSError:
-        # On a full disk, the incomplete file would take up space that a smaller file could use.
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def _replace(temporary: Path, path: Path) -> None:
-    """Rename `temporary` to `path`. Windows refuses this while another process reads `path`."""
-    end = time.monotonic() + _IN_USE_SECONDS
-    while True:
-        try:
-            os.replace(temporary, path)
-            return
-        except PermissionError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.02)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush the names of the files in a folder to the disk, on POSIX only. Raises OSError."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _text(name: str) -> str:
@@ -313,8 +142,8 @@ def _wrong(name: str) -> Unusable:
     # The message does not contain the value, which may be a key that was entered by mistake.
     return Unusable(
         _(
-            "The setting “{name}” in {path} has an invalid value: choose it again in "
-            "Filters ▸ Dimilinks ▸ Settings…, or correct the file."
+            "The setting “{name}” in {path} has an invalid value. Choose it again in Filters "
+            "▸ Dimilinks ▸ Settings…, or correct the file."
         ).format(name=name, path=_file())
     )
 
@@ -322,7 +151,7 @@ def _wrong(name: str) -> Unusable:
 def base_url() -> str:
     """Return the service's address, usually with /v1, or "sandbox".
 
-    Raises ValueError with a message for the user if the address or the settings can't be used. The
+    Raises UserError if the address or the settings can't be used. The
     key must not be sent unencrypted, nor to a service that the user has not chosen.
     """
     chosen = os.environ.get("DIMILINKS_BASE_URL") or _text("base_url")
@@ -337,17 +166,17 @@ def check_base_url(text: str) -> str:
     """Return an address that the user has entered as it is used, or "sandbox".
 
     Slashes at its end are removed, and so is the path of the endpoint for edits, which is often
-    copied from an example. Raises ValueError with a message for the user if it is not the address
+    copied from an example. Raises UserError if it is not the address
     of a service.
     """
     url = _ENDPOINT.sub("", text.strip().rstrip("/")).rstrip("/")
     if url == SANDBOX:
         return SANDBOX
     if not url.isprintable() or " " in url or "\\" in url:
-        raise ValueError(
+        raise UserError(
             _(
-                "The service's address contains spaces, backslashes or invisible characters: type "
-                "it again."
+                "The service address contains spaces, backslashes or invisible characters. "
+                "Type it again."
             )
         )
     try:
@@ -356,16 +185,19 @@ def check_base_url(text: str) -> str:
         raise _no_address(url) from error
     if "@" in parts.netloc:
         # The password in such an address would be shown in every message.
-        raise ValueError(
+        raise UserError(
             _(
-                "The service's address must not hold a name or password: take out what stands "
-                "before the @, and set DIMILINKS_API_KEY."
+                "The service address must not contain a name or password. Remove the part "
+                "between // and @, and enter the API key separately, or set DIMILINKS_API_KEY."
             )
         )
     if "?" in url or "#" in url:
         # The query or fragment may contain a key, so it is not repeated in the message.
-        raise ValueError(
-            _("The service's address must not contain “?” or “#”. Usually it ends with /v1.")
+        raise UserError(
+            _(
+                "The service address must not contain “?” or “#”. Enter the part before it. "
+                "The address usually ends with /v1."
+            )
         )
     if parts.scheme == "https" and parts.hostname:
         return url
@@ -374,11 +206,11 @@ def check_base_url(text: str) -> str:
     raise _no_address(url)
 
 
-def _no_address(url: str) -> ValueError:
-    return ValueError(
+def _no_address(url: str) -> UserError:
+    return UserError(
         _(
-            "The service's address “{url}” won't do: it must begin with https:// "
-            "(plain http only for this very machine), or be the word sandbox."
+            "The service address “{url}” can't be used. It must begin with https:// (http:// "
+            "is allowed for this computer only), or be the word “sandbox”."
         ).format(url=url)
     )
 
@@ -401,14 +233,14 @@ def is_loopback(host: str) -> bool:
 def route() -> str:
     """Return the route by which edits are sent, one of ROUTES.
 
-    Raises ValueError with a message for the user if another one is set.
+    Raises UserError if another one is set.
     """
     chosen = os.environ.get("DIMILINKS_ROUTE") or _text("route") or ROUTES[0]
     if chosen not in ROUTES:
-        raise ValueError(
+        raise UserError(
             _(
-                "The route “{route}” is not known here: set DIMILINKS_ROUTE to one of these: "
-                "{routes}."
+                "“{route}” is not a known way of sending. Choose one in Filters ▸ Dimilinks ▸ "
+                "Settings…, or set DIMILINKS_ROUTE to one of these: {routes}."
             ).format(route=chosen, routes=", ".join(ROUTES))
         )
     return chosen
@@ -477,7 +309,7 @@ def key_file() -> Path:
 
     The file need not exist. Raises Unusable.
     """
-    return home() / "key"
+    return storage.home() / "key"
 
 
 def key_place() -> str:
@@ -506,7 +338,10 @@ def key_place() -> str:
 def _unreadable_key(error: Exception) -> Unusable:
     why = error.strerror if isinstance(error, OSError) else error
     return Unusable(
-        _("The key's file {path} can't be read: {why}.").format(path=key_file(), why=why)
+        _(
+            "The key file {path} can't be read: {why}. Open Filters ▸ Dimilinks ▸ Settings… "
+            "and enter the key again."
+        ).format(path=key_file(), why=why)
     )
 
 
@@ -514,12 +349,12 @@ def api_key() -> str:
     """Return the key from the environment, else from the file `key`, or "" if there is none.
 
     A key in the keyring is only available to the worker, through its module `key_store`. Raises
-    ValueError with a message for the user if the file can't be read or the text can't be a key.
+    UserError if the file can't be read or the text can't be a key.
     """
     key = os.environ.get("DIMILINKS_API_KEY", "").strip()
     if not key:
         try:
-            key = read_private(key_file())
+            key = storage.read_private(key_file())
         except FileNotFoundError:
             return ""
         except Unusable:
@@ -538,7 +373,7 @@ def check_key(text: str) -> str:
     """Return the key in a text that was typed or copied, or "" if the text is empty.
 
     Quotes around the key, "Bearer" or "Authorization: Bearer" before it, and whitespace and
-    invisible characters at both ends are removed. Raises ValueError with a message for the user if
+    invisible characters at both ends are removed. Raises UserError if
     the rest can't be a key. The message never contains the text.
     """
     key = _trimmed(text)
@@ -548,22 +383,25 @@ def check_key(text: str) -> str:
             key = _trimmed(key[1:-1])
         key = _trimmed(re.sub(r"^(authorization:\s*)?bearer\s+", "", key, flags=re.IGNORECASE))
     if _VARIABLE.match(key):
-        raise ValueError(
+        raise UserError(
             _(
-                "This is a variable assignment, not the API key alone: copy only what follows the "
-                "= sign."
+                "This is a variable assignment, not just the API key. Copy only the part "
+                "after the = sign."
             )
         )
     if "*" in key or "…" in key or "•" in key or "..." in key:
-        raise ValueError(
+        raise UserError(
             _(
-                "This is a masked API key, not the whole one: copy the whole key, or create a new "
-                "one at the service."
+                "This is a masked API key, not the complete one. Copy the complete key, or "
+                "create a new one at the service."
             )
         )
     if not key.isascii() or not key.isprintable() or " " in key or _NO_KEY.search(key):
-        raise ValueError(
-            _("The API key has characters that no key has: copy it again, alone on its line.")
+        raise UserError(
+            _(
+                "The API key contains characters that no key has. Copy the key again, without "
+                "any other text."
+            )
         )
     return key
 
@@ -585,7 +423,7 @@ def _is_unseen(character: str) -> bool:
 def check_service() -> None:
     """Check, before anything is exported, whether the settings allow an edit to be sent.
 
-    Raises ValueError with a message for the user if they don't.
+    Raises UserError if they don't.
     """
     # Settings that no environment variable overrides must be valid in any case.
     if not isinstance(load().get("explain_mask", False), bool):
@@ -595,10 +433,11 @@ def check_service() -> None:
     if base_url() == SANDBOX or key_place() == KEYRING:
         return
     if not api_key():
-        raise ValueError(
+        raise UserError(
             _(
                 "There is no API key. Enter it in Filters ▸ Dimilinks ▸ Settings…, set "
-                "DIMILINKS_API_KEY, or put it into the file {path}. To try without one, choose "
-                "the service “sandbox” (in the settings, or by DIMILINKS_BASE_URL)."
+                "DIMILINKS_API_KEY, or save it in the file {path}. To try Dimilinks without a "
+                "key, choose “sandbox” as the service address (in the settings, or with "
+                "DIMILINKS_BASE_URL)."
             ).format(path=key_file())
         )

@@ -14,69 +14,39 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from gi.repository import Babl, Gegl, Gimp, Gio
+from gi.repository import Gegl, Gimp, Gio
 
-from plugin import job, region, settings
-from plugin.gimp import landmarks, pixels
-from plugin.gimp.landmarks import Landmarks, Look
-from plugin.gimp.layers import (
+from plugin import job, settings
+from plugin.errors import CallingError, UserError
+from plugin.gimp.canvas import landmarks, pixels
+from plugin.gimp.canvas.landmarks import Landmarks, Look
+from plugin.gimp.canvas.layers import (
     all_seen,
     ancestors,
-    check_open,
-    check_replaceable,
     copy_of,
     drawn,
-    let_go,
     looks_like_itself,
-    made,
-    new_layer,
-    offsets,
     shaped_by_mask,
 )
-from plugin.gimp.messages import CallingError, EditError, NotReplaceable, _
-from plugin.gimp.pixels import Picture
+from plugin.gimp.canvas.pixels import Picture
+from plugin.gimp.planning import (
+    Edited,
+    Plan,
+    Request,
+    Selected,
+    edited,
+    planned,
+    selection_of,
+    shortened,
+)
+from plugin.gimp.translation import _
 from plugin.job import Job, JobRequest
 from plugin.limits import MOST_PICTURES
-from plugin.region import Box, Region
+from plugin.region import Box
 
 PLACE = "place.json"
-_TITLE = 40
-"""The maximum length of a prompt that is used as the name of a layer, in characters."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """The arguments of `dimilinks-edit`, with the same names.
-
-    `titled` is set if a person asked for the edit, in the window or with *Repeat*. The result
-    layers are then named after the prompt, and variations are put into a group. Scripts get layers
-    with plain names, and the image contains no prompt.
-    """
-
-    prompt: str
-    model: str
-    size: str
-    resolution: str
-    output: str
-    source: str
-    use_selection: bool
-    variations: int
-    reference_layers: Sequence[Gimp.Drawable]
-    reference_files: Sequence[str]
-    blend: int
-    context: int
-    repair: bool
-    titled: bool = False
-
-    @property
-    def visible(self) -> bool:
-        return self.source == "visible"
-
-    @property
-    def replace(self) -> bool:
-        return self.output == "replace"
 
 
 @dataclass(frozen=True)
@@ -153,191 +123,17 @@ class Capture:
         return self.place.on_canvas
 
 
-def targets(
-    image: Gimp.Image, drawables: Sequence[Gimp.Drawable], request: Request
-) -> list[Gimp.Layer]:
-    """Return the layers to edit, without duplicates.
-
-    A layer mask stands for its layer. If everything visible is edited, only the first layer is
-    returned. Raises NotReplaceable if the result has to go to a new layer, CallingError if
-    `drawables` can't be edited, and EditError if the image has a floating selection.
-    """
-    if image.get_floating_sel() is not None:
-        raise EditError(
-            _(
-                "The image has a floating selection: anchor it, or make it a layer (Layer ▸ To New "
-                "Layer), then edit."
-            )
-        )
-    layers: dict[int, Gimp.Layer] = {}
-    for drawable in drawables:
-        if isinstance(drawable, Gimp.LayerMask):
-            drawable = Gimp.Layer.from_mask(drawable)
-        if not isinstance(drawable, Gimp.Layer):
-            raise CallingError(
-                _("“{name}” is a channel: select a layer to edit.").format(name=drawable.get_name())
-            )
-        if drawable.get_image().get_id() != image.get_id():
-            raise CallingError(
-                _("“{name}” belongs to another image than the one to edit.").format(
-                    name=drawable.get_name()
-                )
-            )
-        layers[drawable.get_id()] = drawable
-    if not layers:
-        raise CallingError(_("There is no layer to edit: select one."))
-    chosen = list(layers.values())
-    if request.visible:
-        # Everything visible is one picture, however many layers are selected.
-        chosen = chosen[:1]
-    if request.replace:
-        if request.visible:
-            raise NotReplaceable(
-                _(
-                    "Everything visible can't replace one layer: it would paint the others into "
-                    "it. Choose a new layer, or edit the layer alone."
-                )
-            )
-        for layer in chosen:
-            check_replaceable(layer)
-    return chosen
-
-
-class Selected(NamedTuple):
-    """A selection as it was at one moment, in canvas coordinates.
-
-    `bounds` is the bounding box of everything that is selected. `shares` contains at least the
-    values inside `bounds`; outside, nothing is selected.
-    """
-
-    shares: Gegl.Buffer
-    bounds: Box
-
-
-def selection_of(image: Gimp.Image) -> Selected | None:
-    """Copy the current selection, or return None if nothing is selected. Raises EditError.
-
-    GIMP copies the selection in one step, into a mask that is not added to any layer. The bounds
-    are read before and after. If they are the same, they belong to the copy; otherwise the
-    selection is copied again.
-    """
-    while True:
-        check_open(image)
-        bounds = selection_bounds(image)
-        if bounds is None:
-            return None
-        holder = new_layer(image, "", (bounds.width, bounds.height))
-        holder.set_offsets(bounds.x, bounds.y)
-        mask = made(holder.create_mask(Gimp.AddMaskType.SELECTION))
-        try:
-            if selection_bounds(image) == bounds:
-                return Selected(_in_memory(mask, bounds), bounds)
-        finally:
-            let_go(image, mask)
-            let_go(image, holder)
-
-
-def _in_memory(mask: Gimp.LayerMask, place: Box) -> Gegl.Buffer:
-    """Copy the values of a mask to `place` in a new buffer.
-
-    Reading this buffer later needs no calls to GIMP.
-    """
-    shares = Gegl.Buffer.new(Babl.get_name(mask.get_format()), *astuple(place))
-    whole = pixels.rectangle(pixels.extent(mask))
-    mask.get_buffer().copy(whole, Gegl.AbyssPolicy.NONE, shares, pixels.rectangle(place))
-    return shares
-
-
-def selection_bounds(image: Gimp.Image) -> Box | None:
-    """Return the bounding box of the current selection, or None if nothing is selected."""
-    _ok, there, x1, y1, x2, y2 = Gimp.Selection.bounds(image)
-    return Box(x1, y1, x2 - x1, y2 - y1) if there else None
-
-
-@dataclass(frozen=True)
-class Edited:
-    """The layer or canvas that is edited, as it is at one moment.
-
-    `extent` is all of it, in its own coordinates, and `origin` is the position of these coordinates
-    on the canvas. `selected` is None if the whole layer or canvas is edited.
-    """
-
-    name: str
-    extent: Box
-    origin: tuple[int, int]
-    canvas: Box
-    selected: Selected | None
-
-
-def edited(
-    image: Gimp.Image, layer: Gimp.Layer, request: Request, selected: Selected | None
-) -> Edited:
-    """Describe what an edit of `layer` is applied to. `layer` may be a copy of the real layer."""
-    canvas = Box(0, 0, image.get_width(), image.get_height())
-    if request.visible:
-        return Edited(layer.get_name(), canvas, (0, 0), canvas, selected)
-    return Edited(layer.get_name(), pixels.extent(layer), offsets(layer), canvas, selected)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The part of a layer or of the canvas that is sent.
-
-    `wanted` is the part to be edited. It and `region` are in the coordinates of the layer or
-    canvas.
-    """
-
-    region: Region
-    wanted: Box
-
-
-def planned(what: Edited, request: Request) -> Plan:
-    """Plan which part is sent for an edit.
-
-    Raises EditError if the selection doesn't touch the layer or canvas, and CallingError if the
-    size is impossible or a setting can't be used.
-    """
-    wanted = what.extent
-    if what.selected is not None:
-        dx, dy = what.origin
-        there = what.selected.bounds.intersection(what.canvas).intersection(wanted.moved(dx, dy))
-        if not there.empty:
-            there = pixels.selected_bounds(what.selected.shares, there)
-        if there.empty:
-            raise EditError(
-                _(
-                    "The selection doesn't touch the layer “{name}”: select a part of it, or "
-                    "select nothing to edit the whole layer."
-                ).format(name=what.name)
-            )
-        wanted = there.moved(-dx, -dy)
-    context = request.context if request.context >= 0 else None
-    try:
-        sent = region.plan(
-            wanted, what.extent, request.size, request.resolution, settings.ceiling(), context
-        )
-    except ValueError as error:
-        raise CallingError(str(error)) from error
-    return Plan(sent, wanted)
-
-
 def _result_name(name: str, request: Request) -> str:
     if request.titled:
         return shortened(request.prompt)
     return _("{layer} edit").format(layer=_("Visible") if request.visible else name)
 
 
-def shortened(prompt: str) -> str:
-    """Return the prompt, cut to the length of a title."""
-    words = " ".join(prompt.split())
-    return words if len(words) <= _TITLE else words[: _TITLE - 1].rstrip() + "…"
-
-
 def capture(image: Gimp.Image, layers: Sequence[Gimp.Layer], request: Request) -> list[Capture]:
     """Export what the edit of each layer needs into a new job for each, and return the captures.
 
     The selection and the layers are copied before anything slow begins, so that later changes by
-    the user only affect the next edit. Raises EditError if an edit can't be made or its result
+    the user only affect the next edit. Raises UserError if an edit can't be made or its result
     would be invisible, and OSError if a job can't be written. No job is left behind in these cases.
     """
     with contextlib.ExitStack() as copies:
@@ -356,12 +152,15 @@ def capture(image: Gimp.Image, layers: Sequence[Gimp.Layer], request: Request) -
 
 
 def _reference(layer: Gimp.Drawable, copies: contextlib.ExitStack) -> Gimp.Layer:
-    """Copy a reference layer. The copy exists until `copies` is closed. Raises EditError."""
+    """Copy a reference layer. The copy exists until `copies` is closed. Raises UserError."""
     try:
         return copies.enter_context(copy_of(layer))
-    except EditError as error:
-        raise EditError(
-            _("A reference layer was deleted, or its image was closed: take it off the list.")
+    except UserError as error:
+        raise UserError(
+            _(
+                "A reference layer was deleted, or its image was closed. Remove it from the "
+                "list of reference pictures, then try again."
+            )
         ) from error
 
 
@@ -387,7 +186,7 @@ class _Source:
         selected: Selected | None,
         copies: contextlib.ExitStack,
     ) -> _Source:
-        """Copy what is edited. The copy exists until `copies` is closed. Raises EditError."""
+        """Copy what is edited. The copy exists until `copies` is closed. Raises UserError."""
         name, tattoo = layer.get_name(), layer.get_tattoo()
         copy = copies.enter_context(all_seen(image) if request.visible else copy_of(layer))
         what = replace(edited(image, copy, request, selected), name=name)
@@ -401,7 +200,7 @@ class _Source:
 
 
 def _exported(source: _Source, request: Request, references: Sequence[Gimp.Layer]) -> Capture:
-    """Write the job of one edit, and return its capture. Raises EditError and OSError."""
+    """Write the job of one edit, and return its capture. Raises UserError and OSError."""
     plan = planned(source.what, request)
     box = plan.region.content
     if request.visible or request.replace or looks_like_itself(source.copy):
@@ -458,7 +257,7 @@ def _written(
 def _check_shows(
     source: _Source, shown: Picture, request: Request, plan: Plan, keeps_alpha: bool
 ) -> None:
-    """Raise EditError if no part of the result would be visible.
+    """Raise UserError if no part of the result would be visible.
 
     The user would have to pay for it nevertheless. A result that keeps the alpha of its source is
     visible only where the source is. A replaced layer keeps its layer mask. A result gets the
@@ -474,25 +273,26 @@ def _check_shows(
         shown_by_mask = functools.partial(pixels.shares, mask)
         hidden = hidden or not _any_edited(shown_by_mask, wanted, what)
     if hidden and what.selected is not None:
-        raise EditError(
+        raise UserError(
             _(
-                "Nothing of “{name}” shows where you selected, and its mask or its locked alpha "
-                "would hide the result as well: select another part, or unlock the alpha, or "
-                "disable the mask."
+                "Nothing of “{name}” is visible in the selection, and its layer mask or "
+                "locked alpha channel would hide the result, too. Select another part, unlock "
+                "the alpha channel, or disable the mask."
             ).format(name=what.name)
         )
     if hidden:
-        raise EditError(
+        raise UserError(
             _(
-                "Nothing of “{name}” shows: it is transparent, or its mask hides it, and the "
-                "result would be hidden as well. Select the part to fill (Select ▸ All for "
-                "everything), or disable the mask."
+                "Nothing of “{name}” is visible: it is transparent, or its layer mask hides "
+                "it. The result would be hidden, too. Select the part to fill (Select ▸ All "
+                "for everything), or disable the mask."
             ).format(name=what.name)
         )
     if not request.visible and copy.get_opacity() == 0:
-        raise EditError(
+        raise UserError(
             _(
-                "The opacity of “{name}” is 0, and the result would have the same: raise it first."
+                "The opacity of “{name}” is 0, so the result would be invisible, too. Raise "
+                "the opacity first."
             ).format(name=what.name)
         )
 
@@ -513,9 +313,10 @@ def hidden_by(layer: Gimp.Layer, request: Request) -> str:
             # A new layer is visible even if the layer that it was made from is hidden.
             continue
         if not each.get_visible() or each.get_opacity() == 0:
-            return _("The result is hidden with “{name}”: show that to see it.").format(
-                name=each.get_name()
-            )
+            return _(
+                "The result is invisible, because “{name}” is hidden or its opacity is 0. "
+                "Show this layer, or raise its opacity."
+            ).format(name=each.get_name())
     return ""
 
 
@@ -523,7 +324,7 @@ def recalled(done: Job, image: Gimp.Image) -> Capture:
     """Recreate the capture of an earlier job, so that its results can become layers of `image`.
 
     Arguments that the job doesn't contain get default values. The `layer` of the capture is None if
-    `image` has no layer with its tattoo. Raises EditError if the files of the job are missing or
+    `image` has no layer with its tattoo. Raises UserError if the files of the job are missing or
     damaged.
     """
     try:
@@ -533,11 +334,11 @@ def recalled(done: Job, image: Gimp.Image) -> Capture:
         masked = (done.folder / "mask.png").exists()
         if masked and pixels.png_size(done.folder / "mask.png") != size:
             raise ValueError
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise EditError(
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError) as error:
+        raise UserError(
             _(
-                "Where this edit belongs is not known any more. Its pictures are in {folder}: "
-                "bring them in with File ▸ Open as Layers…"
+                "Dimilinks no longer knows where in the image this edit belongs. Open the "
+                "pictures in {folder} with File ▸ Open as Layers…"
             ).format(folder=done.folder)
         ) from error
     request = Request(
@@ -577,9 +378,10 @@ def _write_references(
     count = len(layers) + len(request.reference_files)
     if count > room:
         raise CallingError(
-            _("The service takes at most {room} references with this edit, not {count}.").format(
-                room=room, count=count
-            )
+            _(
+                "The service accepts at most {room} reference pictures with this edit, but "
+                "there are {count}. Remove some from the list."
+            ).format(room=room, count=count)
         )
 
     def write(shown: Picture) -> None:
@@ -600,13 +402,16 @@ def _write_references(
 
 
 def _open(path: str) -> Gimp.Image:
-    message = _("The reference “{path}” can't be opened: take it off the list.").format(path=path)
+    message = _(
+        "The reference picture “{path}” can't be opened. Remove it from the list of reference "
+        "pictures, then try again."
+    ).format(path=path)
     try:
         opened = Gimp.file_load(Gimp.RunMode.NONINTERACTIVE, Gio.File.new_for_path(path))
     except Exception as error:
-        raise EditError(message) from error
+        raise UserError(message) from error
     if opened is None:
-        raise EditError(message)
+        raise UserError(message)
     # Rotate the picture as its EXIF data say, which is how the user sees it elsewhere. GIMP does
     # this only when it opens a file in a window, and leaves it to the caller otherwise.
     opened.policy_rotate(False)

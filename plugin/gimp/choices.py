@@ -13,8 +13,9 @@ from typing import Any
 
 from gi.repository import Gimp
 
-from plugin import lock, settings
-from plugin.gimp import launch
+from plugin import lock, settings, storage
+from plugin.errors import Unusable
+from plugin.gimp.process import launch
 
 _REMEMBERED = (
     *("size", "resolution", "output", "source", "use-selection", "variations"),
@@ -81,8 +82,8 @@ def one_press() -> Iterator[bool]:
     with contextlib.ExitStack() as pressing:
         ours, before = True, None
         # Without writable files, this can't be determined, and each press counts as a new one.
-        with contextlib.suppress(OSError, settings.Unusable):
-            ours = pressing.enter_context(lock.held(settings.locks_folder() / _REPEATING))
+        with contextlib.suppress(OSError, Unusable):
+            ours = pressing.enter_context(lock.held(storage.locks_folder() / _REPEATING))
             before = settings.comforts().get("repeated")
         recent = isinstance(before, (int, float)) and before + ONE_PRESS > launch.STARTED
         anew = ours and not recent
@@ -94,7 +95,7 @@ def one_press() -> Iterator[bool]:
 
 
 def _note_press() -> None:
-    with contextlib.suppress(OSError, settings.Unusable):
+    with contextlib.suppress(OSError, Unusable):
         settings.change(lambda saved: {**saved, "repeated": time.time()})
 
 

@@ -10,26 +10,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from gi.repository import Gegl, Gimp, GLib
 
-from plugin import settings
-from plugin.gimp import capture, placing, worker_process
-from plugin.gimp.capture import Capture, Request, hidden_by
-from plugin.gimp.messages import CallingError, EditError, _, unforeseen
-from plugin.gimp.placing import Placed
-from plugin.gimp.worker_process import WorkerProcess
-from plugin.job import (
-    ACCEPTED,
-    PHASES,
-    PREPARED,
-    RECEIVED,
-    Job,
-    State,
-    check_prompt,
-    phase_text,
-)
+from plugin import settings, storage
+from plugin.errors import CallingError, Unusable, UserError, unforeseen
+from plugin.gimp import capture, placing
+from plugin.gimp.capture import Capture, hidden_by
+from plugin.gimp.planning import Request
+from plugin.gimp.process import worker_process
+from plugin.gimp.process.worker_process import WorkerProcess
+from plugin.gimp.results import Placed
+from plugin.gimp.targets import targets
+from plugin.gimp.translation import _
+from plugin.job import Job, State, Status, check_prompt
+from plugin.progress import Phase, Progress, Report
 
 _POSTS_AT_ONCE = 4
 
@@ -43,7 +38,7 @@ def edit(
     """Edit `drawables`, and return the result layers and the messages for the user.
 
     Waits until the results are placed. `captured` is called when everything that is sent has been
-    exported. Raises EditError if no result was placed. The image is unchanged then, unless its
+    exported. Raises UserError if no result was placed. The image is unchanged then, unless its
     layer was changed by the user while the result was written to it.
     """
     layers = check(image, drawables, request)
@@ -65,7 +60,7 @@ def edit(
     finally:
         Gimp.progress_end()
     if not running.placed:
-        raise EditError(" ".join(running.sentences))
+        raise UserError(" ".join(running.sentences))
     return [each.layer for each in running.placed], running.sentences
 
 
@@ -74,29 +69,29 @@ def check(
 ) -> list[Gimp.Layer]:
     """Check everything that could prevent an edit, and return the layers to edit.
 
-    Nothing is exported yet. Raises EditError.
+    Nothing is exported yet. Raises UserError.
     """
     try:
         check_prompt(request.prompt)
-    except ValueError as error:
+    except UserError as error:
         raise CallingError(str(error)) from error
     if request.replace and request.variations > 1:
         raise CallingError(
-            _("Several variations can't replace one layer: choose new layers, or one variation.")
+            _(
+                "Only one variation can replace a layer. Choose “New layer”, or set the "
+                "variations to 1."
+            )
         )
-    layers = capture.targets(image, drawables, request)
-    try:
-        settings.check_service()
-    except ValueError as error:
-        raise EditError(str(error)) from error
-    worker_process.check()
+    layers = targets(image, drawables, request)
+    settings.check_service()
+    worker_process.check_interpreter()
     return layers
 
 
 class Edit:
     """An edit, from its capture to its placed results.
 
-    The constructor exports what is sent. It raises EditError if this fails, and leaves no job
+    The constructor exports what is sent. It raises UserError if this fails, and leaves no job
     behind then. `changed` is called whenever `reports`, `sentences`, `placed` or `ended` may have
     changed.
     """
@@ -110,11 +105,11 @@ class Edit:
     ) -> None:
         self.image = image
         self.request = request
-        worker_process.get_ready()
+        worker_process.start_spare()
         Gegl.init(None)
         self.captures = _captured(image, layers, request)
-        self.reports: dict[tuple[str, int], dict[str, Any]] = {}
-        """The latest report on each variation, by job id and number. 0 stands for the whole job."""
+        self.reports: dict[tuple[str, int | None], Progress] = {}
+        """The latest report on each variation, by job id and number. None stands for them all."""
         self.sentences: list[str] = []
         """Messages on what went wrong or what the user should know, without duplicates."""
         self.placed: list[Placed] = []
@@ -142,7 +137,7 @@ class Edit:
         self.waiting_since = 0.0
         self._waiting = list(self.captures)
         self._begin()
-        placing.get_ready(self.captures[0])
+        placing.warm_up(self.captures[0])
         return False
 
     def cancel(self) -> None:
@@ -190,28 +185,28 @@ class Edit:
         """
         return any(_is_unsent(one.job) for one in self.captures if one.job.id in self._running)
 
-    def phase(self) -> str:
+    def phase(self) -> Phase:
         """The phase of the variation that is furthest behind."""
-        phases = {report.get("phase") for report in self.reports.values()}
-        return next((phase for phase in PHASES if phase in phases), "preparing")
+        phases = {report.phase for report in self.reports.values()}
+        return next((phase for phase in Phase if phase in phases), Phase.PREPARING)
 
     def uploaded(self) -> tuple[int, int]:
         """The bytes sent and the bytes in total, for all variations that are being uploaded."""
-        reports = [r for r in self.reports.values() if r.get("phase") == "uploading"]
-        return sum(r.get("sent", 0) for r in reports), sum(r.get("total", 0) for r in reports)
+        reports = [r for r in self.reports.values() if r.phase == Phase.UPLOADING]
+        return sum(r.sent for r in reports), sum(r.total for r in reports)
 
     def phase_text(self) -> str:
         """Return the phase in words, or the reason for a delay."""
         phase = self.phase()
-        notes = [report["note"] for report in self.reports.values() if report.get("note")]
+        notes = [report.note for report in self.reports.values() if report.note]
         if notes:
-            return str(notes[0])
-        if phase == "uploading":
+            return notes[0]
+        if phase == Phase.UPLOADING:
             sent, total = self.uploaded()
             return _("Uploading: {sent:.1f} of {total:.1f} MB").format(
                 sent=sent / 1e6, total=total / 1e6
             )
-        return phase_text(phase)
+        return phase.text
 
     def _begin(self) -> None:
         while self._waiting and len(self._running) < max(
@@ -222,7 +217,7 @@ class Edit:
                 self._running[one.job.id] = WorkerProcess(
                     one.job, self._listener(one.job), self._ender(one.job)
                 )
-            except EditError as error:
+            except UserError as error:
                 self._say([str(error)])
                 self._waiting.clear()
         if not self._running and not self.ended:
@@ -230,13 +225,12 @@ class Edit:
             self._finish()
         self._changed()
 
-    def _listener(self, job: Job) -> Callable[[dict[str, Any]], None]:
-        def heard(report: dict[str, Any]) -> None:
-            number = report.get("variation", 0)
-            if number:
-                self.reports.pop((job.id, 0), None)
-            self.reports[job.id, number] = report
-            if report.get("phase") == "waiting" and not self.waiting_since:
+    def _listener(self, job: Job) -> Report:
+        def heard(report: Progress) -> None:
+            if report.variation is not None:
+                self.reports.pop((job.id, None), None)
+            self.reports[job.id, report.variation] = report
+            if report.phase == Phase.WAITING and not self.waiting_since:
                 self.waiting_since = time.monotonic()
             self._changed()
 
@@ -266,7 +260,7 @@ class Edit:
                 continue
             try:
                 state = one.job.state
-            except (OSError, ValueError) as error:
+            except (OSError, UserError) as error:
                 self._say([str(error)])
                 continue
             self._say(_sentences(one.job, state))
@@ -286,24 +280,26 @@ class Edit:
 
 
 def _captured(image: Gimp.Image, layers: Sequence[Gimp.Layer], request: Request) -> list[Capture]:
-    """Export every layer. Raises EditError, and leaves no job behind in this case."""
+    """Export every layer. Raises UserError, and leaves no job behind in this case."""
     try:
         return capture.capture(image, layers, request)
-    except settings.Unusable as error:
-        raise EditError(str(error)) from error
+    except Unusable:
+        raise
     except OSError as error:
-        raise EditError(
-            _("The edit can't be kept on the disk ({why}): {path}").format(
-                why=error.strerror or error, path=error.filename or settings.home()
-            )
+        raise UserError(
+            _(
+                "The edit can't be saved in {path} ({why}). Nothing was sent, so nothing was "
+                "charged. Check that the disk has free space and can be written to, then try "
+                "again."
+            ).format(why=error.strerror or error, path=error.filename or storage.home())
         ) from error
 
 
 def _is_unsent(job: Job) -> bool:
     """Return whether nothing of a job was ever sent. Return False if the job can't be read."""
     try:
-        return all(post.state == PREPARED for post in job.state.posts)
-    except (OSError, ValueError):
+        return all(post.state == Status.PREPARED for post in job.state.posts)
+    except (OSError, UserError):
         return False
 
 
@@ -326,27 +322,34 @@ def _sentences(job: Job, state: State) -> list[str]:
             continue
         # The worker ended without recording a reason: it was killed, or the computer ran out of
         # memory.
-        if post.state == PREPARED:
-            sentences.append(_("The worker stopped before anything was sent. Try again."))
-        elif post.state == RECEIVED:
+        if post.state == Status.PREPARED:
             sentences.append(
                 _(
-                    "The result arrived, but the worker stopped before it was fitted. It is "
-                    "kept in {folder}; “python -m plugin resume {job}” goes on."
+                    "The background process stopped before anything was sent, so nothing was "
+                    "charged. Try again."
+                )
+            )
+        elif post.state == Status.RECEIVED:
+            sentences.append(
+                _(
+                    "The result arrived and is kept in {folder}. The background process "
+                    "stopped before the result could be put into the image. Choose Try Again "
+                    "to continue, at no cost (job {job})."
                 ).format(folder=job.folder, job=job.id)
             )
-        elif post.state == ACCEPTED and post.task:
+        elif post.state == Status.ACCEPTED and post.task:
             sentences.append(
                 _(
-                    "The worker stopped while the service had the edit. “python -m plugin "
-                    "resume {job}” fetches the result, at no further cost."
+                    "The background process stopped after the service accepted the edit. "
+                    "Choose Try Again to fetch the result, at no cost (job {job})."
                 ).format(job=job.id)
             )
         else:
             sentences.append(
                 _(
-                    "The worker stopped while the edit was under way. It may have been made "
-                    "and billed, so it is not sent again by itself; its job is {job}."
+                    "The background process stopped while the edit was in progress (job "
+                    "{job}). You may have been charged, so the edit is not sent again. Check "
+                    "your account with the service before you start a new edit."
                 ).format(job=job.id)
             )
     return sentences

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from gi.repository import Gimp
 
-from plugin.gimp import pixels
+from plugin.errors import UserError
+from plugin.gimp.canvas import pixels
+from plugin.gimp.canvas.layers import new_layer, offsets
+from plugin.gimp.canvas.undo import chosen_kept, one_step, thaw_abandoned, without_undo
 from plugin.gimp.capture import Capture
-from plugin.gimp.layers import new_layer, offsets
-from plugin.gimp.messages import EditError, _
-from plugin.gimp.undo import chosen_kept, one_step, thaw_abandoned, without_undo
-from plugin.job import Job
+from plugin.gimp.translation import _
+from plugin.job import Job, Variation
 
 _NOTE = "dimilinks-result"
 """The name of the parasite with the job and the variation of a result's layer."""
@@ -19,9 +21,21 @@ _BEFORE = "dimilinks-before"
 """The name of the parasite of a layer that shows for a moment what was there before."""
 
 
-def mark(layer: Gimp.Layer, job: Job, variation: int) -> None:
-    """Mark a layer as a result, so that windows recognise it even in a reopened image."""
-    data = f"{job.id} {variation}".encode()
+@dataclass(frozen=True)
+class Placed:
+    """A result in the image, as a variation of a job and its layer."""
+
+    job: Job
+    variation: int
+    layer: Gimp.Layer
+
+
+def mark(layer: Gimp.Layer, job: Job, variation: int | None) -> None:
+    """Mark a layer as a result, so that windows recognise it even in a reopened image.
+
+    `variation` is None for the group of all variations.
+    """
+    data = f"{job.id} {variation or 0}".encode()
     layer.attach_parasite(Gimp.Parasite.new(_NOTE, Gimp.PARASITE_PERSISTENT, data))
 
 
@@ -48,16 +62,16 @@ def _all_layers(image: Gimp.Image) -> Iterator[Gimp.Layer]:
             waiting += layer.get_children()
 
 
-def in_image(image: Gimp.Image) -> dict[tuple[str, int], Gimp.Layer]:
-    """Return the layers of `image` that are results, by job id and variation."""
-    found: dict[tuple[str, int], Gimp.Layer] = {}
+def in_image(image: Gimp.Image) -> dict[Variation, Gimp.Layer]:
+    """Return the layers of `image` that are results."""
+    found: dict[Variation, Gimp.Layer] = {}
     for layer in _all_layers(image):
         note = layer.get_parasite(_NOTE)
         if note is not None and not layer.is_group():
             job, _space, number = bytes(note.get_data()).decode("ascii", "replace").partition(" ")
             # The file may come from anybody, so check what it contains.
             if number.isdecimal() and len(number) < 4:
-                found[job, int(number)] = layer
+                found[Variation(job, int(number))] = layer
     return found
 
 
@@ -84,7 +98,7 @@ def show_alone(image: Gimp.Image, shown: Gimp.Layer, others: list[Gimp.Layer]) -
 def keep(image: Gimp.Image, kept: Gimp.Layer, others: list[Gimp.Layer]) -> None:
     """Keep one variation in the place of its group and remove the others, in one undo step.
 
-    Raises EditError.
+    Raises UserError.
     """
     with one_step(image):
         group = kept.get_parent()
@@ -98,16 +112,17 @@ def keep(image: Gimp.Image, kept: Gimp.Layer, others: list[Gimp.Layer]) -> None:
 def remove(image: Gimp.Image, layers: list[Gimp.Layer]) -> None:
     """Remove layers in one undo step, and each group of variations that becomes empty.
 
-    Raises EditError.
+    Raises UserError.
     """
     with one_step(image):
         for layer in layers:
             group = layer.get_parent()
             if not image.remove_layer(layer):
-                raise EditError(
-                    _("“{name}” can't be removed: {why}").format(
-                        name=layer.get_name(), why=Gimp.get_pdb().get_last_error()
-                    )
+                raise UserError(
+                    _(
+                        "GIMP can't remove the layer “{name}” ({why}). Delete it in the "
+                        "Layers dialog."
+                    ).format(name=layer.get_name(), why=Gimp.get_pdb().get_last_error())
                 )
             if _is_ours(group) and not group.get_children():
                 image.remove_layer(group)
@@ -130,7 +145,7 @@ def hide(image: Gimp.Image, layers: list[Gimp.Layer]) -> Callable[[], None]:
 def lay_sources_over(captures: list[Capture]) -> Callable[[], None]:
     """Temporarily show the original pixels of replaced layers, without undo steps.
 
-    Return a function that hides them again. Raises EditError.
+    Return a function that hides them again. Raises UserError.
     """
     image = captures[0].image
     laid: list[Gimp.Layer] = []

@@ -1,1 +1,1 @@
-"""The worker, which sends jobs to the service and fits the results, and the command line."""
+"""The worker process, which sends jobs to the service and fits results, and its command line."""

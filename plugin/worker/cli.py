@@ -1,7 +1,7 @@
 """The command line of the worker.
 
-The commands `edit`, `jobs`, `resume` and `key` are for users. The plug-in starts `work` and
-`service`, and also `key`. Output for the plug-in is JSON, with one object per line.
+Users run the commands `edit`, `jobs`, `resume` and `key`. The plug-in runs the commands `work`,
+`service` and `key`. These three commands print JSON, one object per line, for the plug-in to read.
 """
 
 from __future__ import annotations
@@ -24,56 +24,64 @@ from typing import Any, TextIO, cast
 
 from PIL import Image
 
-from plugin import __version__, job, region, settings
-from plugin.job import PREPARED, Files, Job, JobRequest, phase_text
+from plugin import __version__, history, job, region, settings
+from plugin.errors import Failure, Kind, UserError
+from plugin.job import Files, Job, JobRequest, Status
 from plugin.limits import MOST_VARIATIONS, TIERS
-from plugin.words import _, speak
-from plugin.worker import image_file, key_store, patience, picture
-from plugin.worker.failure import Failure
-from plugin.worker.run import Progress, Run
-from plugin.worker.service import Service
+from plugin.progress import Phase, Progress
+from plugin.translation import _, speak
+from plugin.worker import cli_files, key_store, picture
+from plugin.worker.run import Run
+from plugin.worker.service import patience
+from plugin.worker.service.api import Service
 
 _MODEL = "gpt-image-2"
 _ORIGINAL = "original"
-"""The name of the copy of the edited picture file in its job.
+"""The file name of the copy of the user's picture file that is kept in the job folder.
 
-The copy is made when the file is read, and is removed when all results of the job are written.
+The copy is made when the picture file is first read. It is removed when all results of the job
+have been written.
 """
 _INTERRUPTED = 130
 """The usual exit code after Ctrl+C."""
 _GLANCE = 0.2
 """Seconds between two checks whether Ctrl+C was pressed."""
 _MOST_KEY = 1000
-"""Largest length of a key, in characters. A longer text was probably pasted by mistake."""
+"""Largest accepted length of an API key, in characters. A longer text is probably no key."""
 
 _telling = threading.Lock()
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command line with the arguments `words`, by default those of the process.
+    """Run the command line with the arguments `words`, by default those of this process.
 
-    Return the exit code: 0 for success, 1 for an error, which is reported on standard error, and
-    130 after Ctrl+C.
+    Return the exit code: 0 after success, 1 after an error, and 130 after Ctrl+C. Errors are
+    reported on standard error.
     """
     _open_streams()
     arguments = _parser().parse_args(words)
     try:
         return int(arguments.command(arguments))
-    except (Failure, ValueError) as error:
+    except UserError as error:
         _tell_user(str(error))
     except OSError as error:
         why = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
-        _tell_user(_("This can't be done ({why}). Once that is mended, try again.").format(why=why))
+        _tell_user(_("This failed ({why}). Solve the problem, then try again.").format(why=why))
     except KeyboardInterrupt:
-        _tell_user(_("Stopped. “python -m plugin jobs” lists the edits; “resume” goes on."))
+        _tell_user(
+            _(
+                "Stopped. “python -m plugin jobs” lists the edits, and “python -m plugin resume” "
+                "continues one."
+            )
+        )
         return _INTERRUPTED
     return 1
 
 
 def _open_streams() -> None:
-    """Replace standard streams that are closed, and let standard output print any character."""
-    # Otherwise other files get the descriptors of closed streams, and libraries write warnings
-    # into these files.
+    """Open standard streams that are closed, and let standard output print any character."""
+    # If descriptor 0, 1 or 2 stayed closed, the next file that is opened would get this number, and
+    # warnings that libraries print would be written into that file.
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
@@ -90,9 +98,10 @@ def _nowhere(mode: str) -> TextIO:
 
 
 def _encodable(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Handle characters that an output encoding lacks, as an error handler for `codecs`.
+    """Replace characters that the output encoding lacks. This is an error handler for `codecs`.
 
-    The undecodable bytes of a file name are written as they are. Other characters are escaped.
+    Bytes of a file name that Python could not decode are written unchanged. Other characters are
+    written as escape sequences such as `\\u20ac`.
     """
     try:
         return codecs.lookup_error("surrogateescape")(error)
@@ -101,7 +110,7 @@ def _encodable(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def _print(line: str, stream: TextIO | None = None) -> None:
-    """Print to standard output or `stream`. Ignore errors, as when the reader has gone."""
+    """Print `line` to `stream`, by default standard output. Ignore errors such as a closed pipe."""
     with contextlib.suppress(OSError):
         print(line, file=stream)
 
@@ -176,27 +185,27 @@ def _edit(arguments: argparse.Namespace) -> int:
 
 
 def _prepared(arguments: argparse.Namespace) -> Job:
-    """Create the job of an edit.
+    """Create and return the job for the command `edit`, without sending anything.
 
-    Raises OSError, and Failure or ValueError with a message for the user.
+    Raises OSError and UserError.
     """
     prompt = job.check_prompt(arguments.prompt)
     settings.check_service()
     with contextlib.suppress(OSError):
-        job.prune(settings.keep_days(), time.time())
+        history.prune(settings.keep_days(), time.time())
     with job.prepare() as folder:
-        image_file.copy(arguments.image, folder / _ORIGINAL)
-        image = image_file.read_image(arguments.image, folder / _ORIGINAL)
+        cli_files.copy(arguments.image, folder / _ORIGINAL)
+        image = cli_files.read_image(arguments.image, folder / _ORIGINAL)
         whole = region.Box(0, 0, *image.size)
         mask = selection = None
         if arguments.mask:
-            mask = image_file.read_mask(arguments.mask, image.size)
-            selection = image_file.bounds(mask)
+            mask = cli_files.read_mask(arguments.mask, image.size)
+            selection = cli_files.bounds(mask)
         planned = region.plan(
             selection or whole, whole, arguments.size, arguments.resolution, settings.ceiling()
         )
         box = planned.content
-        source = image_file.content(image, box)
+        source = cli_files.content(image, box)
         picture.write_own(source, folder / "source.png")
         if mask:
             part = mask.crop((box.x, box.y, box.right, box.bottom))
@@ -209,24 +218,24 @@ def _prepared(arguments: argparse.Namespace) -> Job:
         names = []
         for number, path in enumerate(arguments.reference, 1):
             names.append(f"reference-{number}.png")
-            picture.write_own(image_file.read_reference(path), folder / names[-1])
+            picture.write_own(cli_files.read_reference(path), folder / names[-1])
         request = JobRequest(
             prompt,
             _MODEL,
             planned,
             arguments.variations,
             tuple(names),
-            # In a fully transparent picture there is nothing to keep: the result covers it.
+            # The alpha of a fully transparent picture is not kept: it would hide the result.
             keep_alpha=mask is None and _shows(source),
             repair=arguments.repair,
             created=time.time(),
             file=file,
         )
         room = _room(image, arguments.variations)
-        image_file.check_writable(Path(file.out), _name(file), room)
+        cli_files.check_writable(Path(file.out), _name(file), room)
         prepared = job.publish(folder, request)
     _tell_user(
-        _("Job {job}: {width}×{height} pixels go up.").format(
+        _("Job {job}: sending {width}×{height} pixels.").format(
             job=prepared.id, width=box.width, height=box.height
         )
     )
@@ -238,20 +247,22 @@ def _shows(image: Image.Image) -> bool:
 
 
 def _jobs(arguments: argparse.Namespace) -> int:
-    for listed in job.all_jobs():
+    for listed in history.all_jobs():
         try:
             line = f"{listed.state.name}\t{' '.join(listed.request.prompt.split())}"
-        except (OSError, ValueError):
+        except (OSError, UserError):
             line = "damaged\t"
         _print(f"{listed.id}\t{line}")
     return 0
 
 
 def _resume(arguments: argparse.Namespace) -> int:
-    unfinished = job.find(arguments.id)
+    unfinished = history.find(arguments.id)
     out = arguments.out.absolute() if arguments.out else None
     refusal = ""
-    if any(post.state == PREPARED or post.may_be_sent_again for post in unfinished.state.posts):
+    if any(
+        post.state == Status.PREPARED or post.may_be_sent_again for post in unfinished.state.posts
+    ):
         try:
             _check_writable(unfinished, out)
         except Failure as failure:
@@ -262,33 +273,35 @@ def _resume(arguments: argparse.Namespace) -> int:
 def _check_writable(unsent: Job, out: Path | None) -> None:
     """Check, before a job is sent, whether its results can be written. Raises Failure if not.
 
-    They go to `out`, or by default to the folder that the job names.
+    The results are written to the folder `out`, or by default to the folder that is saved in the
+    job.
     """
     request = unsent.request
     if request.file and request.region:
         image = _original(unsent, request.file, request.region.content)
-        image_file.check_writable(
+        cli_files.check_writable(
             out or Path(request.file.out), _name(request.file), _room(image, request.variations)
         )
 
 
 def _name(file: Files) -> str:
-    """Return the name of the result files, without their number and suffix."""
+    """Return the name of the result files, such as `photo-edit`, without number and suffix."""
     return f"{Path(file.image).stem}-edit"
 
 
 def _room(image: Image.Image, variations: int) -> int:
-    """Return the disk space that results may need, in bytes: that of their uncompressed pixels."""
+    """Return the most disk space that the results can need: the bytes of uncompressed pixels."""
     return image.width * image.height * len(image.getbands()) * variations
 
 
 def _finish(unfinished: Job, out: Path | None = None, refusal: str = "") -> int:
-    """Finish a job, write its results to files if it was made from a file, and return an exit code.
+    """Finish a job, report the outcome to the user, and return the exit code of the process.
 
-    The results are written to `out`, or by default to the folder that the job names. If there is a
-    `refusal`, a message for the user, nothing more is sent.
+    If the job was made from a picture file, write its results to PNG files in the folder `out`, or
+    by default in the folder that is saved in the job. `refusal` is a message for the user that
+    says why nothing more can be sent; if `refusal` is "", unsent variations are sent.
     """
-    shown: set[tuple[str, int]] = set()
+    shown: set[tuple[Phase, int | None]] = set()
 
     def show(progress: Progress) -> None:
         phase = (progress.phase, progress.variation)
@@ -296,7 +309,7 @@ def _finish(unfinished: Job, out: Path | None = None, refusal: str = "") -> int:
             _tell_user(progress.note)
         elif phase not in shown:
             shown.add(phase)
-            _tell_user(f"{phase_text(progress.phase)} …")
+            _tell_user(f"{progress.phase.text} …")
 
     run = Run(unfinished, show)
     is_stopped = _worked_on(run, unfinished, not refusal)
@@ -304,9 +317,9 @@ def _finish(unfinished: Job, out: Path | None = None, refusal: str = "") -> int:
     request = unfinished.request
     problems = [refusal] if refusal else []
     placed = {number: post.placed for number, post in enumerate(state.posts, 1) if post.placed}
-    if is_stopped and any(post.state == PREPARED for post in state.posts):
+    if is_stopped and any(post.state == Status.PREPARED for post in state.posts):
         problems.append(
-            _("What was not sent costs nothing; “python -m plugin resume {job}” sends it.").format(
+            _("What was not sent costs nothing. “python -m plugin resume {job}” sends it.").format(
                 job=unfinished.id
             )
         )
@@ -320,11 +333,11 @@ def _finish(unfinished: Job, out: Path | None = None, refusal: str = "") -> int:
             )
             for number, path in zip(fresh, results):
                 paths.append(path)
-                # The result is in its file even if this can't be marked.
+                # The result is in its file now. If the job can't be marked, go on.
                 with contextlib.suppress(OSError):
                     unfinished.mark_imported([number])
         except Exception as error:
-            # After any error, the user must learn where the results are that were paid for.
+            # Whatever the error is, tell the user where to find the results that were paid for.
             left = [fresh[number] for number in fresh if number not in unfinished.imported]
             problems.append(_kept(unfinished, left, folder, error))
         else:
@@ -336,12 +349,16 @@ def _finish(unfinished: Job, out: Path | None = None, refusal: str = "") -> int:
         if out:
             problems.append(
                 _(
-                    "--out is for results of picture files that are not written yet. These are "
-                    "the edited parts alone, as the job {job} keeps them."
+                    "--out had no effect. It only applies to edits of a picture file whose "
+                    "results are not written yet. The files listed contain only the edited "
+                    "parts, as they are stored in job {job}."
                 ).format(job=unfinished.id)
             )
     for path in paths:
         _print(str(path))
+    if any(post.recoverable or post.may_be_sent_again for post in state.posts):
+        hint = _("On the command line, use “python -m plugin resume {job}” instead of Try Again.")
+        problems.append(hint.format(job=unfinished.id))
     for sentence in [*state.notes, *state.messages, *problems]:
         _tell_user(sentence)
     run.pack()
@@ -353,9 +370,9 @@ def _finish(unfinished: Job, out: Path | None = None, refusal: str = "") -> int:
 def _worked_on(run: Run, unfinished: Job, sending: bool) -> bool:
     """Run a job to its end, and return whether the user pressed Ctrl+C.
 
-    After the first Ctrl+C, nothing more is sent. What was sent is still waited for, because it is
-    paid for. The second Ctrl+C ends the process at once. Until then the job stays locked, so that
-    nothing is sent twice.
+    After the first Ctrl+C, nothing more is sent, but the results of variations that were sent are
+    still waited for, because the user pays for them. The job stays locked meanwhile, so that no
+    other process sends the same variation. The second Ctrl+C ends the process at once.
     """
     pressed = threading.Event()
 
@@ -375,8 +392,9 @@ def _worked_on(run: Run, unfinished: Job, sending: bool) -> bool:
             if pressed.is_set() and not run.call_off():
                 _tell_user(
                     _(
-                        "Nothing more is sent; what was sent is waited for. Ctrl+C once more ends "
-                        "at once: then “python -m plugin resume {job}” fetches it, if it can be."
+                        "Nothing more is sent. Waiting for what was already sent. Press "
+                        "Ctrl+C again to stop at once; “python -m plugin resume {job}” then "
+                        "fetches the results if possible."
                     ).format(job=unfinished.id)
                 )
             while not wait([working], _GLANCE).done:
@@ -390,67 +408,80 @@ def _worked_on(run: Run, unfinished: Job, sending: bool) -> bool:
 def _results(
     done: Job, file: Files, box: region.Box, placed: list[str], folder: Path
 ) -> Iterator[Path]:
-    """Write each result, in a copy of the edited picture, to a file, and yield the file's path."""
+    """Write one file per result, and yield its path: a copy of the picture with the result placed.
+
+    `placed` contains the names of the fitted results in the job folder.
+    """
     image = _original(done, file, box)
-    # This is only the part of the mask that was sent. Nothing outside of it is selected.
+    # The mask in the job folder covers only `box`. Nothing outside `box` is to be edited.
     mask = picture.read_own(done.folder / "mask.png") if file.mask else None
     keep_alpha = mask is None if done.request.keep_alpha is None else done.request.keep_alpha
     for name in placed:
         result = picture.read_own(done.folder / name)
-        merged = image_file.merge(image, result, box, mask, keep_alpha)
-        yield image_file.save(merged, folder, _name(file))
+        merged = cli_files.merge(image, result, box, mask, keep_alpha)
+        yield cli_files.save(merged, folder, _name(file))
 
 
 def _original(done: Job, file: Files, box: region.Box) -> Image.Image:
-    """Return the edited picture, as it was when the job was made.
+    """Return the user's picture without the edit, as it was when the job was made.
 
-    Raises Failure if it can't be read or is another one by now.
+    Raises Failure if the picture can't be read, or if the file at its path has changed since then
+    and the job has no copy.
     """
     path, copied = Path(file.image), done.folder / _ORIGINAL
     if copied.exists():
-        return image_file.read_image(path, copied)
-    # Jobs of older versions have no copy. Their source.png is compared with the file instead.
-    image = image_file.read_image(path)
+        return cli_files.read_image(path, copied)
+    # Jobs of older versions have no copy. For them, the user's file is read. It must still contain
+    # the pixels that were sent, which are in source.png.
+    image = cli_files.read_image(path)
     try:
         sent = picture.read_own(done.folder / "source.png")
     except picture.Unreadable as error:
         raise Failure(
-            Failure.SETUP, _("The job {job} is damaged: {why}.").format(job=done.id, why=error)
+            Kind.SETUP,
+            _("The files of this edit are damaged: {why} (job {job}).").format(
+                job=done.id, why=error
+            ),
         ) from error
-    if image_file.content(image, box).tobytes() != sent.tobytes():
+    if cli_files.content(image, box).tobytes() != sent.tobytes():
         raise Failure(
-            Failure.SETUP,
+            Kind.SETUP,
             _(
-                "{path} is no longer the picture that this edit was made from: put that picture "
-                "back there."
+                "{path} is no longer the picture that this edit was made from. Put the "
+                "original picture back there."
             ).format(path=path),
         )
     return image
 
 
 def _kept(done: Job, placed: list[str], folder: Path, error: Exception) -> str:
-    """Return the message for results that have arrived, but can't be written to their files."""
+    """Return the message for results that have arrived, but can't be written to `folder`.
+
+    `placed` contains their names in the job folder.
+    """
     if isinstance(error, Failure):
         sentence = str(error)
     else:
         known = str(error) if isinstance(error, picture.Unreadable) else type(error).__name__
-        why = image_file.why(error) if isinstance(error, OSError) else known
+        why = cli_files.why(error) if isinstance(error, OSError) else known
         sentence = _("Results can't be written to {folder} ({why}).").format(folder=folder, why=why)
     kept = _(
-        "They are kept: “python -m plugin resume {job}” writes them once that is mended, and with "
-        "“--out FOLDER” into another folder, at no cost. The edited parts alone: {paths}"
+        "The results are kept. When the problem is solved, “python -m plugin resume {job}” "
+        "writes them at no cost. Add “--out FOLDER” to choose another folder. The edited "
+        "parts alone: {paths}"
     ).format(job=done.id, paths=", ".join(str(done.folder / name) for name in placed))
     return f"{sentence} {kept}"
 
 
 def _work(arguments: argparse.Namespace) -> int:
-    """Work on a job for the plug-in, to which only the standard streams connect this process.
+    """Run a job for the plug-in, which talks to this process through the standard streams only.
 
-    The end of standard input means that GIMP or the plug-in has ended, or that the user has
-    cancelled. Then nothing more is sent, and what was sent is completed.
+    Standard input ends when GIMP or the plug-in has ended, or when the user has cancelled. From
+    then on nothing more is sent, but variations that were already sent are completed.
     """
     if hasattr(os, "setsid") and os.getpgrp() != os.getpid():
-        # Ctrl+C in the terminal that GIMP was started from must not end an edit that was paid for.
+        # If GIMP was started from a terminal, Ctrl+C there would also end this process and lose an
+        # edit that was paid for. A session of its own prevents that.
         os.setsid()
     folder, collect = arguments.folder, False
     if folder is None:
@@ -471,21 +502,22 @@ def _work(arguments: argparse.Namespace) -> int:
     # The end of standard output is the signal for the plug-in that all results are written.
     _tell_nobody()
     if os.name == "posix":
-        # The rest is not urgent, and the user needs the processor for other things now.
+        # Compressing the files is not urgent, so give other processes precedence.
         os.nice(19)
     run.pack(patience.IMPORTING)
     return 0
 
 
 def _told_later() -> dict[str, Any]:
-    """Read a line with a JSON object from standard input, and return the object.
+    """Read the task of this process from standard input, one line of JSON, and return the object.
 
-    It contains the job folder, whether to send nothing ("collect"), and the language of all further
-    messages. Return {} if the input ends before. From then on, standard error goes to the file
-    `worker.log` in the job folder.
+    Return {} if standard input ends before the line is complete. The object contains "folder" (the
+    job folder), "collect" (whether to send nothing and only fetch results) and "language" (of all
+    further messages). From then on, standard error is appended to the file `worker.log` in the job
+    folder.
     """
     line = b""
-    # The input is read without a buffer, because `_work` watches the rest of it.
+    # A buffer would take bytes after this line out of standard input, which `_work` reads later.
     while not line.endswith(b"\n"):
         piece = os.read(0, 4096)
         if not piece:
@@ -502,10 +534,10 @@ def _told_later() -> dict[str, Any]:
 def _tell(progress: Progress) -> None:
     try:
         with _telling:
-            print(json.dumps(progress.to_json()), flush=True)
+            print(progress.to_line(), flush=True)
     except OSError:
-        # The plug-in has ended, but the answer still has to be fetched. Without a new standard
-        # output, writing the rest of the buffer would fail again at the end of the process.
+        # The plug-in has ended, but the answer still has to be fetched. Python writes buffered
+        # output when the process ends, which would fail again. So replace standard output.
         _tell_nobody()
 
 
@@ -524,17 +556,20 @@ def _key(arguments: argparse.Namespace) -> int:
 
 
 def _typed_key() -> str:
-    """Read a key from a line of standard input, without an echo in a terminal.
+    """Read an API key from a line of standard input. A terminal doesn't show what is typed.
 
-    Raises ValueError with a message for the user if the line is too long.
+    Raises UserError if the line is too long for a key.
     """
     if sys.stdin.isatty():
         key = getpass.getpass("API key: ")
     else:
-        # Bytes that can't be decoded become characters that no key has, and are refused later.
+        # Bytes outside ASCII become replacement characters. No key contains these, so
+        # `settings.check_key` refuses the text later.
         key = sys.stdin.buffer.readline(_MOST_KEY + 2).decode("ascii", "replace")
     if len(key.strip()) > _MOST_KEY:
-        raise ValueError(_("That is too long for an API key: copy it again, alone on its line."))
+        raise UserError(
+            _("This is too long for an API key. Copy the key again, without any other text.")
+        )
     return key
 
 
@@ -545,14 +580,16 @@ def _service(arguments: argparse.Namespace) -> int:
         url = settings.base_url()
         if url == settings.SANDBOX:
             answer["sandbox"] = works = True
-            message = _("The embedded sandbox is always there. It needs no key and costs nothing.")
+            message = _(
+                "The built-in sandbox is always available. It needs no key and costs nothing."
+            )
         else:
             answer["prices"] = Service(url, "").prices(_MODEL)
             if arguments.test:
                 settings.check_service()
                 Service(url, key_store.read()).check()
                 works, message = True, _("The service can be reached and accepts the API key.")
-    except (Failure, ValueError) as error:
+    except UserError as error:
         message = str(error)
     if arguments.test:
         answer.update(works=works, message=message)

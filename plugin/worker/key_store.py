@@ -1,11 +1,12 @@
 """Read, store and remove the API key.
 
-The key is read from the environment, the system's keyring, or a private file, in this order of
-precedence. It is stored in the keyring if possible, otherwise in the file.
+The key is read from an environment variable, from the system's keyring (its store for passwords)
+or from a private file, in this order of precedence. A new key is stored in the keyring if possible,
+otherwise in the file.
 
-A keyring may open a dialogue for its password that the user does not see. Every access to it
-therefore has a time limit. Messages never contain what a keyring reports, because some keyrings
-quote the secret.
+Every access to the keyring has a time limit, because a keyring sometimes waits for its password in
+a dialogue that the user does not see. Messages for the user never contain the error text of a
+keyring, because some keyrings quote the key in it.
 """
 
 from __future__ import annotations
@@ -14,65 +15,66 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from plugin import settings
-from plugin.words import _
+from plugin import settings, storage
+from plugin.errors import UserError
+from plugin.translation import _
 
 if TYPE_CHECKING:
     from keyring.backend import KeyringBackend
 
 SERVICE, USER = "dimilinks-gimp", "api-key"
-"""The names under which the key is stored in the keyring."""
+"""The service name and the user name under which the key is stored in the keyring."""
 SECONDS = 30.0
-"""Time limit for each access to the keyring: long enough to type the password that unlocks it."""
+"""Time limit for each access to the keyring. It leaves time to type the keyring's password."""
 
 T = TypeVar("T")
 
 
 class _NoAnswer(Exception):
-    """The keyring is locked, raised an error, or took too long."""
+    """The keyring is locked, raised an error, or exceeded the time limit."""
 
 
 def read() -> str:
-    """Return the key, or "" if there is none.
+    """Return the key, or "" if no key was stored.
 
-    Raises OSError, and ValueError with a message for the user if the key can't be read.
+    Raises UserError if the stored key is gone, invalid or can't be read, and OSError.
     """
     place = settings.key_place()
     if place == settings.KEYRING:
         try:
             key = _in_time(_from_keyring)
         except _NoAnswer as error:
-            raise ValueError(
+            raise UserError(
                 _(
-                    "The system's keyring, which has the API key, is locked or does not answer: "
-                    "unlock it, then try again."
+                    "The API key is in the system's keyring, which is locked or does not "
+                    "answer. Unlock the keyring, then try again."
                 )
             ) from error
         if key:
             return settings.check_key(key)
     key = settings.api_key()
     if not key and place == settings.KEYRING:
-        raise ValueError(
+        raise UserError(
             _(
-                "The API key is gone from the system's keyring: enter it anew in "
-                "Filters ▸ Dimilinks ▸ Settings…."
+                "The API key is gone from the system's keyring. Open Filters ▸ Dimilinks ▸ "
+                "Settings… and enter the key again."
             )
         )
     return key
 
 
 def store(key: str) -> str:
-    """Store `key` in the keyring if it works, otherwise in the private file.
+    """Store `key` in the keyring if the keyring works, otherwise in the private file.
 
-    Remove a former key from the other of these two places, if possible, and return the place as
-    `settings.key_place` names it. Raises OSError, and ValueError with a message for the user if
-    `key` is not a key or the settings can't be read.
+    Return the place: settings.KEYRING or settings.FILE. Remove a former key from the other place,
+    if possible. Raises UserError if `key` is not a key or if the settings can't be read, and
+    OSError.
     """
     key = settings.check_key(key)
     if not key:
-        raise ValueError(_("There is no key in that: copy it again, alone on its line."))
-    # This fails if the settings can't be read. The key's place could not be saved then, so the key
-    # must not be stored.
+        raise UserError(_("There is no key here. Copy the API key again, without any other text."))
+    # Load the settings before the key is stored. If they can't be read, the place of the key
+    # could not be saved in them, so the error must come before the key is stored.
     former = settings.load().get("key_in")
     try:
         kept = _in_time(lambda: _into_keyring(key))
@@ -82,7 +84,7 @@ def store(key: str) -> str:
         settings.save(key_in=settings.KEYRING)
         settings.key_file().unlink(missing_ok=True)
         return settings.KEYRING
-    settings.write_private(settings.key_file(), f"{key}\n")
+    storage.write_private(settings.key_file(), f"{key}\n")
     settings.save(key_in=settings.FILE)
     if former == settings.KEYRING:
         _try_to_clear()
@@ -90,16 +92,16 @@ def store(key: str) -> str:
 
 
 def forget() -> None:
-    """Remove the key from the keyring and from the file. The environment can't be changed here.
+    """Remove the key from the keyring and from the file. A key in the environment stays.
 
-    Raises OSError, and ValueError with a message for the user if the key is still in the keyring.
+    Raises UserError if the key is in the keyring and could not be removed, and OSError.
     """
     settings.key_file().unlink(missing_ok=True)
     if not _try_to_clear() and settings.comforts().get("key_in") == settings.KEYRING:
-        raise ValueError(
+        raise UserError(
             _(
-                "The system's keyring is locked or does not answer, so it still has the API key: "
-                "unlock it, then try again."
+                "The system's keyring is locked or does not answer, so the API key could not "
+                "be removed from it. Unlock the keyring, then try again."
             )
         )
     settings.save(key_in="")
@@ -114,9 +116,10 @@ def _try_to_clear() -> bool:
 
 
 def _in_time(step: Callable[[], T]) -> T:
-    """Return what `step` returns. Raises _NoAnswer if it raises an error or takes too long.
+    """Call `step` and return its value. Raises _NoAnswer if `step` fails or exceeds SECONDS.
 
-    A `step` that takes too long continues in a daemon thread, which ends with the process.
+    `step` runs in a daemon thread. If it exceeds the time limit, it continues there until the
+    process ends.
     """
     answers: list[T] = []
 
@@ -124,7 +127,7 @@ def _in_time(step: Callable[[], T]) -> T:
         try:
             answers.append(step())
         except Exception:
-            # Backends raise all kinds of exceptions. The missing answer stands for all of them.
+            # Keyrings raise all kinds of exceptions. After any of them, `answers` stays empty.
             return
 
     thread = threading.Thread(target=answer, daemon=True)
@@ -136,12 +139,13 @@ def _in_time(step: Callable[[], T]) -> T:
 
 
 def _backend() -> KeyringBackend | None:
-    """Return the system's keyring, or None if there is none that is suitable for secrets."""
-    # Imported here, because it searches the machine for keyrings and most commands need no key.
+    """Return the system's keyring, or None if the system has none that keeps secrets safely."""
+    # Import the library only here: the import searches the machine for keyrings, which takes time,
+    # and most commands need no key.
     import keyring
 
     found = keyring.get_keyring()
-    # In this library, backends with a priority below 1 store nothing, or store it unencrypted.
+    # A keyring with a priority below 1 stores nothing, or stores secrets without encryption.
     return found if found.priority >= 1 else None
 
 

@@ -1,7 +1,8 @@
-"""Read and write pictures: strictly those from the service, quickly those of the project itself.
+"""Read and write pictures.
 
-Pictures in the worker are Pillow images in sRGB, of mode RGB or RGBA (straight alpha), with 8 bits
-per channel.
+Pictures from the service are checked strictly when they are read. Pictures that this project wrote
+itself are read and written quickly. In the worker, every picture is a Pillow image in sRGB, of mode
+RGB or RGBA (alpha not premultiplied), with 8 bits per channel.
 """
 
 from __future__ import annotations
@@ -18,43 +19,44 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
-from plugin import quick_png, settings
-from plugin.words import _
-from plugin.worker import image_parts
+from plugin import quick_png, storage
+from plugin.translation import _
+from plugin.worker import picture_parts
 
 FOREIGN_FORMATS = ("PNG", "JPEG", "WEBP")
 FOREIGN_BYTES = 64_000_000
-"""The most bytes of a picture from the service."""
+"""The most bytes that a picture file from the service may have."""
 FOREIGN_PIXELS = 64_000_000
-"""The most pixels of such a picture, far more than the service makes (8.3 million)."""
+"""The most pixels of a picture from the service. Its largest pictures have 8.3 million."""
 _LARGE = 16_000_000
-"""The number of pixels from which a picture is scaled down on reading, if far fewer are needed."""
+"""A picture with at least this many pixels is scaled down while it is read, if the caller needs far
+fewer pixels."""
 _SMALL = 100_000
-"""A picture of up to so many pixels needs a negligible amount of memory."""
+"""A picture with at most this many pixels needs so little memory that this is not tested."""
 
 _QUICK = (
     *(cv2.IMWRITE_PNG_COMPRESSION, 1),
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
     *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG),
 )
-"""OpenCV's options for PNG. They take half of Pillow's time, which chooses a filter for each row,
-for files of the same size."""
+"""OpenCV's options for writing PNG. With them, writing takes half as long as with Pillow, which
+chooses a filter for each row of pixels. The files have about the same size."""
 _TO_OPENCV = {"RGB": cv2.COLOR_RGB2BGR, "RGBA": cv2.COLOR_RGBA2BGRA}
 
-# Pillow's limit would also apply to the user's own pictures, which may be larger. The limits here
-# depend on where a picture comes from.
+# Turn Pillow's limit off, because it would also reject large pictures of the user. This module has
+# its own limit for pictures from the service.
 Image.MAX_IMAGE_PIXELS = None
-# Blocks of memory from 32 MB on are returned to the system. Smaller ones stay with the thread that
-# used them, so Pillow allocates large ones.
+# Let Pillow allocate memory in large blocks. Only blocks of at least 32 MB are returned to the
+# operating system when they are freed. Smaller ones stay reserved for the thread that used them.
 Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]
 
 
 class Unreadable(Exception):
-    """The bytes are not a usable picture. The message is a clause that says why."""
+    """The bytes are not a usable picture. The message says why, as a clause for a sentence."""
 
 
-def kind(data: bytes) -> str:
-    """Return the name of a picture's format by its first bytes; "" if they are no picture's."""
+def file_type(data: bytes) -> str:
+    """Return the name of the picture format that `data` begins like, or "" if it is unknown."""
     for magic, name in (
         (b"\x89PNG", "PNG"),
         (b"\xff\xd8\xff", "JPEG"),
@@ -78,39 +80,38 @@ def kind(data: bytes) -> str:
 
 
 def read_foreign(data: bytes) -> Image.Image:
-    """Return a picture from the service, upright, in sRGB, as RGB or RGBA with 8 bits per channel.
+    """Decode a picture from the service, upright, in sRGB, as RGB or RGBA with 8 bits per channel.
 
-    The format is recognised by the bytes only, never by a file name or a declared type. Of an
-    animation, the first frame is returned. Raises Unreadable if the picture can't be used. Any
-    other exception, such as MemoryError, is a problem of this machine, not of the picture.
+    The format is recognised by the bytes alone; file names and declared types are ignored. For an
+    animation, return its first frame. Raises Unreadable if the picture can't be used. Any other
+    exception, such as MemoryError, means a problem of this machine, not of the picture.
     """
     return read_result(data, None)[0]
 
 
 def read_result(data: bytes, needed: tuple[int, int] | None) -> tuple[Image.Image, tuple[int, int]]:
-    """Return what `read_foreign` returns, and the (width, height) of the picture in the file.
+    """Return the same as `read_foreign`, and the (width, height) that the picture has in `data`.
 
-    A very large picture is scaled down by a whole number to save memory, if the `needed` (width,
-    height) is much smaller. It remains at least twice as wide and high as needed.
+    If the picture is very large and `needed`, the (width, height) that the caller needs, is much
+    smaller, the picture is scaled down by a whole number to save memory. The picture then still
+    has at least twice the needed width and height.
     """
     if len(data) > FOREIGN_BYTES:
-        raise Unreadable(_("it has more than {size} MB").format(size=FOREIGN_BYTES // 1_000_000))
-    if not (found := kind(data)):
+        raise Unreadable(_("it is larger than {size} MB").format(size=FOREIGN_BYTES // 1_000_000))
+    if not (found := file_type(data)):
         raise Unreadable(_("it is not a PNG, JPEG or WebP picture"))
     if found not in FOREIGN_FORMATS:
         raise Unreadable(
-            _("it is a picture of the kind {kind}, not a PNG, JPEG or WebP picture").format(
-                kind=found
-            )
+            _("it is in {kind} format, not a PNG, JPEG or WebP picture").format(kind=found)
         )
     try:
         return _decoded(data, found, needed)
     except (Unreadable, MemoryError, ImportError):
         raise
     except Exception as error:
-        # On damaged data, Pillow's decoders raise nearly any exception, from struct.error to
-        # SyntaxError. They do so as well if something is wrong with this machine. A test with
-        # another picture shows which it is.
+        # Pillow's decoders raise nearly any exception, from struct.error to SyntaxError, both for
+        # damaged data and if this machine lacks memory or a working decoder. Decoding another
+        # picture tells these two causes apart.
         _check_decoder(found, pixels(data))
         raise Unreadable(_("it is damaged ({why})").format(why=type(error).__name__)) from error
 
@@ -120,14 +121,14 @@ def _decoded(
 ) -> tuple[Image.Image, tuple[int, int]]:
     profile = None
     if found == "PNG":
-        data, profile = image_parts.plain_png(data)
+        data, profile = picture_parts.plain_png(data)
     try:
         picture, delivered = _loaded(data, found, needed)
     except (Unreadable, MemoryError, ImportError):
         raise
     except Exception:
-        # All pixels may be there in spite of the damage.
-        if (mended := image_parts.mended(data, found)) is None:
+        # In spite of the damage, the file possibly contains all pixels. Repair it and try again.
+        if (mended := picture_parts.mended(data, found)) is None:
             raise
         picture, delivered = _loaded(mended, found, needed)
     if profile:
@@ -139,10 +140,10 @@ def _decoded(
 def _loaded(
     data: bytes, found: str, needed: tuple[int, int] | None
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """Decode a picture, and return it with its (width, height) in the file.
+    """Decode a picture, and return it and the (width, height) that it has in the file.
 
-    A JPEG may be decoded smaller. Raises Unreadable if the picture is too large or empty, and
-    nearly any exception if it is damaged.
+    A JPEG is possibly decoded at a smaller size, if `needed` allows it. Raises Unreadable if the
+    picture is too large or has no pixels, and nearly any exception if it is damaged.
     """
     picture = Image.open(io.BytesIO(data), formats=(found,))
     width, height = picture.size
@@ -150,21 +151,21 @@ def _loaded(
         raise Unreadable(_("it has no pixels"))
     if width * height > FOREIGN_PIXELS:
         raise Unreadable(
-            _("it has {width}×{height} pixels, more than any real answer").format(
+            _("it has {width}×{height} pixels, which is too large for a result").format(
                 width=width, height=height
             )
         )
     if (factor := _factor(picture.size, needed)) > 1:
-        # This only has an effect on JPEGs.
+        # Decode at a smaller size to save memory. Only JPEG files allow this.
         picture.draft(None, (width // factor, height // factor))
     picture.load()
     return picture, (width, height)
 
 
 def pixels(data: bytes) -> int:
-    """Return how many pixels a picture has according to its header, at most FOREIGN_PIXELS.
+    """Return the number of pixels of a picture according to its header.
 
-    If the header can't be read, return FOREIGN_PIXELS.
+    Return FOREIGN_PIXELS if the number is larger or if the header can't be read.
     """
     with contextlib.suppress(Exception):
         width, height = Image.open(io.BytesIO(data), formats=FOREIGN_FORMATS).size
@@ -173,10 +174,11 @@ def pixels(data: bytes) -> int:
 
 
 def _factor(size: tuple[int, int], needed: tuple[int, int] | None) -> int:
-    """Return the whole number by which a picture may be scaled down.
+    """Return the largest whole number by which a picture of `size` can be scaled down.
 
-    Both sides keep at least twice the `needed` pixels. Longer sides are compared with each other,
-    since the picture may be stored turned by 90°.
+    After scaling, both sides still have at least twice the `needed` pixels. The longer side is
+    compared with the longer `needed` side, and the shorter with the shorter, because some files
+    store the picture turned by 90°.
     """
     if needed is None or size[0] * size[1] < _LARGE:
         return 1
@@ -185,7 +187,10 @@ def _factor(size: tuple[int, int], needed: tuple[int, int] | None) -> int:
 
 
 def _reduced(picture: Image.Image, factor: int) -> Image.Image:
-    """Return the picture scaled down by a whole number, strip by strip to save memory."""
+    """Return the picture scaled down by the whole number `factor`.
+
+    The picture is processed in strips of rows to save memory.
+    """
     width, height = picture.size
     reduced: Image.Image | None = None
     step = 64 * factor
@@ -209,16 +214,16 @@ def _reduced(picture: Image.Image, factor: int) -> Image.Image:
 
 
 def _check_decoder(found: str, count: int) -> None:
-    """Check that this machine can decode a picture of this format with `count` pixels.
+    """Check that this machine can decode a picture in the format `found` with `count` pixels.
 
-    Raises the exception that prevents it.
+    If it can't, the exception of the decoder or of the memory allocation is raised.
     """
     sample = io.BytesIO()
     Image.new("RGB", (8, 8), "gray").save(sample, found)
     Image.open(io.BytesIO(sample.getvalue()), formats=(found,)).load()
     if count > _SMALL:
-        # Decoders don't always report that they get no memory. This allocates the memory that the
-        # picture needs, without using it.
+        # Allocate as much memory as the picture needs. This raises MemoryError if there is too
+        # little, which decoders don't always report.
         np.empty(4 * count, np.uint8)
 
 
@@ -230,7 +235,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class Room:
-    """A limit for the pixels processed at once. A single picture may have any number of them."""
+    """Limits how many pixels are processed at once by all threads together.
+
+    A picture with more pixels than the limit is processed alone.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -239,9 +247,9 @@ class Room:
 
     @contextlib.contextmanager
     def taken(self, count: int) -> Iterator[None]:
-        """Reserve `count` pixels for a `with` block.
+        """Reserve `count` pixels for the duration of a `with` block.
 
-        This first waits until they are within the limit.
+        Before the block begins, wait until other threads have released enough pixels.
         """
         with self._freed:
             self._freed.wait_for(lambda: not self._taken or self._taken + count <= self._most)
@@ -257,11 +265,13 @@ class Room:
 def upright_srgb(picture: Image.Image) -> Image.Image:
     """Return the picture as RGB or RGBA in sRGB, with its EXIF orientation applied.
 
-    The EXIF data and the colour profile are removed. Without transparent pixels it is RGB.
+    The EXIF data and the colour profile are removed. The mode is RGBA only if at least one pixel
+    is not fully opaque.
     """
     picture = eight_bits(upright(picture))
     if picture.mode == "RGB" and not {"icc_profile", "transparency"} & picture.info.keys():
-        # Most pictures from the service are like this. Each step below would copy the pixels.
+        # Most pictures from the service are already plain RGB. Return them without the steps below,
+        # each of which would copy all pixels.
         picture.info.clear()
         return picture
     if picture.mode == "RGBA" and "icc_profile" not in picture.info:
@@ -287,7 +297,10 @@ def upright_srgb(picture: Image.Image) -> Image.Image:
 
 
 def upright(picture: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation to the picture itself. EXIF data that can't be read is ignored."""
+    """Turn the picture as its EXIF orientation says, in place, and return it.
+
+    EXIF data that can't be read is ignored.
+    """
     try:
         ImageOps.exif_transpose(picture, in_place=True)
     except (MemoryError, ImportError):
@@ -299,7 +312,7 @@ def upright(picture: Image.Image) -> Image.Image:
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:
-    """Return a gray picture of 16 bits with 8 bits; any other picture is returned as it is."""
+    """Convert a gray picture from 16 to 8 bits per pixel. Return any other picture unchanged."""
     if not picture.mode.startswith("I"):
         return picture
     deep = np.asarray(picture)
@@ -313,10 +326,10 @@ def eight_bits(picture: Image.Image) -> Image.Image:
 def between_profiles(
     colours: Image.Image, source: bytes | None, target: bytes | None, mode: str
 ) -> Image.Image:
-    """Convert colours from one ICC colour profile to another; None means sRGB.
+    """Convert a picture from the ICC colour profile `source` to `target`; None means sRGB.
 
-    The result has the mode `mode`. If a profile is damaged or doesn't match the channels of the
-    picture, the colours are not converted.
+    Return a picture of mode `mode`. If a profile is damaged or doesn't match the channels of the
+    picture, only the mode is converted.
     """
 
     def profile(data: bytes | None) -> ImageCms.ImageCmsProfile:
@@ -335,8 +348,8 @@ def between_profiles(
 def on_white(image: Image.Image) -> Image.Image:
     """Return a picture as RGB, with white behind transparent pixels.
 
-    That is how people see a cut-out product or a drawing without a background, and models
-    understand it well.
+    White is used because cut-out products and drawings without a background are usually shown on
+    white, and AI models understand such pictures well.
     """
     if image.mode == "RGB":
         return image
@@ -357,31 +370,37 @@ def read_own(path: Path) -> Image.Image:
 
 
 def write_own(picture: Image.Image, path: Path) -> None:
-    """Write a PNG, either completely or not at all, with the mode 0600. Raises OSError."""
-    settings.write_private(path, png(picture))
+    """Write a picture as a PNG file with the file mode 0600, either completely or not at all.
+
+    Raises OSError.
+    """
+    storage.write_private(path, png(picture))
 
 
 def write_layer(pixels: NDArray[np.uint8], path: Path) -> None:
-    """Write RGB or RGBA pixels (height, width, 3 or 4) as a PNG that GIMP can read quickly.
+    """Write RGB or RGBA pixels, of shape (height, width, 3 or 4), as an uncompressed PNG file.
 
-    The PNG is not compressed. It is written completely or not at all, with the mode 0600. Raises
-    OSError.
+    GIMP reads uncompressed PNGs quickly. The file has the file mode 0600 and is written completely
+    or not at all. Raises OSError.
     """
     height, width, channels = pixels.shape
     together = max(1, quick_png.STRIP_PIXELS // width)
     strips = (pixels[top : top + together].tobytes() for top in range(0, height, together))
-    settings.write_private(path, b"".join(quick_png.encoded((width, height), channels, strips)))
+    storage.write_private(path, b"".join(quick_png.encoded((width, height), channels, strips)))
 
 
 def pack(path: Path) -> None:
-    """Compress a PNG that this project wrote uncompressed. Raises OSError and Unreadable."""
+    """Compress a PNG file of this project if it is uncompressed. Raises OSError and Unreadable."""
     picture = read_own(path)
     if path.stat().st_size > picture.width * picture.height * len(picture.getbands()):
         write_own(picture, path)
 
 
 def png(picture: Image.Image, hard: bool = False) -> bytes:
-    """Encode an L, RGB or RGBA picture as PNG: quickly, or with `hard` as a smaller file."""
+    """Return an L, RGB or RGBA picture as the bytes of a PNG.
+
+    With `hard`, encoding is slower and the PNG smaller.
+    """
     if hard:
         out = io.BytesIO()
         picture.save(out, "PNG", compress_level=7)

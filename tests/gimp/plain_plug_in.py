@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""A plug-in as plain as most are: all is left to GIMP, picture and mask into files and back.
+"""A plug-in that works as most do: GIMP saves the image and a mask, and loads the result.
 
-What `tests/bench/speed` measures ours beside. What is between saving and loading, the service's
-client and its libraries, is left out.
+`tests/bench/speed` compares Dimilinks with it. It talks to no service, and loads the image that it
+has saved.
 """
 
 import os

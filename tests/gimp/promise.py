@@ -1,12 +1,12 @@
-"""The promise as a matrix: images of every kind that GIMP holds, edited inside a selection.
+"""The promise as a matrix: images of every kind that GIMP has, edited inside a selection.
 
-    cases(series)           every pair of what can be combined, as few cases as that takes
-    run(gimp, cases, …)     edit them in a real GIMP, by `scripts/promise.py`
-    judge(case, folder)     what was broken, in words; nothing may be
+    cases(seed)             every possible pair of values, in few cases
+    run(gimp, cases, …)     edit the cases in a real GIMP, with `scripts/promise.py`
+    judge(case, folder)     what is wrong with an edited case, in words
 
-Everything outside the selection (less than half of 1/255 selected) must be what it was: the source
-or the replaced layer and every other layer bit for bit, new layer masks 0, and the view bit for
-bit, or within 1e-6 where GIMP's own compositing rounds.
+Nothing may change where less than half of 1/255 is selected. There, the layers must stay the same
+bit for bit, and the layer masks of new layers must be 0. The view must stay the same bit for bit,
+or within 1e-6 in images with 32 bits, where GIMP's own compositing rounds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from covertable import make
 
-from installer.host import PrivateGimp
+from installer.private.host import PrivateGimp
 from tests.gimp.run_inside import run_inside
 
 AXES: dict[str, list[str]] = {
@@ -61,9 +61,9 @@ AXES: dict[str, list[str]] = {
 }
 
 _IMPOSSIBLE = (
-    # GIMP has palettes for 8-bit images alone.
+    # GIMP has indexed images in one precision only.
     {"base": ["indexed"], "precision": [p for p in AXES["precision"] if p != "u8 gamma"]},
-    # Refused, and tested as such.
+    # The procedure refuses this, which `scripts/bad_input.py` tests.
     {"output": ["replace"], "source": ["visible"]},
 )
 
@@ -75,7 +75,7 @@ _MOST_ROUNDED = 1e-6
 
 
 def possible(case: Case) -> bool:
-    """Whether GIMP and the procedure allow it; values may be left out."""
+    """Return whether GIMP and the procedure allow this case. Values may be left out."""
     return not any(
         all(case.get(axis) in values for axis, values in together.items())
         for together in _IMPOSSIBLE
@@ -83,7 +83,7 @@ def possible(case: Case) -> bool:
 
 
 def cases(seed: str = "") -> list[Case]:
-    """Return cases that hold every possible pair of values at least once; the same for a seed."""
+    """Return cases that contain every possible pair of values, always the same for a seed."""
     constraints = [
         {
             "operator": "fn",
@@ -98,7 +98,7 @@ def cases(seed: str = "") -> list[Case]:
 def run(
     gimp: PrivateGimp, chosen: Sequence[Case], folder: Path, photographs: Path, base_url: str
 ) -> list[Case]:
-    """Edit every case in this GIMP; return them with what was found, the pixels in `folder`."""
+    """Edit the cases in GIMP, and return them with what was found. The pixels are in `folder`."""
     (folder / "cases.json").write_text(json.dumps(chosen), "utf-8")
     access = {"DIMILINKS_BASE_URL": base_url, "DIMILINKS_API_KEY": "test-key"}
     found: list[Case] = run_inside(gimp, folder, photographs, "promise", **access)
@@ -117,7 +117,10 @@ def judge(case: Case, folder: Path) -> list[str]:
         return np.fromfile(folder / name, kind).reshape(height, width, -1)
 
     def outside(size: tuple[int, int], at: tuple[int, int]) -> Any:
-        """What is not selected of a drawable there; beyond the canvas nothing is."""
+        """Return an array that is true where a drawable of `size` at `at` is not selected.
+
+        Nothing is selected beyond the canvas.
+        """
         width, height = case["canvas"]
         padded = np.zeros((height + 4 * size[1], width + 4 * size[0]), np.uint8)
         selection = load(case["selected"], case["canvas"], "u1")[..., 0]

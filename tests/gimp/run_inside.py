@@ -1,4 +1,4 @@
-"""Running a script of `scripts/` in a private GIMP, and bringing back what it found."""
+"""Run a script of `scripts/` in a private GIMP, and return what it found."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from installer.host import PrivateGimp
+from installer.private.host import PrivateGimp
 
 _SCRIPTS = Path(__file__).parent / "scripts"
 
@@ -21,10 +21,11 @@ def run_inside(
     timeout: float | None = None,
     **environment: str,
 ) -> Any:
-    """Run a script with `folder`, which it may write to, and more arguments; return its findings.
+    """Run a script, and return the findings that it has written to `found.json` in `folder`.
 
-    It leaves them there as `found.json`. A link-free path to the photographs is in its
-    DIMILINKS_TEST_PHOTOS. `timeout` is in seconds.
+    The arguments of the script are `folder` and `arguments`. `environment` is added to its
+    environment variables, of which DIMILINKS_TEST_PHOTOS contains the path of the photographs.
+    `timeout` is in seconds.
     """
     out, err = io.BytesIO(), io.BytesIO()
     code = gimp.script(

@@ -1,6 +1,6 @@
-"""Hundreds of edits in one GIMP: what is held must not grow.
+"""Many edits in one GIMP: the memory, files and processes that are held must not grow.
 
-Used by the tests for a few edits, by `tests/bench/soak` for many.
+The tests make a few edits, `tests/bench/soak` makes many.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from installer.host import PrivateGimp
+from installer.private.host import PrivateGimp
 from tests.gimp.run_inside import run_inside
 
 MODES = ("procedure", "window")
@@ -27,10 +27,10 @@ HELD: dict[str, tuple[Callable[[Row], float], float]] = {
     "processes": (lambda row: row["processes"], 0),
     "temporary files": (lambda row: row["temporary files"], 1),
     "unfinished files": (lambda row: row["hidden files"], 0),
-    # For the reader: a machine has other things to do.
+    # The time may grow, because the machine may have other things to do. It is only shown.
     "seconds per edit": (lambda row: row["seconds"], math.inf),
 }
-"""What is measured, and by how much more than 5 % it may grow."""
+"""What is measured: the function that reads it from a row, and how much it may grow beyond 5 %."""
 
 
 def run(
@@ -42,7 +42,7 @@ def run(
     number: int,
     every: int,
 ) -> list[Row]:
-    """Make that many edits, and return what was held after `every` so many."""
+    """Make `number` edits, and return what was held after each `every` of them."""
     access = {"DIMILINKS_BASE_URL": base_url, "DIMILINKS_API_KEY": "test-key"}
     rows: list[Row] = run_inside(
         gimp,
@@ -56,7 +56,7 @@ def run(
 
 
 def judge(rows: list[Row]) -> list[str]:
-    """Return what has grown from the middle third to the last one, in words."""
+    """Return what has grown from the middle third of the rows to the last one, in words."""
     third = len(rows) // 3
     wrong = []
     for name, (value, more) in HELD.items():

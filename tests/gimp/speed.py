@@ -1,6 +1,6 @@
-"""Edits in a real GIMP, timed and weighed, with a service that answers at once.
+"""Measure the time and the memory of edits in a real GIMP, with a service that answers at once.
 
-Used by the tests for a few edits, by `tests/bench/speed` for the figures.
+The tests make a few edits, `tests/bench/speed` makes those for the figures.
 """
 
 from __future__ import annotations
@@ -15,34 +15,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from installer.host import PrivateGimp
+from installer.private.host import PrivateGimp
 from tests.gimp.run_inside import run_inside
 from tests.service.instant import InstantService
 
 Found = dict[str, Any]
 PLAIN = Path(__file__).with_name("plain_plug_in.py")
 KINDS = {"plug-in": b"dimilinks_gimp.py\0", "worker": b"\0plugin\0work\0"}
-"""The two processes of an edit, by what is in their command lines."""
+"""The two processes of an edit, each with a part of its command line."""
 
 
 @dataclass(frozen=True)
 class Timed:
-    """What `scripts/speed.py` found for each case, and what the service and the watch saw."""
+    """What `scripts/speed.py` found for each case, and what the service and the watch recorded."""
 
     found: list[Found]
     arrived: list[tuple[float, int]]
-    """When each request arrived (since 1970), and its bytes."""
+    """The time of each request, in seconds since 1970, and its length in bytes."""
     most_at_once: int
     peaks: list[tuple[float, str, float]]
-    """Of each process when it was first seen, which of KINDS, and the most memory it held, MB."""
+    """The time at which each process was first seen, its kind, and its peak memory in MB."""
 
     def request(self, edit: Found) -> tuple[float, int]:
-        """When the edit's first request arrived, in seconds from the call, and its bytes."""
+        """Return when the edit's first request arrived, and its length.
+
+        The time is in seconds after the call, and the length in bytes.
+        """
         at, size = next(each for each in self.arrived if each[0] > edit["began"])
         return at - edit["began"], size
 
     def peak(self, edit: Found, kind: str) -> float:
-        """The most memory in MB that a process of that kind held for the edit."""
+        """Return the highest peak memory, in MB, of the edit's processes of this kind."""
         end = edit["began"] + edit["seconds"]
         return max(mb for at, k, mb in self.peaks if k == kind and edit["began"] <= at <= end)
 
@@ -54,9 +57,9 @@ def run(
     cases: list[dict[str, Any]],
     thinking: float = 0,
 ) -> Timed:
-    """Make the edits of all cases; `folder` is a new one, `thinking` what each takes, in seconds.
+    """Make the edits of all cases. `scripts/speed.py` says what a case may contain.
 
-    What a case may hold stands in `scripts/speed.py`.
+    `folder` must be empty. The service takes `thinking` seconds for each edit.
     """
     install_plain(gimp)
     with InstantService(thinking) as service, _Watch(folder / "home") as watch:
@@ -73,7 +76,7 @@ def run(
 
 
 def install_plain(gimp: PrivateGimp) -> Path:
-    """Give that GIMP the plain plug-in too; returns its file."""
+    """Install the plain plug-in in this GIMP, and return its file."""
     installed = gimp.profile / "plug-ins" / "plain" / "plain.py"
     installed.parent.mkdir(exist_ok=True)
     shutil.copy(PLAIN, installed)
@@ -82,7 +85,7 @@ def install_plain(gimp: PrivateGimp) -> Path:
 
 
 class _Watch(contextlib.AbstractContextManager["_Watch"]):
-    """Looks again and again at the most memory that an edit's processes have held."""
+    """A context manager that records the peak memory of the processes of edits."""
 
     def __init__(self, home: Path) -> None:
         self.seen: dict[str, tuple[float, str, float]] = {}
@@ -101,13 +104,14 @@ class _Watch(contextlib.AbstractContextManager["_Watch"]):
     def _look_on(self) -> None:
         while not self._ending.wait(0.025):
             for process in filter(str.isdecimal, os.listdir("/proc")):
-                # It may have ended meanwhile.
+                # The process may have ended meanwhile.
                 with contextlib.suppress(OSError):
                     self._look(process)
 
     def _look(self, process: str) -> None:
         folder = Path("/proc", process)
-        # Before it becomes what was started, it has its parent's command line.
+        # Until a new process executes its program, it has the command line of its parent. Its kind
+        # is therefore determined again each time.
         command = (folder / "cmdline").read_bytes()
         kind = next((kind for kind, words in KINDS.items() if words in command), "")
         if not kind or self._mark not in (folder / "environ").read_bytes().split(b"\0"):

@@ -1,23 +1,23 @@
-"""GIMPs that bring their own libraries, or share a profile with one in a sandbox."""
+"""GIMPs that bring their own libraries, or share a profile with a GIMP in a Flatpak."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from installer.host import PrivateGimp
 from installer.payload import WORKER_PYTHON, plugin_folder
+from installer.private.host import PrivateGimp
 from tests.installer.roots import EDIT
 
 
 def test_the_worker_of_an_appimage_is_the_machines(gimp: PrivateGimp, tmp_path: Path) -> None:
-    """An AppImage has everything load its libraries first, which the machine's Python can't."""
+    """An AppImage makes programs load its libraries, but the worker must use the machine's."""
     note = plugin_folder(gimp.profile) / WORKER_PYTHON
     former = note.read_text()
     seen, python, script = (tmp_path / name for name in ("seen", "python", "script.py"))
     python.write_text(f'#!/bin/sh\nenv > "{seen}"\nexec {former.strip()} "$@"\n')
     python.chmod(0o755)
     script.write_text(EDIT)
-    # What is noted for a sandbox is none of this machine's.
+    # The first path is for a GIMP in a Flatpak, and must not be used here.
     note.write_text(f"flatpak\t/nowhere/python\n{python}\n")
     try:
         code = gimp.script(

@@ -1,4 +1,4 @@
-"""The scripts of docs/scripting.md, run as they stand there."""
+"""The scripts in docs/scripting.md, run exactly as they are printed there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from installer.host import PrivateGimp
+from installer.private.host import PrivateGimp
 
 SCRIPTING = Path(__file__).resolve().parents[2] / "docs" / "scripting.md"
 
@@ -63,7 +63,7 @@ def test_the_procedure_is_called_as_documented(gimp, tmp_path, language):
     else:
         text: Any = fenced("scheme", "dimilinks-edit")
         script.write_text(f"{PHOTO}\nSCHEME = {text!r}\n{SCRIPT_FU}", "utf-8")
-        # The layer itself: it says so with "replace".
+        # The script replaces the layer, so the image still has one. The 3 means success.
         assert run(gimp, script, share=tmp_path) == "3 1\n"
 
 

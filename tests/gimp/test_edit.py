@@ -1,4 +1,4 @@
-"""The edit inside real GIMPs, on real photographs: the promise, the choices, the errors."""
+"""Edits in real GIMPs, on real photographs: the promise, the arguments and the errors."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from installer.host import PrivateGimp
-from plugin import job
+from installer.private.host import PrivateGimp
+from plugin import history
 from plugin.worker.sandbox import Sandbox
 from tests.gimp.conftest import Inside
 
@@ -42,7 +42,7 @@ def test_nothing_changes_outside_the_selection(inside: Inside) -> None:
 def test_what_the_service_does_to_the_picture_is_undone(inside: Inside) -> None:
     for name, ((plain, beyond), (repaired, still)) in inside("misbehaving").items():
         assert beyond == still == 0, name
-        # Nothing was to change: all that is seen is what the service did.
+        # The prompt asks for no change, so every difference comes from the service.
         assert plain > 6, name
         assert repaired < 0.35 * plain, (name, plain, repaired)
 
@@ -117,8 +117,9 @@ def test_what_the_user_does_between_two_calls_harms_nothing(inside: Inside) -> N
         assert not wrong or ("closed" in wrong and name.endswith("close")), (name, wrong)
     assert len(found["placed"]) == 9 * 20 + 2 * 14
     for name, case in found["placed"].items():
-        # Of these GIMP converts no copy as it does the layer, of which a tile is put back; and a
-        # palette is made of the result as well.
+        # After these two actions, the tile that is being written can't be put back exactly, because
+        # GIMP doesn't convert a copy in the same way as the layer. A palette that is made after the
+        # result was written depends on the result, too.
         if not ("written" in name and name.endswith(("make_indexed", "to_profile"))):
             assert case["outside"] == 0 or name.endswith("update, make_indexed"), (name, case)
         assert case["state"], (name, case)
@@ -131,7 +132,7 @@ def test_what_the_user_does_between_two_calls_harms_nothing(inside: Inside) -> N
         lost = lost and not name.startswith("new")
         lost |= "written" in name and name.endswith("to_profile")
         if name != "new-layer, above_earlier, delete":
-            # There the result has its place already, and is put in.
+            # In this case, the place of the result is known already, and it is put there.
             assert case["placed"] == (0 if gone or lost else 1), (name, case)
         if not name.startswith("new") and case["placed"] and not name.endswith(("extend", "cut")):
             assert case["inside"] > 5000, (name, case)
@@ -156,7 +157,7 @@ def test_nothing_is_paid_for_that_nobody_would_see(
     assert len(found["hidden"]) == 11
     for name, (status, message, jobs) in found["hidden"].items():
         assert status == EXECUTION_ERROR and jobs == 0, (name, status, message)
-        assert "shows" in message or "opacity" in message, (name, message)
+        assert "visible" in message or "opacity" in message, (name, message)
     assert set(found["seen"].values()) == {SUCCESS}, found["seen"]
     assert found["hidden group"] == [SUCCESS, SUCCESS]
     assert len(found["clipped"]) == 5
@@ -174,7 +175,7 @@ def test_an_edit_that_changes_nothing_changes_nothing(inside: Inside, sandbox: S
         assert difference <= 1, name
     assert found["indexed"] == [True, True]
     assert len(found["grid"]) == 8 and not any(found["grid"]), found["grid"]
-    # The purest green of the wide space becomes the purest of sRGB, as docs/guide.md says.
+    # The purest green of Adobe RGB becomes the purest green of sRGB, as docs/guide.md says.
     assert found["green"] == [[0, 255, 2], [144, 255, 60]]
     assert found["gray"][0] == found["gray"][1]
 
@@ -226,7 +227,7 @@ SENTENCES = {
     "no image": "no layer",
     "a channel": "is a channel",
     "a layer of another image": "another image",
-    "too many references": "at most 7 references",
+    "too many references": "at most 7 reference pictures",
     "selection misses the layer": "doesn't touch",
     "impossible size": "size",
     "replace by several": "variations",
@@ -326,7 +327,7 @@ def test_nothing_is_left_behind(
     running = [_command_line(process) for process in Path("/proc").glob("[0-9]*")]
     assert any("pytest" in line for line in running)
     assert not [line for line in running if str(tmp_path) in line]
-    assert [j.imported for j in job.all_jobs()] == [{1}]
+    assert [j.imported for j in history.all_jobs()] == [{1}]
     assert (tmp_path / "home").stat().st_mode & 0o777 == 0o700
     assert sorted(os.listdir(tmp_path / "home")) == ["jobs", "locks"]
 

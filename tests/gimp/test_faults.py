@@ -1,4 +1,4 @@
-"""The whole plug-in with faults on its way: the image is edited or as it was, never between."""
+"""Edits in real GIMPs during which something fails: each image is edited, or stays as it was."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from plugin import job
-from plugin.job import RECEIVED
+from plugin import history
+from plugin.job import Status
 from plugin.worker import cli
 from plugin.worker.sandbox import Sandbox
 from plugin.worker.sandbox.server import Answer
@@ -27,7 +27,10 @@ PUBLIC = b"<html><title>Sign in to the hotel</title></html>"
 
 
 class Moody(Sandbox):
-    """Has a fault in store for each POST, and finds its worker by the home that it works in."""
+    """A sandbox that causes the faults in `moods`, one at each POST.
+
+    It finds the worker by its home folder, and the plug-in as the parent of the worker.
+    """
 
     def __init__(self, folder: Path, moods: list[str]) -> None:
         super().__init__(keys={"test-key"})
@@ -56,7 +59,8 @@ class Moody(Sandbox):
 
     def _worker(self) -> int:
         mark = f"DIMILINKS_HOME={self._folder / 'home'}\0".encode()
-        # The one before may be at work yet, without its plug-in.
+        # The worker of an earlier edit may still run without its plug-in. The latest worker has the
+        # highest process number.
         return max(
             int(process.name)
             for process in Path("/proc").glob("[0-9]*")
@@ -106,9 +110,9 @@ def test_a_fault_leaves_the_image_edited_or_as_it_was(inside: Inside, tmp_path: 
                 by_plug_in_killed.append(made)
         assert service.posts == len(stories)
 
-        # The worker has gone on alone; what it got can be had.
+        # A worker continues when its plug-in is killed. Resuming its job later sends nothing.
         for name in by_plug_in_killed:
-            until(lambda name=name: job.find(name).state.name == RECEIVED)
-            until(lambda name=name: bool(job.find(name).state.posts[0].placed))
+            until(lambda name=name: history.find(name).state.name == Status.RECEIVED)
+            until(lambda name=name: bool(history.find(name).state.posts[0].placed))
             assert cli.main(["resume", name]) == 0
         assert service.posts == len(stories)

@@ -1,4 +1,7 @@
-"""A slice of the promise's matrix (the whole: `tests/bench/promise`), and that it can fail."""
+"""The promise in a part of its matrix, and the check that a broken promise is noticed.
+
+`tests/bench/promise` edits the whole matrix.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from installer.host import PrivateGimp
+from installer.private.host import PrivateGimp
 from plugin.worker.sandbox import Sandbox
 from tests.gimp import promise
 
@@ -38,14 +41,14 @@ def test_a_slice_of_the_matrix(
     broken = {str(case): words for case in edited if (words := promise.judge(case, tmp_path))}
     assert not broken
 
-    # Whatever the promise covers is looked at: each of these alone must be noticed.
+    # Change one file at a time that the promise covers. Each change must be noticed.
     case = next(c for c in edited if c["made"][0]["mask"] and c["selection"] != "all")
     files = {layer["name"]: layer["after"] for layer in case["layers"]}
     files |= {"mask": case["made"][0]["mask"], "view": case["sees"]}
     for what, name in files.items():
         shutil.copy(tmp_path / name, tmp_path / "kept")
         data = bytearray((tmp_path / name).read_bytes())
-        # The last pixel is a corner, far from what is selected.
+        # The last pixel is in a corner, which is not selected.
         data[-1] ^= 0x41
         (tmp_path / name).write_bytes(data)
         assert promise.judge(case, tmp_path), what

@@ -1,4 +1,4 @@
-"""Some edits in one GIMP (many: `tests/bench/soak`): nothing that is held grows."""
+"""Several edits in one GIMP, which must not hold more and more. `tests/bench/soak` makes many."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from installer.host import PrivateGimp
+from installer.private.host import PrivateGimp
 from plugin.worker.sandbox import Sandbox
 from tests.gimp import soak
 
@@ -21,7 +21,7 @@ def test_what_is_held_does_not_grow(
     assert len(rows) == 15
     assert not soak.judge(rows)
 
-    # It would be noticed.
+    # Growth would be noticed.
     for row in rows[-5:]:
         row["script"]["files"] += 5
     assert soak.judge(rows)

@@ -1,10 +1,10 @@
-"""What `tests/bench/speed` measures can be measured: a few edits, not judged by the clock."""
+"""The measurements of `tests/bench/speed` on a few edits, without limits for their time."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from installer.host import PrivateGimp
+from installer.private.host import PrivateGimp
 from tests.gimp import speed
 
 
@@ -27,11 +27,11 @@ def test_edits_are_timed_and_weighed(gimp: PrivateGimp, photo_files: Path, tmp_p
     done = edit["done"]
     assert 0 < done["exported"] < sent < done["fetched"] < done["fitted"] < done["placed"]
     assert done["placed"] < edit["seconds"]
-    # The selection and its surroundings alone leave the machine.
+    # Only the region is sent, whereas the plain plug-in saves the whole image.
     assert size < 0.8 * photograph["naive"][0]["bytes"]
     assert set(photograph["limits"][0]) == {"read", "start", "encode", "decode", "move", "write"}
     assert timed.peak(edit, "worker") > timed.peak(edit, "plug-in") > 20
-    # On any canvas the same region goes up.
+    # The same region is sent, whatever the size of the canvas is.
     region = canvas["edits"][0]["region"]["content"]
     assert (region["width"], region["height"]) == tuple(
         edit["region"]["content"][side] for side in ("width", "height")

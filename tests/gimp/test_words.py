@@ -1,4 +1,4 @@
-"""Both sides in another language, inside real GIMPs."""
+"""The plug-in and the worker in other languages, in real GIMPs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from installer.host import PrivateGimp
-from installer.private_gimp import LOCALE
+from installer.private.debian import LOCALE
+from installer.private.host import PrivateGimp
 from plugin.worker.sandbox import Sandbox
 from tests.gimp.run_inside import run_inside
 
@@ -54,12 +54,12 @@ def test_both_sides_speak_the_users_language(
 def test_the_worker_speaks_as_gimp_does_not_as_the_environment_says(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, photo_files: Path
 ) -> None:
-    # Without a real locale GIMP speaks English, whereas Python would not mind.
+    # In the C locale, GIMP ignores LANGUAGE and uses English. Python's gettext would obey it.
     monkeypatch.setenv("LANG", "C.UTF-8")
     monkeypatch.setenv("LANGUAGE", "ja")
     with PrivateGimp("3.0", shares=[photo_files]) as gimp, Sandbox(keys={"other"}) as service:
         address = {"DIMILINKS_BASE_URL": service.base_url, "DIMILINKS_API_KEY": "test-key"}
         found = run_inside(gimp, tmp_path, photo_files, "words", **address)
     assert found["label"] == "_Edit with AI…"
-    assert "no size" in found["size"]
+    assert "is not a size" in found["size"]
     assert "doesn't accept the API key" in found["refused"]

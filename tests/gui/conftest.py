@@ -1,4 +1,4 @@
-"""Fixtures of the tests in the real window: one GIMP per series, a fresh image per test."""
+"""Fixtures for tests in real windows: one GIMP of each series, and a new image for each test."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import skimage
 
-from installer.host import PrivateGimp
-from plugin import job, settings
+from installer.private.host import PrivateGimp
+from plugin import history, settings
 
 pytest.register_assert_rewrite("gui_window")
 from gui_service import SlowService  # noqa: E402
@@ -20,7 +20,7 @@ PHOTOGRAPH = Path(skimage.data_dir) / "coffee.png"
 
 @pytest.fixture(scope="session", params=["3.0", "3.2"])
 def session(request, tmp_path_factory) -> Iterator[Window]:
-    """GIMP on a desktop of its own. At the end nothing of it may be left running."""
+    """Yield a GIMP on a desktop of its own. At the end, none of its processes may be left."""
     folder = tmp_path_factory.mktemp(f"gimp-{request.param}")
     with PrivateGimp(request.param, [folder, PHOTOGRAPH.parent]) as gimp:
         window = Window(gimp, folder)
@@ -33,16 +33,19 @@ def session(request, tmp_path_factory) -> Iterator[Window]:
 
 @pytest.fixture
 def window(session: Window, monkeypatch) -> Iterator[Window]:
-    """The window with edits made by the sandbox, and nothing left of before: no image, no edit."""
+    """Yield the window with the sandbox as its service, without images and without jobs.
+
+    Only one image may be open at the end of a test.
+    """
     monkeypatch.setenv("DIMILINKS_HOME", str(session.home))
     for variable in ("DIMILINKS_BASE_URL", "DIMILINKS_API_KEY", "DIMILINKS_ROUTE"):
         monkeypatch.delenv(variable, raising=False)
-    # By the settings file, not by a variable: a test may choose another service while GIMP runs.
+    # The service is set in the settings file, not in a variable: tests change it while GIMP runs.
     (session.home / "settings.json").unlink(missing_ok=True)
     choices = {"output": "new-layer", "variations": 1, "use-selection": True}
     settings.save(base_url=settings.SANDBOX, choices=choices)
     (session.home / "key").unlink(missing_ok=True)
-    for each in job.all_jobs():
+    for each in history.all_jobs():
         each.discard()
     yield session
     images = session.gimp.images()
@@ -52,7 +55,7 @@ def window(session: Window, monkeypatch) -> Iterator[Window]:
 
 @pytest.fixture
 def image(window: Window) -> Image:
-    """A photograph, open in the window, with an ellipse selected."""
+    """Open a photograph in the window, with an ellipse selected."""
     return Image(window, PHOTOGRAPH)
 
 
@@ -63,7 +66,10 @@ def photograph() -> Path:
 
 @pytest.fixture
 def slow(photograph: Path) -> Iterator[SlowService]:
-    """A service that answers when it is told to, with another photograph: the same is put back."""
+    """Yield a service that answers when it is told to, with another photograph.
+
+    With the same photograph, an edit would change nothing.
+    """
     service = SlowService(photograph.with_name("chelsea.png"))
     service.start()
     yield service

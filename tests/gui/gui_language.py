@@ -1,4 +1,4 @@
-"""What the window says in a language: the tests press things by their names."""
+"""The texts of the window in each language. Tests find widgets by these names."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _MNEMONIC = re.compile(r"_(?=\w)")
 
 
 class Language:
-    """A language by its code, such as zh_CN; `en` is that of the sources.
+    """The language with a code such as zh_CN. `en` is the language of the source code.
 
-    `environ` makes programs speak it.
+    Programs use the language if they have the variables of `environ`.
     """
 
     def __init__(self, code: str) -> None:
@@ -25,13 +25,13 @@ class Language:
         if code != "en":
             text = (catalogues.FOLDER / f"{code}.po").read_text("utf-8")
             self._catalogue = gettext.GNUTranslations(io.BytesIO(catalogue.compiled(text)))
-            # C.UTF-8 alone would leave everything in English.
+            # With C.UTF-8, everything would stay in English.
             self.environ = {"LANG": "en_US.UTF-8", "LANGUAGE": code, "LC_ALL": ""}
 
     def __call__(self, text: str) -> str:
-        """How a text of the sources stands on the screen."""
+        """Return a text of the source code as it appears on the screen."""
         return _MNEMONIC.sub("", self._catalogue.gettext(text))
 
     def begins(self, text: str) -> str:
-        """The beginning of a text, up to what is filled in."""
+        """Return the beginning of a text on the screen, up to its first placeholder."""
         return self(text).partition("{")[0]

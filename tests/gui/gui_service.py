@@ -1,4 +1,4 @@
-"""Services for the tests in the window that answer when the test says so."""
+"""A service for tests in the window, which answers when the test tells it to."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from pathlib import Path
 
 from gui_window import PATIENCE, Window
 
-from plugin import settings
+from plugin import settings, storage
 
 
 def use_service(window: Window, base_url: str) -> None:
-    """Let edits go to another service from now on; the fixture sets it back."""
+    """Save the address of another service, and a key. The fixture `window` resets both."""
     settings.save(base_url=base_url)
-    settings.write_private(window.home / "key", "test-key")
+    storage.write_private(window.home / "key", "test-key")
 
 
 class SlowService:
-    """Takes edits (`asked`, counted in `posts`), and answers with a picture when `answer` says so.
+    """A service that answers each edit with the same picture, once `answer` is set.
 
-    `by_link`: the answer is a link, which is asked for (`fetched`) and stalls until `deliver`.
-    With another `status` than 200 that is all of the answer. Until `start` nobody listens.
+    `asked` is set when an edit arrives, and `posts` counts the edits. With `by_link`, the answer
+    links to the picture: `fetched` is set when the picture is requested, and it is sent once
+    `deliver` is set. If `status` is not 200, the answer is an empty JSON object. The service
+    accepts no connections before `start`.
     """
 
     def __init__(self, picture: Path) -> None:
@@ -63,7 +65,7 @@ class SlowService:
                 pass
 
             def handle(self) -> None:
-                # A worker that was killed has hung up.
+                # A killed worker has closed its connection.
                 with contextlib.suppress(OSError):
                     super().handle()
 
@@ -73,12 +75,12 @@ class SlowService:
         self.base_url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
     def start(self) -> None:
-        """Listen from now on."""
+        """Accept connections from now on."""
         self._server.server_activate()
         self._thread.start()
 
     def close(self) -> None:
-        """Let everybody go, and listen no more."""
+        """Send all answers that are due, and stop."""
         self.answer.set()
         self.deliver.set()
         if self._thread.is_alive():

@@ -1,9 +1,9 @@
-"""A real GIMP window for the tests: started once per series, looked at and used like by a person.
+"""A real GIMP window for tests, which they look at and use as a person does.
 
     pytest ── Window.desk ──▶ inside/desk.py      accessibility bus, keyboard, screenshots
-           └─ Window.gimp ──▶ inside/in_gimp.py   what the images hold, in a batch script
+           └─ Window.gimp ──▶ inside/in_gimp.py   contents of the images, in a batch script
 
-Nothing waits by the clock: `until` polls for what must come to be.
+Instead of sleeping for a fixed time, tests poll for what they expect with `until`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from installer.host import PrivateGimp
+from installer.private.host import PrivateGimp
 
 INSIDE = Path(__file__).parent / "inside"
 PLUG_IN = "dimilinks-edit"
 DIALOG = "Edit with AI"
 PATIENCE = 30.0
-# None of the tester's own may lead an edit to the real service, or rename what is to be pressed.
+# The variables of the person who runs the tests must not send an edit to the real service, or
+# change the language: tests find widgets by their names.
 NEUTRAL = {
     "DIMILINKS_API_KEY": "",
     "DIMILINKS_BASE_URL": "",
@@ -43,7 +44,10 @@ T = TypeVar("T")
 def until(
     condition: Callable[[], T], what: str, patience: float = PATIENCE, pause: float = 0.1
 ) -> T:
-    """Ask until the answer is true, and return it. Raises TimeoutError that says `what` it was."""
+    """Call `condition` until it returns something true, and return that.
+
+    Raises TimeoutError after `patience` seconds. Its message names `what` was expected.
+    """
     end = time.monotonic() + patience
     while True:
         answer = condition()
@@ -55,7 +59,7 @@ def until(
 
 
 class Remote:
-    """The functions of a program inside, callable by name."""
+    """The functions that a program in `inside` offers on its socket, callable by name."""
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
@@ -81,7 +85,7 @@ class Remote:
         self._socket.sendall(request.encode("utf-8") + b"\n")
 
     def dismiss(self) -> None:
-        """Let the program inside go."""
+        """Tell the program that it is no longer needed."""
         try:
             self._send(None, {})
         except OSError:
@@ -92,10 +96,10 @@ class Remote:
 
 
 class Window:
-    """GIMP on a desktop of its own.
+    """A GIMP on a desktop of its own.
 
-    `home` is its DIMILINKS_HOME, `profile` its GIMP profile, `folder` is shared with it; `environ`
-    is added to what its programs find, `SCREEN` the size of the screen among it.
+    `home` is its DIMILINKS_HOME, `profile` its GIMP profile, and `folder` is shared with it.
+    `environ` is added to its environment variables, and may set the size of the screen in SCREEN.
     """
 
     def __init__(
@@ -110,7 +114,7 @@ class Window:
         self.home = home or folder / "home"
         self.home.mkdir(exist_ok=True)
         self.profile = gimp.profile
-        # Where the accessibility bus lies: two desktops must not share it.
+        # The accessibility bus is in this folder. Two desktops must not share it.
         runtime = folder / "runtime"
         runtime.mkdir(mode=0o700)
         self._log = (folder / "log").open("wb")
@@ -148,11 +152,11 @@ class Window:
         return path
 
     def log(self) -> str:
-        """The last messages of GIMP and all beside it."""
+        """Return the last output of GIMP and of the programs beside it."""
         return (self.folder / "log").read_text("utf-8", "replace")[-3000:]
 
     def close(self) -> None:
-        """Let GIMP quit as it does by itself, and end what is left if it does not."""
+        """Let GIMP quit, and end everything by force if it doesn't."""
         self.gimp.dismiss()
         try:
             self._process.wait(PATIENCE)
@@ -170,10 +174,13 @@ class Window:
             self._process.wait()
             self._log.close()
 
-    # What is there
+    # Queries
 
     def processes(self, *words: str) -> list[int]:
-        """Ids of this desktop's processes with one of these words in the command line, or all."""
+        """Return the ids of this desktop's processes whose command line has one of `words`.
+
+        Without words, return the ids of all of them.
+        """
         mark = f"DIMILINKS_HOME={self.home}".encode()
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
@@ -182,21 +189,21 @@ class Window:
                 command = (folder / "cmdline").read_bytes().decode("utf-8", "replace")
             except OSError:
                 continue
-            # Without a command line it has ended, and only its parent has not heard yet.
+            # A process without a command line has ended, and its parent hasn't waited for it yet.
             if mark in environment and command and (not words or any(w in command for w in words)):
                 found.append(int(folder.name))
         return found
 
     def plug_in(self) -> list[int]:
-        """The plug-in's processes."""
+        """Return the ids of the plug-in's processes."""
         return self.processes("dimilinks_gimp.py")
 
     def workers(self) -> list[int]:
-        """The workers' processes."""
+        """Return the ids of the workers' processes."""
         return self.processes("\0plugin\0work\0")
 
     def shows(self, words: str, app: str = "gimp") -> str:
-        """The text on the screen that has these words in it; empty if none."""
+        """Return a text on the screen that contains `words`, or an empty string."""
         for thing in self.desk.look(app=app):
             for text in (thing["name"], thing["text"]):
                 if words in text:
@@ -204,14 +211,15 @@ class Window:
         return ""
 
     def focus(self, app: str) -> tuple[str, str]:
-        """Role and name of what has the keyboard in an application."""
+        """Return role and name of the widget with the focus in an application, or empty strings."""
         focused = [thing for thing in self.desk.look(app=app) if thing["focused"]]
         return (focused[-1]["role"], focused[-1]["name"]) if focused else ("", "")
 
     def clear(self) -> None:
-        """Wait for the end of plug-in and workers, and close all images.
+        """Wait until plug-in and workers have ended, and close all images.
 
-        Raises TimeoutError, with everything ended by force, so that the next test has a chance.
+        If they don't end, they are killed, so that the next test can run, and TimeoutError is
+        raised.
         """
         try:
             until(lambda: not self.plug_in() + self.workers(), "the end of plug-in and workers")
@@ -221,17 +229,17 @@ class Window:
             for process in crashed + self.workers():
                 os.kill(process, signal.SIGKILL)
             if crashed:
-                # GIMP's word on it would cover the next window.
+                # GIMP's message about the crash would cover the next window.
                 self.dismiss_message()
             raise
         finally:
             self.gimp.close_images()
 
-    # What is done
+    # Actions
 
     def open_dialog(self) -> None:
         """Choose Filters ▸ Dimilinks ▸ Edit with AI…, and return when the dialog is ready."""
-        # GIMP makes its menu fit a new image a moment later.
+        # GIMP updates its menu a moment after an image was opened.
         until(
             lambda: self.desk.press(app="gimp", role="menu item", name="Edit with AI…"),
             "the menu's item",
@@ -240,9 +248,9 @@ class Window:
         until(lambda: self.focus(PLUG_IN)[0], "a focus in the dialog")
 
     def prompt(self, text: str, result: str = "New layer") -> None:
-        """Open the dialog, type the prompt into whatever has the focus, choose the result's place.
+        """Open the dialog, type the prompt, and choose where the result goes.
 
-        The dialog offers what was chosen last, so nothing is left as it is found.
+        The dialog starts with the last choices, so both are always set.
         """
         self.open_dialog()
         assert self.focus(PLUG_IN) == ("text", "Prompt")
@@ -252,27 +260,27 @@ class Window:
         assert self.desk.press(app=PLUG_IN, role="menu item", name=result)
 
     def shown_prompt(self) -> str:
-        """What stands in the dialog's field for the prompt."""
+        """Return the text in the dialog's field for the prompt."""
         fields = [t for t in self.desk.look(app=PLUG_IN) if t["role"] == "text"]
         return next(field["text"] for field in fields if field["name"] == "Prompt")
 
     def press_in_dialog(self, button: str, role: str = "button") -> None:
-        """Press a button of the dialog, as soon as it is there."""
+        """Press a button of the dialog as soon as it is there."""
         until(lambda: self.desk.press(app=PLUG_IN, role=role, name=button), f"{button} to press")
 
     def agree(self, button: str) -> None:
-        """Press a button of the question over the dialog."""
+        """Press a button of the question on top of the dialog."""
         until(
             lambda: self.desk.press(app=PLUG_IN, role="button", name=button, within="alert"),
             f"the question whether to {button}",
         )
 
     def hold(self, button: str, role: str = "button") -> None:
-        """Hold a thing in the dialog down with the mouse, until `desk.release`."""
+        """Press the mouse button on a widget of the dialog, and hold it until `desk.release`."""
         places: list[list[int] | None] = []
 
         def still() -> list[int] | None:
-            # The window grows with what is new in it.
+            # The widget may still move, because the window grows with its contents.
             places.append(self.desk.place(app=PLUG_IN, role=role, name=button))
             return places[-1] if places[-3:].count(places[-1]) == 3 else None
 
@@ -280,12 +288,12 @@ class Window:
         self.desk.hold(x=x, y=y)
 
     def click(self, button: str, role: str = "button") -> None:
-        """Click a thing in the dialog with the mouse."""
+        """Click a widget of the dialog with the mouse."""
         self.hold(button, role)
         self.desk.release()
 
     def thing(self, role: str, name: str) -> dict[str, Any]:
-        """What is called so in the dialog, once it is there."""
+        """Wait for a widget of the dialog, and return its description."""
 
         def found() -> dict[str, Any] | None:
             things = self.desk.look(app=PLUG_IN)
@@ -294,29 +302,29 @@ class Window:
         return until(found, f"{role} {name}")
 
     def buttons(self) -> list[str]:
-        """The names of the buttons in the dialog."""
+        """Return the names of the buttons that the dialog shows."""
         return [t["name"] for t in self.desk.look(app=PLUG_IN) if t["role"] == "button"]
 
     def wait_for_edits(self) -> None:
-        """Return when nothing that is in view in the dialog is under way any more."""
+        """Wait until none of the edits that the dialog shows is under way."""
         until(
             lambda: "Discard" in (buttons := self.buttons()) and "Cancel" not in buttons,
             "the end of all edits",
         )
 
     def close_dialog(self) -> None:
-        """Close the dialog, and return when the plug-in has ended."""
+        """Close the dialog, and wait until the plug-in has ended."""
         self.press_in_dialog("Close")
         self.wait_for_plug_in()
 
     def edit_and_close(self) -> None:
-        """Press Edit, wait for what comes of it, and close the dialog."""
+        """Press Edit, wait until the edits have ended, and close the dialog."""
         self.press_in_dialog("Edit")
         self.wait_for_edits()
         self.close_dialog()
 
     def cancel_in_the_status_bar(self) -> None:
-        """Press the Cancel beside GIMP's progress bar, and return when the plug-in has ended."""
+        """Press Cancel beside GIMP's progress bar, and wait until the plug-in has ended."""
         until(
             lambda: self.desk.press(app="gimp", role="button", name="Cancel"),
             "the status bar's Cancel",
@@ -324,18 +332,18 @@ class Window:
         self.wait_for_plug_in()
 
     def dismiss_message(self) -> None:
-        """Close GIMP's window with a message."""
+        """Wait for a message from GIMP, and close it."""
         until(lambda: self.desk.press(app="gimp", role="button", name="OK"), "a message")
 
     def wait_for_plug_in(self) -> None:
-        """Return when the plug-in has ended."""
+        """Wait until the plug-in has ended."""
         until(lambda: not self.plug_in(), "the end of the plug-in")
 
     def key(self, name: str) -> None:
         """Press a key in the image window."""
 
         def in_front() -> bool:
-            # Its title changes with the image, now and then while it is looked for.
+            # Its title changes with the image, sometimes while the window is searched for.
             self.desk.activate(title="– GIMP$")
             return self.desk.active_window().endswith("– GIMP")
 
@@ -344,7 +352,7 @@ class Window:
 
 
 class Image:
-    """The image in the window."""
+    """An image that is open in the window."""
 
     def __init__(
         self,
@@ -359,27 +367,31 @@ class Image:
         self.id = window.gimp.open_image(
             path=str(path), precision=precision, feather=feather, kind=kind, beside=beside
         )
-        # Its number is in the title.
+        # The title contains the image's id.
         until(lambda: f"-{self.id}." in window.desk.active_window(), "the image in the window")
 
     def state(self) -> dict[str, Any]:
-        """Layers, selection and channels, with digests for pixels."""
+        """Return layers, selection and channels, with digests of their pixels."""
         return self._window.gimp.state(image=self.id)
 
     def layers(self) -> list[dict[str, Any]]:
-        """Names, visibility and children of the layers, also while an edit changes them."""
+        """Return names, visibility and children of the layers, also while an edit changes them."""
         return self._window.gimp.outline(image=self.id)
 
     def undo(self, to: dict[str, Any], removal: bool = False) -> None:
-        """Press Ctrl+Z once in the window: the image becomes what `to` says, in all respects.
+        """Press Ctrl+Z once in the window, and check that the image gets the state `to`.
 
-        GIMP itself selects a layer that comes back: `removal` leaves that out.
+        With `removal`, the selected layers are not compared: GIMP selects a layer whose removal is
+        undone.
         """
         self._window.key("ctrl+z")
         self._becomes(to, with_selected=not removal)
 
     def redo(self, to: dict[str, Any]) -> None:
-        """Press Ctrl+Y once in the window: the image becomes what `to` says."""
+        """Press Ctrl+Y once in the window, and check that the image gets the state `to`.
+
+        The selected layers are not compared.
+        """
         self._window.key("ctrl+y")
         self._becomes(to, with_selected=False)
 
@@ -388,29 +400,29 @@ class Image:
         wanted = {**to, **aside}
 
         def reached() -> bool:
-            # A layer that goes while it is looked at is an error.
+            # Reading a layer that is being removed is an error.
             with contextlib.suppress(RuntimeError):
                 return {**self.state(), **aside} == wanted
             return False
 
         with contextlib.suppress(TimeoutError):
             until(reached, "the state", PATIENCE)
-        # Shows how they differ, or what the error is.
+        # If the state was not reached, this shows the differences, or raises the error.
         assert {**self.state(), **aside} == wanted
 
     def view(self) -> np.ndarray:
-        """What is seen, a row of 16-bit values per pixel."""
+        """Return what is visible, (pixels, 4), as 16-bit R'G'B'A values."""
         path = self._window.folder / "view.raw"
         self._window.gimp.write_view(image=self.id, path=str(path))
         return np.fromfile(path, np.uint16).reshape(-1, 4)
 
     def selected(self) -> np.ndarray:
-        """For each pixel whether it is selected: at least half of 1/255."""
+        """Return for each pixel whether at least half of 1/255 of it is selected."""
         path = self._window.folder / "selection.raw"
         self._window.gimp.write_selection(image=self.id, path=str(path))
         return np.fromfile(path, np.uint8) > 0
 
     def edit(self, **values: Any) -> tuple[str, str]:
-        """Call the procedure without a dialog; return its status and the last error's words."""
+        """Call the procedure without a dialog, and return its status and the last error message."""
         status, words = self._window.gimp.edit(image=self.id, **values)
         return status, words

@@ -1,4 +1,4 @@
-"""Edits made in the window: what the user gets, and what one undo brings back."""
+"""Edits in the window: the results in the image, and the one undo step that reverts them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from gui_window import PLUG_IN, Image, Window, until
 
-from plugin import job, lock, settings
+from plugin import history, job, lock, settings, storage
 from plugin.worker.sandbox import Sandbox
 
 pytestmark = pytest.mark.gimp
@@ -51,7 +51,7 @@ def test_replace(window: Window, image: Image) -> None:
     before, seen = image.state(), image.view()
     window.prompt("vintage film", result="Replace")
     until(lambda: window.shows("replace", PLUG_IN), "the choice in the dialog")
-    # The prompt has kept the focus.
+    # The prompt still has the focus.
     window.desk.key(name="ctrl+Return")
     window.wait_for_edits()
     window.close_dialog()
@@ -74,7 +74,7 @@ def test_replace(window: Window, image: Image) -> None:
         ("u32", "mask", "replace"),
         ("u32", "gray", "new-layer"),
         ("float", "group", "replace"),
-        # GIMP 3.0 doesn't take back all that is done to copies.
+        # GIMP 3.0 doesn't undo everything that is done to copies.
         ("u8", "copied image", "replace"),
         ("u8", "copied layer", "replace"),
         ("u8", "filter", "replace"),
@@ -103,7 +103,7 @@ def test_what_cannot_be_replaced_is_offered_a_new_layer(window: Window, photogra
     window.prompt("sepia", result="Replace")
     window.press_in_dialog("Edit")
     until(lambda: window.shows("can't be replaced", PLUG_IN), "the question")
-    # Not agreed: back to the window, with all that was typed.
+    # Escape leads back to the window, which still has the prompt.
     window.desk.key(name="Escape")
     until(lambda: not window.shows("can't be replaced", PLUG_IN), "the window")
     assert window.shown_prompt() == "sepia"
@@ -133,14 +133,14 @@ def test_a_layer_is_replaced_by_one_result_however_many_are_chosen(
     window.prompt("sepia", result="Replace")
     window.edit_and_close()
     assert len(image.state()["layers"]) == 1
-    assert len(job.all_jobs()[-1].state.posts) == 1
+    assert len(history.all_jobs()[-1].state.posts) == 1
 
 
 def test_the_price_is_seen_before_it_is_paid(window: Window, image: Image) -> None:
     with Sandbox(keys={"test-key"}) as service:
         choices = {"variations": 2, "output": "new-layer"}
         settings.save(base_url=service.base_url, choices=choices)
-        settings.write_private(window.home / "key", "test-key")
+        storage.write_private(window.home / "key", "test-key")
         window.open_dialog()
         until(lambda: window.shows("2 × 0.08 = 0.16", PLUG_IN), "the price of two")
         assert window.shows("5:4 at 1k, 960×768", PLUG_IN)
@@ -150,7 +150,7 @@ def test_the_price_is_seen_before_it_is_paid(window: Window, image: Image) -> No
 
 
 def test_chinese_prompt(window: Window, image: Image) -> None:
-    before = {each.id for each in job.all_jobs()}
+    before = {each.id for each in history.all_jobs()}
     prompt = "复古胶片，保留主体 sepia tone, and leave the client out of it"
     window.prompt(prompt)
     window.edit_and_close()
@@ -158,16 +158,16 @@ def test_chinese_prompt(window: Window, image: Image) -> None:
     new, _old = image.state()["layers"]
     title = "复古胶片，保留主体 sepia tone, and leave the cli…"
     assert new["name"] == f"{title} (sandbox)"
-    (made,) = [each for each in job.all_jobs() if each.id not in before]
+    (made,) = [each for each in history.all_jobs() if each.id not in before]
     assert made.request.prompt == prompt
-    assert made.state.name == job.RECEIVED
+    assert made.state.name == job.Status.RECEIVED
     assert made.imported
 
     path = window.folder / "saved.xcf"
     window.gimp.save(image=image.id, path=str(path))
     saved = path.read_bytes()
-    # What GIMP notes down about the last run is in the file: the choices, but not the prompt, of
-    # which the layer's name alone shows the beginning.
+    # The file contains what GIMP remembers of the last run: the choices, but not the prompt. Only
+    # the layer's name contains the beginning of the prompt.
     assert b"dimilinks-edit" in saved
     assert b"new-layer" in saved
     encodings = ("utf-8", "utf-16-le", "unicode-escape")
@@ -180,15 +180,15 @@ def test_repeat(window: Window, image: Image, photograph: Path) -> None:
     window.prompt("warmer")
     window.edit_and_close()
     once = image.state()
-    before = {each.id for each in job.all_jobs()}
+    before = {each.id for each in history.all_jobs()}
 
     window.key("ctrl+f")
     until(lambda: len(image.state()["layers"]) == 3, "a second result")
     window.wait_for_plug_in()
-    (made,) = [each for each in job.all_jobs() if each.id not in before]
+    (made,) = [each for each in history.all_jobs() if each.id not in before]
     assert made.request.prompt == "warmer"
     assert made.request.references == ("reference-1.png",)
-    # Below the first it would not be seen.
+    # The second result is on top, because the first one would hide it.
     assert image.state()["layers"][1:] == once["layers"]
     image.undo(once)
 
@@ -197,7 +197,7 @@ def test_repeat_asks_before_many_edits(window: Window, image: Image) -> None:
     settings.save(choices={"variations": 3})
     window.prompt("warmer")
     window.edit_and_close()
-    before = {each.id for each in job.all_jobs()}
+    before = {each.id for each in history.all_jobs()}
     layers = len(image.layers())
     window.gimp.add_layer(image=image.id, box=[100, 50, 200, 200], also=True)
 
@@ -205,29 +205,29 @@ def test_repeat_asks_before_many_edits(window: Window, image: Image) -> None:
     until(lambda: window.shows("6 edits at once", PLUG_IN), "the question")
     window.agree("Cancel")
     window.wait_for_plug_in()
-    assert {each.id for each in job.all_jobs()} == before
+    assert {each.id for each in history.all_jobs()} == before
 
-    # Within two seconds a press would count as the same.
+    # Within two seconds, another press would count as the same.
     time.sleep(2.5)
     window.key("ctrl+f")
     window.agree("Edit")
     until(lambda: len(image.layers()) == layers + 3, "the results of both layers")
     window.wait_for_plug_in()
-    made = [each for each in job.all_jobs() if each.id not in before]
+    made = [each for each in history.all_jobs() if each.id not in before]
     assert [len(each.state.posts) for each in made] == [3, 3]
 
 
 def test_a_held_key_repeats_once(window: Window, image: Image) -> None:
     window.prompt("warmer")
     window.edit_and_close()
-    before = {each.id for each in job.all_jobs()}
+    before = {each.id for each in history.all_jobs()}
 
     window.key("ctrl+f")
     for _time in range(5):
         window.desk.key(name="ctrl+f")
     until(lambda: len(image.layers()) == 3, "a second result")
     window.wait_for_plug_in()
-    assert len({each.id for each in job.all_jobs()} - before) == 1
+    assert len({each.id for each in history.all_jobs()} - before) == 1
     assert len(image.layers()) == 3
 
 
@@ -235,11 +235,11 @@ def test_a_held_key_repeats_once(window: Window, image: Image) -> None:
 def test_a_press_that_comes_late_is_no_second_one(
     window: Window, image: Image, stopped: str
 ) -> None:
-    """A large picture's export keeps GIMP busy for seconds, and the key's next press waiting."""
+    """While a large picture is exported, GIMP is busy for seconds, and the next press waits."""
     window.prompt("warmer")
     window.edit_and_close()
-    before = {each.id for each in job.all_jobs()}
-    exporting = settings.locks_folder() / "repeating"
+    before = {each.id for each in history.all_jobs()}
+    exporting = storage.locks_folder() / "repeating"
 
     window.key("ctrl+f")
     until(window.workers, "the worker that it starts first", pause=0.001)
@@ -247,7 +247,7 @@ def test_a_press_that_comes_late_is_no_second_one(
     if stopped == "at its export":
         until(lambda: lock.is_held(exporting), "its export", pause=0.001)
     os.kill(first, signal.SIGSTOP)
-    assert {each.id for each in job.all_jobs()} == before
+    assert {each.id for each in history.all_jobs()} == before
     if stopped == "at its export":
         time.sleep(2.5)
     window.desk.key(name="ctrl+f")
@@ -256,29 +256,29 @@ def test_a_press_that_comes_late_is_no_second_one(
     os.kill(first, signal.SIGCONT)
     until(lambda: len(image.layers()) == 3, "a second result")
     window.wait_for_plug_in()
-    assert len({each.id for each in job.all_jobs()} - before) == 1
+    assert len({each.id for each in history.all_jobs()} - before) == 1
     assert len(image.layers()) == 3
 
 
 def test_a_lost_selection_is_asked_about(window: Window, image: Image) -> None:
-    """A stray click would make it an edit of the whole, which costs more."""
+    """An accidental click removes the selection. An edit of the whole layer costs more."""
     window.prompt("warmer")
     window.key("ctrl+shift+a")
     until(lambda: not image.selected().any(), "the loss of the selection")
     window.press_in_dialog("Edit")
     window.agree("Cancel")
-    assert not job.all_jobs()
+    assert not history.all_jobs()
 
     window.press_in_dialog("Edit")
     window.agree("Edit All of It")
     window.wait_for_edits()
-    (made,) = job.all_jobs()
+    (made,) = history.all_jobs()
     assert not (made.folder / "mask.png").exists()
     window.close_dialog()
 
 
 def assert_changed_inside_only(image: Image, seen) -> None:
-    """Compare what is seen with what was `seen` before."""
+    """Check that the view differs from `seen` in most of the selection, and nowhere else."""
     changed = (image.view() != seen).any(axis=1)
     inside = image.selected()
     assert not changed[~inside].any()

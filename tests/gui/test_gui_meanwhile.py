@@ -1,4 +1,4 @@
-"""A slice of what a user does while an edit is made (the whole: `tests/bench/meanwhile`)."""
+"""Some of the cases of `tests/bench/meanwhile`: a user works while an edit is made."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from meanwhile.desk import Desk, Lengths, Run, edited
 
 pytestmark = pytest.mark.gimp
 
-# Of what is known to go wrong easily, each kind once or twice, with smaller photographs.
+# The seeds of directed cases, one or two of each kind. Most get smaller photographs.
 _DIRECTED = (-2, -5, -10, -14, -19, -24, -42, -43, -55, -61, -67)
 _LARGE = -10
 _BY_CHANCE = (7, 8, 13, 21)
@@ -28,7 +28,7 @@ def desk(request: pytest.FixtureRequest) -> Iterator[Desk]:
 @pytest.mark.parametrize("seed", _DIRECTED)
 def test_what_is_known_to_go_wrong_easily(desk: Desk, seed: int) -> None:
     case = cases.directed()[-1 - seed]
-    # Of the largest there is one of its kind: they take long to look at.
+    # Only one case has a large photograph, because these take long to compare.
     assert not _wrong(desk, case if seed == _LARGE else replace(case, size="8 MP"))
 
 
@@ -70,7 +70,7 @@ def test_what_nobody_has_asked_for_is_noticed(
     values: dict[str, object],
     kind: str,
 ) -> None:
-    """Each of these is done by nobody that the judge knows of."""
+    """The judge is not informed of these deeds, and must find what they change."""
 
     def meddled(desk: Desk, case: cases.Case, lengths: Lengths) -> Run:
         run = edited(desk, case, lengths)

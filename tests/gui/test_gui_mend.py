@@ -1,4 +1,4 @@
-"""The worker's environment breaks after the installation: the window says so, and mends it."""
+"""A worker's environment that breaks after the installation: the window says so and repairs it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from gui_window import PLUG_IN, Image, Window, until
 
 from installer import environment
-from installer.host import PrivateGimp
 from installer.payload import WORKER_PYTHON, plugin_folder
+from installer.private.host import PrivateGimp
 from plugin import settings
 
 pytestmark = pytest.mark.gimp
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.gimp
 
 @pytest.fixture(scope="module", params=["3.0", "3.2"])
 def opened(request, photograph: Path, tmp_path_factory) -> Iterator[Window]:
-    """A window of these tests' own, as they change the plug-in."""
+    """Yield a window of a GIMP for these tests alone, because they change the plug-in."""
     folder = tmp_path_factory.mktemp(f"mend-{request.param}")
     with (
         PrivateGimp(request.param, [photograph.parent, folder]) as gimp,
@@ -43,9 +43,7 @@ def image(opened: Window, photograph: Path) -> Iterator[Image]:
 
 @pytest.fixture
 def place(opened: Window) -> Iterator[Path]:
-    """What there is to mend it with: an environment at the user's place, as an installation left
-    it.
-    """
+    """Yield a working environment in the user's data folder, as an installation leaves it."""
     gimp = opened.private
     assert gimp.gimp.root
     inside = Path(environment.for_gimp(gimp.gimp)).parents[1]
@@ -61,12 +59,12 @@ def _data(gimp: PrivateGimp) -> Path:
 
 
 def no_interpreter(gimp: PrivateGimp) -> None:
-    """As where the home has moved, or what GIMP copied over came from elsewhere."""
+    """Note an interpreter that doesn't exist, as after the home folder was moved."""
     (plugin_folder(gimp.profile) / WORKER_PYTHON).write_text("/home/former/python\n")
 
 
 def no_packages(gimp: PrivateGimp) -> None:
-    """As after an upgrade of the system's Python, which leaves the packages to the former one."""
+    """Note an interpreter without the packages, as after an upgrade of the system's Python."""
     (plugin_folder(gimp.profile) / WORKER_PYTHON).write_text("/usr/bin/python3\n")
 
 
@@ -91,7 +89,7 @@ def test_what_can_not_be_mended_is_told_with_the_reason(opened, image) -> None:
     blocked.write_text("")
     opened.open_dialog()
     opened.press_in_dialog("Fix It")
-    reason = until(lambda: opened.shows("could not be made anew", PLUG_IN), "the reason")
+    reason = until(lambda: opened.shows("The repair failed", PLUG_IN), "the reason")
     assert str(blocked) in reason and "Errno" not in reason
     assert "Try Again" in opened.buttons()
     opened.close_dialog()

@@ -1,4 +1,4 @@
-"""After plug-in and worker were killed: what was paid for comes back, and nothing is sent again."""
+"""Recovering earlier edits, as after a crash: paid results come back, and nothing is sent twice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from gui_service import SlowService, use_service
 from gui_window import PLUG_IN, Image, Window, until
 
-from plugin import job, lock, settings
+from plugin import history, job, lock, settings, storage
 from plugin.worker.sandbox import Sandbox
 
 pytestmark = pytest.mark.gimp
@@ -25,8 +25,8 @@ def test_a_task_is_asked_for_again(window: Window, image: Image) -> None:
         settings.save(route=settings.ASYNC)
         window.prompt("sepia")
         window.press_in_dialog("Edit")
-        made = until(lambda: job.all_jobs(), "a job")[-1]
-        until(lambda: made.state.name == job.ACCEPTED, "the task's name on the disk")
+        made = until(lambda: history.all_jobs(), "a job")[-1]
+        until(lambda: made.state.name == job.Status.ACCEPTED, "the task's name on the disk")
         kill_all(window)
         assert image.state() == before
 
@@ -52,7 +52,7 @@ def test_an_unknown_outcome_is_explained(window: Window, image: Image, slow: Slo
         lambda: window.desk.press(app="gimp", role="menu item", name="Recover Results…"),
         "the menu's item",
     )
-    until(lambda: window.shows("may have been made and billed", PLUG_IN), "the explanation")
+    until(lambda: window.shows("may have been charged", PLUG_IN), "the explanation")
     assert "Put into Image" not in window.buttons()
     window.close_dialog()
     assert slow.posts == 1
@@ -69,7 +69,7 @@ def test_a_task_is_asked_for_again_as_often_as_the_user_likes(window: Window, im
         window.prompt("sepia")
         window.press_in_dialog("Edit")
         until(lambda: window.shows("doesn't accept the API key", PLUG_IN), "the refusal")
-        # One beside the prompt, and one in the row.
+        # One button is beside the prompt, and one in the row.
         until(lambda: window.buttons().count("Settings…") == 2, "the settings")
         window.press_in_dialog("Try Again")
         until(lambda: window.shows("can't be used", PLUG_IN), "what came in place of a picture")
@@ -97,10 +97,10 @@ def test_an_unusable_picture_is_fetched_anew(window: Window, image: Image) -> No
         settings.save(route=settings.ASYNC, choices={"variations": 2})
         window.prompt("sepia")
         window.press_in_dialog("Edit")
-        # One of the two has arrived.
+        # Only one of the two variations has arrived.
         until(lambda: window.shows("without a picture", PLUG_IN), "what went wrong")
         until(lambda: "Compare" in window.buttons(), "the other one")
-        (made,) = job.all_jobs()
+        (made,) = history.all_jobs()
         (missing,) = [n for n, post in enumerate(made.state.posts, 1) if not post.placed]
         window.press_in_dialog("Try Again")
         until(lambda: "Try Again" not in window.buttons(), "both")
@@ -118,8 +118,8 @@ def test_what_a_dead_window_did_not_send_can_be_sent(window: Window, image: Imag
         use_service(window, service.base_url)
         window.prompt("sepia")
         window.edit_and_close()
-        (made,) = job.all_jobs()
-        # As it is before a worker begins, of a process that is gone.
+        (made,) = history.all_jobs()
+        # A job as it is before a worker starts, whose creator has ended.
         unsent = made.folder.with_name("20990101-000000-aaaaaa")
         shutil.copytree(made.folder, unsent)
         left = "state.json", "imported-1", "result-1.png", "placed-1.png"
@@ -128,9 +128,9 @@ def test_what_a_dead_window_did_not_send_can_be_sent(window: Window, image: Imag
         window.open_dialog()
         assert "Try Again" not in window.buttons()
         window.press_in_dialog("Earlier edits", "toggle button")
-        until(lambda: window.shows("It was not sent.", PLUG_IN), "what became of it")
+        until(lambda: window.shows("This edit was not sent.", PLUG_IN), "what became of it")
         window.press_in_dialog("Try Again")
-        until(lambda: job.Job(unsent).state.name == job.RECEIVED, "its result")
+        until(lambda: job.Job(unsent).state.name == job.Status.RECEIVED, "its result")
         window.press_in_dialog("Put into Image")
         until(lambda: len(image.layers()) == 3, "the result in the image")
         window.close_dialog()
@@ -143,7 +143,7 @@ def test_a_paid_result_is_offered_however_many_edits_came_since(
 ) -> None:
     window.prompt("sepia")
     window.edit_and_close()
-    (made,) = job.all_jobs()
+    (made,) = history.all_jobs()
     for number in range(25):
         shutil.copytree(made.folder, made.folder.with_name(f"20990101-0000{number:02}-aaaaaa"))
     paid = job.Job(made.folder.with_name("20000101-000000-aaaaaa"))
@@ -156,9 +156,9 @@ def test_a_paid_result_is_offered_however_many_edits_came_since(
     window.press_in_dialog("Earlier edits", "toggle button")
 
     def reached() -> bool:
-        # It is far below what can be seen.
+        # The button is far below the visible part of the list.
         window.desk.key(name="shift+Tab")
-        return window.focus(PLUG_IN)[1] == "Still Earlier Edits"
+        return window.focus(PLUG_IN)[1] == "Show More"
 
     until(reached, "the button for the rest")
     window.desk.key(name="space")
@@ -179,14 +179,14 @@ def _renamed(made: job.Job, prompt: str) -> None:
 def test_what_another_window_has_not_sent_is_not_sent_by_this_one(
     window: Window, image: Image, slow: SlowService
 ) -> None:
-    """One of its variations has arrived; the other one waits there to be sent."""
+    """One variation has arrived. The other one waits in the other window to be sent."""
     use_service(window, slow.base_url)
     slow.answer.set()
     settings.save(choices={"variations": 2})
     window.prompt("sepia")
     window.edit_and_close()
     assert slow.posts == 2
-    (made,) = job.all_jobs()
+    (made,) = history.all_jobs()
     state = made.state
     state.posts[0].placed, state.posts[1] = "", job.Post()
     made.save_state(state)
@@ -195,14 +195,14 @@ def test_what_another_window_has_not_sent_is_not_sent_by_this_one(
     (made.folder / "result-1.png").write_bytes(b"damaged")
     name = f"maker-{'a' * 12}"
     (made.folder / "maker").write_text(name)
-    with lock.held(settings.locks_folder() / name):
+    with lock.held(storage.locks_folder() / name):
         window.open_dialog()
         until(lambda: window.shows("sepia", PLUG_IN), "its row")
         window.press_in_dialog("Try Again")
         until(lambda: window.shows("can't be used", PLUG_IN), "what came of it")
         until(lambda: not window.workers(), "the end of the worker")
-        assert slow.posts == 2 and made.state.posts[1].state == job.PREPARED
-        # What was paid for goes only if the user means it.
+        assert slow.posts == 2 and made.state.posts[1].state == job.Status.PREPARED
+        # A paid result is discarded only if the user confirms this.
         window.press_in_dialog("Discard")
         window.agree("Cancel")
         assert made.folder.exists()
@@ -212,7 +212,7 @@ def test_what_another_window_has_not_sent_is_not_sent_by_this_one(
 def test_damaged_jobs_stand_in_nobodys_way(window: Window, image: Image) -> None:
     window.prompt("sepia")
     window.edit_and_close()
-    (made,) = job.all_jobs()
+    (made,) = history.all_jobs()
     request, place, state = (
         json.loads((made.folder / name).read_text("utf-8"))
         for name in ("request.json", "place.json", "state.json")
@@ -234,21 +234,21 @@ def test_damaged_jobs_stand_in_nobodys_way(window: Window, image: Image) -> None
     window.open_dialog()
     assert window.buttons().count("Put into Image") == 1
     window.press_in_dialog("Put into Image")
-    until(lambda: window.shows("is not known any more", PLUG_IN), "what is wrong with it")
+    until(lambda: window.shows("no longer knows where", PLUG_IN), "what is wrong with it")
     window.press_in_dialog("Discard")
     window.agree("Discard")
     until(lambda: "Discard" not in window.buttons(), "the end of its row")
     window.press_in_dialog("Earlier edits", "toggle button")
     for prompt in ("dateless", "homeless"):
         until(lambda prompt=prompt: window.shows(prompt, PLUG_IN), "what can be read")
-    # It can be read no more while it is shown.
+    # The job becomes unreadable while it is shown.
     (made.folder / "state.json").write_text("{")
     until(lambda: window.shows("damaged", PLUG_IN), "what became of it")
     window.close_dialog()
 
 
 def kill_all(window: Window) -> None:
-    """End plug-in and workers as a crash would do it."""
+    """Kill plug-in and workers, as a crash would."""
     window.cancel_in_the_status_bar()
     for process in window.workers():
         os.kill(process, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The window of the settings: what is typed and chosen there lands where it belongs, at once."""
+"""The settings window: what is typed and chosen there is stored at once, in the right place."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from gui_window import Window, until
 
-from plugin import job, settings
-from plugin.job import RECEIVED, Job, JobRequest, Post, State
+from plugin import history, job, settings
+from plugin.job import Job, JobRequest, Post, State, Status
 from plugin.worker.sandbox import Sandbox
 
 pytestmark = pytest.mark.gimp
@@ -24,7 +24,7 @@ KEY = "sk-planted-key"
 
 @pytest.fixture
 def opened(window: Window) -> Iterator[Window]:
-    """The window of the settings, without any image; its settings and jobs are gone afterwards."""
+    """Open the settings without any image, and remove settings and jobs afterwards."""
     _open(window)
     yield window
     if window.plug_in():
@@ -32,12 +32,12 @@ def opened(window: Window) -> Iterator[Window]:
     window.wait_for_plug_in()
     (window.home / "settings.json").unlink()
     (window.home / "key").unlink(missing_ok=True)
-    for left in job.all_jobs():
+    for left in history.all_jobs():
         left.discard()
 
 
 def test_a_key_lands_in_a_private_file_and_nowhere_else(opened: Window) -> None:
-    # The first field has the keyboard as long as there is no key.
+    # The first field has the focus as long as there is no key.
     assert opened.focus(APP) == ("password text", "API key")
     opened.desk.write(text=KEY)
     opened.desk.key(name="alt+s")
@@ -49,7 +49,7 @@ def test_a_key_lands_in_a_private_file_and_nowhere_else(opened: Window) -> None:
     _open(opened)
     assert opened.focus(APP) == ("button", "Close")
     assert _press(opened, "button", "Forget")
-    until(lambda: opened.shows("is forgotten", APP), "the key's end")
+    until(lambda: opened.shows("The key was removed", APP), "the key's end")
     _close(opened)
     assert _files_with(KEY.encode(), opened.folder, opened.profile) == []
 
@@ -73,7 +73,7 @@ def test_the_connection_is_tested_with_what_was_typed(opened: Window) -> None:
         until(lambda: opened.shows("accepts the API key.", APP), "the good news")
         assert service.served[-1].headers["Authorization"] == "Bearer right-key"
         assert service.posts == 0
-    # It is gone now, and the window can be used while that is found out.
+    # The service has ended. The window can be used while it tries to connect.
     assert _press(opened, "button", "Test Connection")
     until(lambda: opened.shows("can't be reached", APP), "the bad news")
 
@@ -94,9 +94,9 @@ def test_choices_apply_at_once(opened: Window) -> None:
     for address in (*settings.DOCUMENTED_BASE_URLS, settings.SANDBOX):
         assert _press(opened, "menu item", address)
         until(lambda chosen=address: settings.base_url() == chosen, address)
-    until(lambda: opened.shows("by classical means", APP), "what the sandbox is")
+    until(lambda: opened.shows("with simple effects", APP), "what the sandbox is")
     assert _press(opened, "button", "Test Connection")
-    until(lambda: opened.shows("always there", APP), "the sandbox's answer")
+    until(lambda: opened.shows("always available", APP), "the sandbox's answer")
     assert opened.shows("one long connection", APP)
     assert _press(opened, "menu item", "By a task")
     until(lambda: settings.route() == settings.ASYNC, "the way of sending")
@@ -113,17 +113,17 @@ def test_choices_apply_at_once(opened: Window) -> None:
 def test_clearing_keeps_what_was_paid_for(window: Window) -> None:
     gone, kept = _job(imported=True), _job(imported=False)
     _open(window)
-    until(lambda: window.shows("take 2.", APP), "the room that they take")
+    until(lambda: window.shows("take up 2.", APP), "the room that they take")
     assert _press(window, "button", "Clear Now…")
     until(lambda: window.shows("paid for", APP), "the question")
     window.desk.key(name="Escape")
     until(lambda: not window.shows("paid for", APP), "the window")
-    assert len(job.all_jobs()) == 2
+    assert len(history.all_jobs()) == 2
     assert _press(window, "button", "Clear Now…")
     until(lambda: window.shows("paid for", APP), "the question")
     assert _press(window, "button", "Remove")
-    until(lambda: window.shows("take 1.", APP), "the room that is left")
-    assert [each.id for each in job.all_jobs()] == [kept.id] and not gone.folder.exists()
+    until(lambda: window.shows("take up 1.", APP), "the room that is left")
+    assert [each.id for each in history.all_jobs()] == [kept.id] and not gone.folder.exists()
     _close(window)
     kept.discard()
 
@@ -134,7 +134,7 @@ def test_settings_that_can_not_be_read_are_kept_until_the_user_decides(window: W
     _open(window)
     until(lambda: window.shows("can't be read", APP), "the reason")
     assert window.shows(str(file), APP)
-    # A choice can't replace what could not be read.
+    # Settings that could not be read are not overwritten by a choice.
     _type(window, "alt+a", settings.SANDBOX)
     _close(window)
     assert file.read_text() == '{"base_url": "https://service.example/v1",}'
@@ -150,10 +150,10 @@ def test_settings_that_can_not_be_read_are_kept_until_the_user_decides(window: W
 
 
 def _job(imported: bool) -> Job:
-    """A job with a result of a megabyte, a day old."""
+    """Create a job that is a day old, with a result of one megabyte."""
     with job.prepare() as folder:
         made = job.publish(folder, JobRequest("x", "gpt-image-2", None))
-    made.save_state(State([Post(RECEIVED, result="result-1.png")]))
+    made.save_state(State([Post(Status.RECEIVED, result="result-1.png")]))
     (made.folder / "result-1.png").write_bytes(bytes(1_000_000))
     if imported:
         made.mark_imported([1])
@@ -181,7 +181,7 @@ def _press(window: Window, role: str, name: str) -> bool:
 
 
 def _type(window: Window, mnemonic: str, text: str) -> None:
-    """Go to a field by its key, and type over what is there."""
+    """Go to a field by its mnemonic, and replace its text."""
     window.desk.key(name=mnemonic)
     window.desk.key(name="ctrl+a")
     window.desk.write(text=text)

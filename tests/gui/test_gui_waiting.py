@@ -1,4 +1,4 @@
-"""What may happen before a result is there: the user calls it off, it fails, the image changes."""
+"""What may happen before a result arrives: a cancelled or failed edit, a changed selection."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import pytest
 from gui_service import SlowService, use_service
 from gui_window import PATIENCE, PLUG_IN, Image, Window, until
 
-from plugin import job
+from plugin import history, job
 
 pytestmark = pytest.mark.gimp
 
 
 def test_dialog_cancelled(window: Window, image: Image) -> None:
-    before, jobs = image.state(), len(job.all_jobs())
+    before, jobs = image.state(), len(history.all_jobs())
     window.prompt("sepia")
     window.close_dialog()
     window.prompt("sepia")
     window.desk.key(name="Escape")
     window.wait_for_plug_in()
     assert image.state() == before
-    assert len(job.all_jobs()) == jobs
+    assert len(history.all_jobs()) == jobs
 
 
 def test_error_is_shown(window: Window, image: Image) -> None:
@@ -27,7 +27,7 @@ def test_error_is_shown(window: Window, image: Image) -> None:
     use_service(window, "http://127.0.0.1:1/v1")
     window.prompt("sepia")
     window.press_in_dialog("Edit")
-    # First it is tried again for a while, which is said, too.
+    # The worker tries again for a while first, and the window says so.
     until(lambda: window.shows("can't be reached yet", PLUG_IN), "why it takes longer")
     until(lambda: "Try Again" in window.buttons(), "the end of the tries", 2 * PATIENCE)
     message = window.shows("can't be reached", PLUG_IN)
@@ -40,25 +40,25 @@ def test_error_is_shown(window: Window, image: Image) -> None:
 
 def test_cancelled_in_the_status_bar(window: Window, image: Image, slow: SlowService) -> None:
     before = image.state()
-    jobs = {each.id for each in job.all_jobs()}
+    jobs = {each.id for each in history.all_jobs()}
     use_service(window, slow.base_url)
     window.prompt("sepia")
     window.press_in_dialog("Edit")
     assert slow.asked.wait(PATIENCE)
-    (made,) = [each for each in job.all_jobs() if each.id not in jobs]
-    assert made.state.name == job.SENT
+    (made,) = [each for each in history.all_jobs() if each.id not in jobs]
+    assert made.state.name == job.Status.SENT
 
     window.cancel_in_the_status_bar()
     assert image.state() == before
-    # GIMP itself goes on.
+    # GIMP itself still works.
     window.open_dialog()
     window.close_dialog()
 
     assert window.workers()
-    assert made.state.name == job.SENT
+    assert made.state.name == job.Status.SENT
     slow.answer.set()
     until(lambda: not window.workers(), "the end of the worker")
-    assert made.state.name == job.RECEIVED
+    assert made.state.name == job.Status.RECEIVED
     assert not made.imported
     assert image.state() == before
 
@@ -76,8 +76,8 @@ def test_selection_changed_meanwhile(window: Window, image: Image, slow: SlowSer
     slow.answer.set()
     window.wait_for_edits()
 
-    # The service answered with a picture of another ratio, which the user is told.
-    assert window.shows("ratio", PLUG_IN)
+    # The answer has another ratio, and the window says so.
+    assert window.shows("proportions", PLUG_IN)
     window.close_dialog()
     after = image.state()
     assert after["selection"] == meanwhile["selection"]

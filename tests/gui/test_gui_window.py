@@ -1,4 +1,4 @@
-"""The window that stays: from the first prompt to the result that is kept, and all ways out."""
+"""The edit window, which stays open: edits, variations, cancelling, errors, and earlier edits."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import pytest
 from gui_service import SlowService, use_service
 from gui_window import PATIENCE, PLUG_IN, Image, Window, until
 
-from plugin import job, settings
+from plugin import history, job, settings
 from plugin.worker.sandbox import Sandbox
 
 pytestmark = pytest.mark.gimp
 
-# Beside the ellipse that is selected in the photograph.
+# A box outside of the ellipse that is selected in the photograph.
 ASIDE = [20, 280, 120, 90]
 
 
@@ -30,7 +30,7 @@ def test_first_edit(window: Window, image: Image) -> None:
     window.open_dialog()
     window.desk.write(text="black and white")
     window.desk.key(name="ctrl+Return")
-    # Nothing else is pressed.
+    # No other key is necessary.
     until(lambda: len(image.layers()) == 2, "the result's layer")
     window.wait_for_edits()
     assert_only_added(before, image.state())
@@ -44,7 +44,7 @@ def test_by_keyboard(window: Window, image: Image) -> None:
     before = image.state()
     window.open_dialog()
     window.desk.write(text="sepia")
-    # A combo box does not say that it has the focus.
+    # A combo box doesn't report that it has the focus: this is the empty name.
     for name in ("Past Prompts", "Settings…", "Only the selection", "", "Variations"):
         window.desk.key(name="Tab")
         if name:
@@ -70,7 +70,7 @@ def test_by_keyboard(window: Window, image: Image) -> None:
     window.wait_for_edits()
     once = image.state()
     assert [len(layer["children"]) for layer in once["layers"]] == [2, 0]
-    # On with the keys: the focus is in the prompt again.
+    # The prompt has the focus again, so that the keyboard is enough for the next step.
     until(lambda: window.focus(PLUG_IN) == ("text", "Prompt"), "the prompt")
     window.desk.key(name="alt+k")
     until(lambda: not image.layers()[0]["children"], "one variation alone")
@@ -130,7 +130,7 @@ def test_variations(window: Window, image: Image) -> None:
     image.undo(second, removal=True)
     image.redo(kept)
 
-    # One that is out of the image comes back.
+    # A variation that was removed from the image can be brought back.
     until(lambda: "Keep" not in window.buttons(), "no more to choose between")
     window.press_in_dialog("Variation 3", "radio button")
     until(
@@ -162,7 +162,7 @@ def test_compare(window: Window, image: Image, result: str) -> None:
     until(lambda: (image.view() == edited).all(), "the result again")
     assert image.state() == after
 
-    # Closed while it is held down.
+    # The window is closed while the button is held down.
     window.hold("Compare")
     until(lambda: (image.view() == seen).all(), "the image as it was before")
     window.desk.key(name="Escape")
@@ -180,7 +180,7 @@ def test_discard(window: Window, image: Image) -> None:
     window.press_in_dialog("Edit")
     window.wait_for_edits()
     after = image.state()
-    (made,) = job.all_jobs()
+    (made,) = history.all_jobs()
 
     window.click("Discard")
     until(lambda: window.shows("Discard “sepia”?", PLUG_IN), "the question")
@@ -205,8 +205,8 @@ def test_cancel_before_anything_is_sent(window: Window, image: Image, slow: Slow
     (worker,) = until(window.workers, "the worker that is ready")
     os.kill(worker, signal.SIGSTOP)
     window.press_in_dialog("Edit")
-    (made,) = until(job.all_jobs, "the job")
-    assert made.state.name == job.PREPARED
+    (made,) = until(history.all_jobs, "the job")
+    assert made.state.name == job.Status.PREPARED
     window.press_in_dialog("Cancel")
     until(lambda: "Cancel" not in window.buttons(), "the row without Cancel")
     os.kill(worker, signal.SIGCONT)
@@ -226,7 +226,7 @@ def test_worker_killed_before_anything_is_sent(
     (worker,) = until(window.workers, "the worker that is ready")
     os.kill(worker, signal.SIGSTOP)
     window.press_in_dialog("Edit")
-    until(job.all_jobs, "the job")
+    until(history.all_jobs, "the job")
     until(lambda: "Cancel" in window.buttons(), "the edit under way")
     os.kill(worker, signal.SIGKILL)
     until(lambda: window.shows("before anything was sent", PLUG_IN), "what became of it")
@@ -248,7 +248,7 @@ def test_cancel_while_waiting(window: Window, image: Image, slow: SlowService) -
     slow.answer.set()
     until(lambda: "Put into Image" in window.buttons(), "the offer")
     assert image.state() == before
-    (made,) = job.all_jobs()
+    (made,) = history.all_jobs()
     assert not made.imported
 
     put_in(window)
@@ -283,9 +283,9 @@ def test_failed_after_cancel(window: Window, image: Image, slow: SlowService) ->
     begin(window, slow, "sepia")
     window.press_in_dialog("Cancel")
     slow.answer.set()
-    until(lambda: window.shows("may have been made and billed", PLUG_IN), "what may have been")
+    until(lambda: window.shows("may have been charged", PLUG_IN), "what may have been")
     assert "Try Again" not in window.buttons()
-    assert [each.state.name for each in job.all_jobs()] == [job.FAILED]
+    assert [each.state.name for each in history.all_jobs()] == [job.Status.FAILED]
     window.close_dialog()
 
     slow.status = 429
@@ -294,8 +294,8 @@ def test_failed_after_cancel(window: Window, image: Image, slow: SlowService) ->
     begin(window, slow, "warmer")
     window.press_in_dialog("Cancel")
     slow.answer.set()
-    # It was not taken, and nobody wants it any more.
-    until(lambda: len(job.all_jobs()) == 1, "the end of the second")
+    # The service refused the edit, and the user has cancelled it, so its job is removed.
+    until(lambda: len(history.all_jobs()) == 1, "the end of the second")
     window.close_dialog()
     assert slow.posts == 2
     assert image.state() == before
@@ -305,7 +305,7 @@ def test_discard_while_waiting(window: Window, image: Image, slow: SlowService) 
     before = image.state()
     use_service(window, slow.base_url)
     begin(window, slow, "sepia")
-    (made,) = job.all_jobs()
+    (made,) = history.all_jobs()
     window.press_in_dialog("Cancel")
     until(lambda: "Discard" in window.buttons(), "Discard")
     window.click("Discard")
@@ -345,7 +345,7 @@ def test_what_was_not_sent_yet_is_gone_after_cancel(
     slow.answer.set()
     until(lambda: not window.workers(), "the end of the worker")
     until(lambda: "Put into Image" in window.buttons(), "the offer")
-    assert [each.state.name for each in job.all_jobs()] == [job.RECEIVED]
+    assert [each.state.name for each in history.all_jobs()] == [job.Status.RECEIVED]
     assert slow.posts == 3
     window.close_dialog()
     assert image.state() == before
@@ -360,14 +360,14 @@ def test_cancel_in_the_status_bar(window: Window, image: Image, slow: SlowServic
     assert window.workers()
 
     window.open_dialog()
-    until(lambda: window.shows("It was sent and is under way", PLUG_IN), "the edit")
+    until(lambda: window.shows("This edit was sent and is in progress", PLUG_IN), "the edit")
     slow.answer.set()
     put_in(window)
     assert_only_added(before, image.state())
     assert_changed_in(image, seen, image.selected())
     window.close_dialog()
     assert slow.posts == 1
-    # Once is enough.
+    # A result that is in the image is not offered again.
     window.open_dialog()
     assert "Discard" not in window.buttons()
     window.close_dialog()
@@ -396,7 +396,7 @@ def test_closed_while_waiting(window: Window, image: Image, slow: SlowService) -
     until(lambda: not window.workers(), "the end of the worker")
     assert image.state() == before
     window.open_dialog()
-    # As a new layer: what was to be replaced may have changed.
+    # It becomes a new layer, because the layer that was to be replaced may have changed.
     put_in(window)
     assert_only_added(before, image.state())
     window.close_dialog()
@@ -405,14 +405,14 @@ def test_closed_while_waiting(window: Window, image: Image, slow: SlowService) -
 def test_image_closed_while_waiting(window: Window, image: Image, slow: SlowService) -> None:
     use_service(window, slow.base_url)
     begin(window, slow, "sepia")
-    (made,) = job.all_jobs()
+    (made,) = history.all_jobs()
     window.gimp.close_images()
     until(lambda: window.shows("The image was closed", PLUG_IN), "the window knows it")
     slow.answer.set()
     words = until(lambda: window.shows("its image was closed", PLUG_IN), "what became of it")
     assert str(made.folder / "placed-1.png") in words
     window.press_in_dialog("Put into Image")
-    until(lambda: window.shows("open it", PLUG_IN), "what to do")
+    until(lambda: window.shows("Open it again", PLUG_IN), "what to do")
     window.press_in_dialog("Close")
     window.wait_for_plug_in()
     assert window.gimp.images() == []
@@ -458,7 +458,7 @@ def test_a_press_that_comes_twice_is_one_edit(
     until(lambda: len(image.layers()) == 2, "the result")
     window.wait_for_edits()
     window.close_dialog()
-    assert slow.posts == len(job.all_jobs()) == 1
+    assert slow.posts == len(history.all_jobs()) == 1
 
 
 def test_a_key_that_is_held_is_one_edit(window: Window, image: Image, slow: SlowService) -> None:
@@ -471,7 +471,7 @@ def test_a_key_that_is_held_is_one_edit(window: Window, image: Image, slow: Slow
     until(lambda: len(image.layers()) == 2, "the result")
     window.wait_for_edits()
     window.close_dialog()
-    assert slow.posts == len(job.all_jobs()) == 1
+    assert slow.posts == len(history.all_jobs()) == 1
 
 
 def test_an_image_closed_under_a_question_ends_no_other_edit(
@@ -500,7 +500,7 @@ def test_what_waits_in_a_window_that_is_closed_leaves_no_job(
 ) -> None:
     begin_two_layers(window, image, slow)
     window.close_dialog()
-    assert [each.state.name for each in job.all_jobs()] == [job.SENT]
+    assert [each.state.name for each in history.all_jobs()] == [job.Status.SENT]
     slow.answer.set()
     until(lambda: not window.workers(), "the end of the worker")
     assert slow.posts == 3
@@ -514,14 +514,14 @@ def test_wrong_key(window: Window, image: Image) -> None:
         window.press_in_dialog("Edit")
         until(lambda: window.shows("doesn't accept the API key", PLUG_IN), "the sentence")
         assert "test-key" not in window.shows("doesn't accept the API key", PLUG_IN)
-        # One beside the prompt, and one in the row.
+        # One button is beside the prompt, and one in the row.
         assert window.buttons().count("Settings…") == 2
-        assert {"Show the Job", "Try Again"} <= set(window.buttons())
+        assert {"Show Job Folder", "Try Again"} <= set(window.buttons())
         service.keys = None
         window.press_in_dialog("Try Again")
         until(lambda: len(image.layers()) == 2, "the result")
         window.wait_for_edits()
-        assert len(job.all_jobs()) == 1
+        assert len(history.all_jobs()) == 1
         window.close_dialog()
     image.undo(before)
 
@@ -553,7 +553,7 @@ def test_outcome_unknown(window: Window, image: Image) -> None:
         window.prompt("sepia")
         window.press_in_dialog("Edit")
         words = until(lambda: window.shows("no usable answer", PLUG_IN), "the sentence")
-        assert "may have been made and billed" in words
+        assert "may have been charged" in words
         assert "Try Again" not in window.buttons()
         window.close_dialog()
         window.open_dialog()
@@ -573,7 +573,7 @@ def test_no_key(window: Window, image: Image) -> None:
     window.desk.key(name="ctrl+Return")
     until(lambda: window.shown_prompt() == "sepia" and offer <= set(window.buttons()), "the offer")
     assert window.shows("There is no API key yet", PLUG_IN)
-    assert job.all_jobs() == []
+    assert history.all_jobs() == []
 
     window.press_in_dialog("Try the Sandbox")
     until(lambda: not offer & set(window.buttons()), "no offer any more")
@@ -599,7 +599,7 @@ def test_references(window: Window, photograph: Path) -> None:
         window.press_in_dialog("More choices", "toggle button")
         assert window.thing("label", "chelsea.png")
         window.press_in_dialog("Add Layer", "toggle button")
-        # Of the image beside.
+        # This layer is in the other image.
         window.press_in_dialog("white", "menu item")
         assert window.thing("label", "white")
         window.press_in_dialog("Edit")
@@ -641,7 +641,7 @@ def test_restart(window: Window, image: Image) -> None:
         assert (again.view() == edited).all()
         back, wanted = again.state()["layers"][0], after["layers"][0]
         assert {**back, "id": 0} == {**wanted, "id": 0}
-        assert not anew.shows("lies on top", PLUG_IN)
+        assert not anew.shows("was placed on top", PLUG_IN)
         anew.close_dialog()
     assert image.state() == after
     image.undo(before)
@@ -689,7 +689,7 @@ def test_remembered(window: Window, image: Image) -> None:
     window.press_in_dialog("Past Prompts", "toggle button")
     window.press_in_dialog("sepia", "menu item")
     until(lambda: window.shown_prompt() == "sepia", "the past prompt")
-    # Repeat does what was edited with last, also beside the window that did it.
+    # Repeat uses the choices of the last edit, also while the window of this edit is open.
     window.press_in_dialog("Edit")
     window.wait_for_edits()
     once = image.state()
@@ -712,7 +712,10 @@ def begin(window: Window, slow: SlowService, prompt: str, result: str = "New lay
 
 
 def begin_two_layers(window: Window, image: Image, slow: SlowService) -> dict[str, Any]:
-    """Begin so many edits that the second layer's wait for the first; the state before that."""
+    """Begin so many edits that the second layer's wait for the first layer's to end.
+
+    Returns the state of the image before.
+    """
     window.gimp.add_layer(image=image.id, box=[0, 0, 600, 400], also=True)
     before = image.state()
     use_service(window, slow.base_url)
@@ -721,24 +724,24 @@ def begin_two_layers(window: Window, image: Image, slow: SlowService) -> dict[st
     window.press_in_dialog("Edit")
     window.agree("Edit")
     until(lambda: slow.posts == 3, "three edits at the service")
-    assert len(job.all_jobs()) == 2
+    assert len(history.all_jobs()) == 2
     return before
 
 
 def stop_waiting(window: Window) -> None:
-    """Press Cancel, and return when the row says what becomes of the edit."""
+    """Press Cancel, and return when the row says what happens to the edit."""
     window.press_in_dialog("Cancel")
     until(lambda: window.shows("You stopped waiting", PLUG_IN), "what becomes of it")
 
 
 def put_in(window: Window) -> None:
-    """Press Put into Image, and return when the result is there."""
+    """Press Put into Image, and return when the result is in the image."""
     window.press_in_dialog("Put into Image")
     until(lambda: "Compare" in window.buttons(), "the result in the image")
 
 
 def progress(window: Window) -> bool:
-    """Whether the status bar shows progress, with its Cancel."""
+    """Return whether the status bar shows progress, which it does with a Cancel button."""
     things = window.desk.look(app="gimp")
     return any((t["role"], t["name"]) == ("button", "Cancel") for t in things)
 
@@ -748,19 +751,19 @@ def ids(state: dict[str, Any]) -> set[int]:
 
 
 def shown(image: Image) -> list[bool]:
-    """Which variations in the uppermost group are shown."""
+    """Return for each variation in the topmost group whether it is visible."""
     return [child["visible"] for child in image.layers()[0]["children"]]
 
 
 def assert_only_added(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """There are new layers on top of the old ones, and all else is as it was."""
+    """Check that there are new layers on top of the old ones, and that nothing else changed."""
     assert len(after["layers"]) > len(before["layers"])
     assert after["layers"][-len(before["layers"]) :] == before["layers"]
     assert {**after, "layers": []} == {**before, "layers": []}
 
 
 def assert_changed_in(image: Image, seen: np.ndarray, inside: np.ndarray) -> None:
-    """What is seen differs from what was `seen` before `inside`, and nowhere else."""
+    """Check that the view differs from `seen` in much of `inside`, and nowhere else."""
     changed = (image.view() != seen).any(axis=1)
     assert not changed[~inside].any()
     assert changed[inside].mean() > 0.3

@@ -1,4 +1,4 @@
-"""In every language, on a small screen: all that the window says, and that it fits."""
+"""The windows in every language on a small screen: all texts are translated, and they fit."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import pytest
 from gui_language import Language
 from gui_window import PLUG_IN, Image, Window, until
 
-from installer.host import PrivateGimp
-from plugin import settings
+from installer.private.host import PrivateGimp
+from plugin import settings, storage
 from tests import catalogues
 
 pytestmark = pytest.mark.gimp
 
 SCREEN = (1366, 768)
-# With everything twice as large, the smallest that people have.
+# At twice the scale, this is the smallest screen that people have.
 SMALL = {"SCREEN": f"{SCREEN[0]}x{SCREEN[1]}", "GDK_SCALE": "2"}
-# Two words of English; one alone may be a name.
+# Two English words. A single one may be a name.
 _ENGLISH = re.compile(r"[A-Za-z]{2,} [a-z]{2,}")
 
 
@@ -29,7 +29,7 @@ def say(request) -> Language:
 
 @pytest.fixture(scope="module")
 def session(say: Language, tmp_path_factory, photograph) -> Iterator[Window]:
-    """A GIMP of its own: its language is fixed from the start on."""
+    """Yield a GIMP for this language, which can't change after the start."""
     folder = tmp_path_factory.mktemp(f"gimp-{say.code}")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in say.environ.items():
@@ -52,7 +52,7 @@ def test_all_words_are_translated(window: Window, image: Image, say: Language) -
     until(lambda: window.shows(say("Sandbox: free, but not AI"), PLUG_IN), "its price")
 
     settings.save(base_url="http://127.0.0.1:1/v1")
-    settings.write_private(window.home / "key", "test-key")
+    storage.write_private(window.home / "key", "test-key")
     window.press_in_dialog(say("_Edit"))
     until(lambda: window.shows(say("T_ry Again"), PLUG_IN), "the error")
     assert_translated(window)
@@ -76,7 +76,7 @@ def test_settings_are_translated(window: Window, image: Image, say: Language) ->
 
 
 def open_window(window: Window, say: Language) -> None:
-    """Choose the menu's item, and return when the window is ready."""
+    """Choose the menu item, and return when the window is ready."""
     item = say("_Edit with AI…")
     until(lambda: window.desk.press(app="gimp", role="menu item", name=item), "the menu's item")
     until(lambda: window.desk.active_window() == say("Edit with AI"), "the window in front")
@@ -84,7 +84,7 @@ def open_window(window: Window, say: Language) -> None:
 
 
 def assert_translated(window: Window, but: str = "") -> None:
-    """Nothing that the window has, shown or not, stands in English; but may be quoted."""
+    """Check that nothing in the window, visible or not, is English, apart from `but`."""
     own = english_words()
     for thing in window.desk.look(app=PLUG_IN, hidden=True):
         for line in f"{thing['name']}\n{thing['text']}".replace(but or "\0", "").splitlines():
@@ -93,7 +93,7 @@ def assert_translated(window: Window, but: str = "") -> None:
 
 
 def english_words() -> set[str]:
-    """The texts of the sources that look otherwise in every language."""
+    """Return the texts of the source code that differ in every translation."""
     sources = Language("en")
     texts = {m.id for m in catalogues.sources() if isinstance(m.id, str) and m.id}
     return {sources(text) for text in texts} - {"OK", "“{name}”"}
@@ -104,5 +104,5 @@ def assert_on_screen(window: Window) -> None:
         x, y, width, height = window.desk.area()
         return x >= 0 and y >= 0 and x + width <= SCREEN[0] and y + height <= SCREEN[1]
 
-    # It takes its new size a moment later.
+    # The window takes its new size a moment later.
     until(seen, f"a window on the screen: {window.desk.area()}", 5)

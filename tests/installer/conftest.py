@@ -1,4 +1,4 @@
-"""The installer as users run it: its commands in processes of their own."""
+"""Fixtures for tests of the installer, which run its commands as users do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from installer.folders import cache_folder, locked
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-# What pip would reach the network by leads nowhere.
+# With these variables, pip can't reach the network.
 OFFLINE = {
     "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
     "PIP_CONFIG_FILE": os.devnull,
@@ -26,16 +26,16 @@ OFFLINE = {
 
 @pytest.fixture(scope="session")
 def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of all processes that pass the tests at the same time."""
+    """Return a folder that is shared by all processes in which the tests run."""
     own = tmp_path_factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")
 def made_data(common: Path) -> Path:
-    """A data folder with the worker's environment in it, made once for all tests."""
+    """Create a data folder with the worker's environment, once for all tests."""
     folder = common / "data"
-    # Waits for another process that makes it, and then finds it there.
+    # If another process is creating the environment, this waits for it.
     subprocess.run(
         [sys.executable, "-m", "installer", "python"],
         cwd=CHECKOUT,
@@ -47,7 +47,7 @@ def made_data(common: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def wheels(common: Path) -> Path:
-    """A folder of all packages for this Python, as the command makes it, once for all tests."""
+    """Create a folder of all packages for this Python with the installer, once for all tests."""
     folder = common / "wheels" / "a folder é"
     with locked(common / "wheels.lock"):
         if not folder.exists():
@@ -58,7 +58,7 @@ def wheels(common: Path) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path, made_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's data folder, with the environment made already."""
+    """Create the user's data folder, with the environment in it."""
     folder = tmp_path / "data home é"
     shutil.copytree(made_data, folder, symlinks=True, copy_function=os.link)
     monkeypatch.setenv("XDG_DATA_HOME", str(folder))
@@ -67,10 +67,10 @@ def data(tmp_path: Path, made_data: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 @pytest.fixture
 def user(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The home folder of a user who has no GIMP yet."""
+    """Create the home folder of a user who has no GIMP yet."""
     folder = tmp_path / "user"
     folder.mkdir()
-    # What was fetched already needn't be fetched again.
+    # Keep the cache, so that nothing is downloaded again.
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache_folder().parent))
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
@@ -80,7 +80,7 @@ def user(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def installer() -> Run:
-    """Run a command of the installer."""
+    """Return a function that runs a command of the installer."""
 
     def run(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

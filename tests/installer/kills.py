@@ -1,6 +1,6 @@
-"""Killing the installer at any moment of an installation or update, and looking at what is left.
+"""Kill the installer at random moments of an installation or update, and check what is left.
 
-Used by the tests for some moments, by `tests/bench/installs` for many.
+The tests use some moments, `tests/bench/installs` uses many.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 NOTHING, OLD, NEW, HALF = "nothing", "old", "new", "half"
 UPDATE, PACKAGES, INSTALLATION = "update", "update with new packages", "installation"
 _SLOW_EVERY = 25
-"""Making an environment takes most of the time, and nothing of the plug-in changes meanwhile."""
+"""Of this many runs, only two create an environment: an update with new packages, an installation.
+
+Creating it takes most of their time, in which the plug-in doesn't change.
+"""
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,11 @@ class Kill:
     seconds: float
     """From its start to its end."""
     left: str
-    """What lies where GIMP looks: NOTHING, OLD, NEW or HALF."""
+    """Which version of the plug-in GIMP would find: NOTHING, OLD, NEW or HALF."""
     works: bool
-    """Whether the plug-in that is there has a worker that runs (and GIMP lists it, if asked)."""
+    """Whether the worker of the plug-in that is left runs, and GIMP lists it if it was asked."""
     mended: bool
-    """Whether the next run, which nobody kills, ends with the new version and nothing besides."""
+    """Whether the next run, which is not killed, leaves the new version and nothing else."""
 
     @property
     def broken(self) -> bool:
@@ -47,9 +50,9 @@ class Kill:
 
 
 class Kills:
-    """Versions to install from, and the homes that are installed into.
+    """Checkouts of several versions, and the home folders into which they are installed.
 
-    `lists`, if given, tells whether GIMP lists the plug-in of a profile.
+    `lists`, if given, returns whether GIMP lists the plug-in of a profile.
     """
 
     def __init__(
@@ -63,11 +66,11 @@ class Kills:
             copy_checkout(checkout)
         version = self._old / "plugin/__init__.py"
         version.write_text(version.read_text().replace('__version__ = "', '__version__ = "0.0.'))
-        # Another list of packages by its name alone.
+        # A comment is enough to make this another list of packages.
         with (packages / "installer/requirements.txt").open("a") as file:
             file.write("# of the newest version\n")
         self._checkouts = {UPDATE: new, PACKAGES: packages, INSTALLATION: new}
-        # Made once: an update begins with a copy of it.
+        # This home is made once. Every update begins with a copy of it.
         self._before = folder / "before"
         trees, seconds = [], []
         for checkout in (new, self._old, new, self._old):
@@ -77,12 +80,14 @@ class Kills:
         name = "installer/requirements.txt"
         changed = {**whole, name: (packages / name).read_bytes()}
         self._new_trees = {UPDATE: whole, PACKAGES: changed, INSTALLATION: whole}
-        # New packages make an environment, as an installation does.
+        # With new packages, an update creates an environment, as an installation does.
         self._longest = {UPDATE: seconds[2], PACKAGES: seconds[0], INSTALLATION: seconds[0]}
 
     def kills(self, number: int) -> Iterator[Kill]:
-        """Kill that many runs, mostly updates, at moments that are the same each time: half of them
-        anywhere, half about the exchange at the end.
+        """Kill that many runs, most of them updates, at random moments that are always the same.
+
+        Half of the moments are in the whole run, the other half in its last quarter, where the
+        plug-in is exchanged.
         """
         chance = random.Random(number)
         for n in range(number):
@@ -97,7 +102,7 @@ class Kills:
             home.mkdir()
         else:
             shutil.copytree(self._before, home, symlinks=True, copy_function=os.link)
-            # The copy's own place, as an installation there would have noted it.
+            # Note the place of the copy, as an installation there would have done.
             for file in (
                 payload.plugin_folder(home / "profile") / payload.WORKER_PYTHON,
                 home / "data/dimilinks-gimp/profiles.txt",
@@ -118,7 +123,7 @@ class Kills:
         return command, {**os.environ, **own}
 
     def _run(self, checkout: Path, home: Path) -> float:
-        """Run it to its end; the seconds that it took."""
+        """Run the installer to its end, and return the seconds that it took."""
         home.mkdir(exist_ok=True)
         command, env = self._command(home)
         began = time.monotonic()
@@ -166,7 +171,7 @@ class Kills:
 
 
 def copy_checkout(folder: Path) -> None:
-    """What the installer needs of the checkout."""
+    """Copy what the installer needs of the checkout."""
     folder.mkdir()
     skip = shutil.ignore_patterns("__pycache__")
     for name in ("plugin", "installer"):
@@ -176,7 +181,7 @@ def copy_checkout(folder: Path) -> None:
 
 
 def _tree(folder: Path) -> dict[str, bytes]:
-    """The plug-in's files but for the note, whose text names a place."""
+    """Return the plug-in's files except the note, which depends on the place."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -185,7 +190,7 @@ def _tree(folder: Path) -> dict[str, bytes]:
 
 
 def table(done: list[Kill]) -> str:
-    """What was left, for installations and updates."""
+    """Return a table of what was left, for installations and updates."""
     lines = [
         "| killed in | kills | nothing yet | old | new | half, or not working |",
         "|---|---|---|---|---|---|",

@@ -1,6 +1,7 @@
-"""The whole life of an installation on a machine: beside a control that GIMP alone has written.
+"""The whole life of an installation on a machine, compared with what GIMP writes alone.
 
-Used by `tests/bench/roots` on machines made for it, and by the tests on a private GIMP's tree.
+`tests/bench/roots` uses it on systems that are created for it, the tests in the files of a private
+GIMP.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ sys.stderr.write("EDITED %d\\n" % len(made))
 START = ("gimp-console", "--no-interface", "--quit", "--batch-interpreter=python-fu-eval")
 
 Run = Callable[[list[str], Mapping[str, str], Path], "subprocess.CompletedProcess[str]"]
-"""Runs a command on that machine: with these variables, in this folder."""
+"""A function that runs a command on the machine, with these variables, in this folder."""
 
 
 @dataclass
 class Life:
-    """What was found, step by step; `wrong` is empty if all is well."""
+    """The steps of an installation that went wrong."""
 
     wrong: list[str] = field(default_factory=list)
 
@@ -50,9 +51,10 @@ class Life:
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine with a GIMP 3, and what a user has on it.
+    """A machine with a GIMP 3, and a user's folders.
 
-    `root` is where its files are seen from here, `home` and `checkout` are places on it.
+    Its files are below `root` on this machine. `home` and `checkout` are paths on the machine
+    itself.
     """
 
     root: Path
@@ -75,7 +77,7 @@ class Machine:
 
 
 def control(machine: Machine, home: Path) -> set[str]:
-    """Let GIMP alone write a profile into another home; the names of all that lies there then."""
+    """Let GIMP write a profile into `home` without the plug-in; return the names of all files."""
     for _time in range(2):
         done = machine.command([*START, "--batch=pass"], home)
         assert done.returncode == 0, done.stderr
@@ -83,16 +85,16 @@ def control(machine: Machine, home: Path) -> set[str]:
 
 
 def names(folder: Path) -> set[str]:
-    """All files in a home but what the user has unpacked, and caches of fonts.
+    """Return the names of all files in a home, without the user's downloads and font caches.
 
-    The system names the latter by the path of the home.
+    The names of font caches depend on the path of the home.
     """
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
     return {name for name in found if not name.startswith(("Downloads/", ".cache/fontconfig/"))}
 
 
 def live(machine: Machine, alone: set[str], *options: str) -> Life:
-    """Install, edit, update, uninstall; `alone` is what GIMP writes by itself."""
+    """Install, edit, update and uninstall. `alone` has the files that may be left."""
     life = Life()
     data = machine.home / ".local/share/dimilinks-gimp"
     done = machine.installer("install", *options)
@@ -129,7 +131,7 @@ def _traces(home: Path) -> list[Path]:
 
 
 def copy_checkout(target: Path) -> None:
-    """What a user has unpacked, and may write to."""
+    """Copy what the installer needs of the checkout, to a folder that the user may write to."""
     skip = shutil.ignore_patterns("__pycache__")
     for name in ("plugin", "installer"):
         shutil.copytree(CHECKOUT / name, target / name, ignore=skip)

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops
 
-from installer import demo, private_gimp
 from installer.folders import Failure
+from installer.private import debian, demo
 
-# It can be imported inside GIMP only.
+# The script can only be imported inside GIMP.
 _SOURCE = Path(demo.SCRIPT).read_text(encoding="utf-8")
 SELECTED = ast.literal_eval(re.findall(r"^SAUCER = (.+)$", _SOURCE, re.MULTILINE)[0])
 
@@ -49,10 +49,10 @@ def test_without_apt_a_sentence_says_what_to_install(user, installer, tmp_path, 
 
 
 def test_windows_hears_what_to_install(tmp_path, monkeypatch):
-    """There is no apt there, and nobody is root."""
+    """Windows has no apt, and Python has no os.geteuid there."""
     monkeypatch.delattr(os, "geteuid")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(private_gimp, "machine_gimps", list)
-    with pytest.raises(Failure, match="Install GIMP 3"), private_gimp.obtain("3.2"):
+    monkeypatch.setattr(debian, "machine_gimps", list)
+    with pytest.raises(Failure, match="Install GIMP 3"), debian.obtain("3.2"):
         pass

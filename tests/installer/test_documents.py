@@ -1,6 +1,6 @@
-"""The documents: what they tell users to type works as it stands there, and links lead somewhere.
+"""The documents: the commands in them work as printed, and the links lead somewhere.
 
-The Python-Fu and Script-Fu in them run in tests/gimp/test_documents.py.
+tests/gimp/test_documents.py runs their Python-Fu and Script-Fu.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ TRANSLATIONS = {
     **dict.fromkeys(FRONT_PAGES[1:], FRONT_PAGES[0]),
     **{name: name.replace("zh-CN/", "") for name in DOCUMENTS if "zh-CN/" in name},
 }
-"""Each with the document that it translates."""
+"""The translations, with the document that each translates."""
 STARTS = ("python3 ", '"$python" ', "python=", "tests/", "cd ", "LANG=", "for ")
-# Who runs what is not typed here, and a word of that file which shows it.
+# The files that run the other commands, each with a word in it that shows this.
 ELSEWHERE = {
     "python3 -I -m zipfile -e": ("tests/installer/test_release.py", "-m zipfile"),
     "cd ": ("tests/installer/test_release.py", "cwd=place"),
@@ -51,7 +51,7 @@ ELSEWHERE = {
 
 
 def blocks(document: str) -> list[list[str]]:
-    """The indented blocks that begin with a command, without comments."""
+    """Return the indented blocks that begin with a command, without comments."""
     text = (CHECKOUT / document).read_text(encoding="utf-8")
     text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     found: list[list[str]] = []
@@ -89,12 +89,15 @@ TYPED = (
     "key store",
     "service --test",
 )
-"""What tells the blocks apart that are typed here: see the tests below."""
+"""Words by which the tests below find the blocks that they run."""
 
 
 @pytest.fixture
 def bash(user, tmp_path, monkeypatch):
-    """Type lines into a shell in an unpacked release, as a user who has used GIMP 3.0 before."""
+    """Return a function that runs lines in a shell, as a user who has used GIMP 3.0 before.
+
+    The shell is in an unpacked release, which is `place` of the function.
+    """
     if shutil.which("gimp-console"):
         pytest.skip("this machine has a GIMP of its own, which would be started")
     place = tmp_path / "dimilinks-gimp"
@@ -164,7 +167,7 @@ def test_what_is_said_of_a_folder_of_pictures(bash, coffee):
 
 
 def anchors(document: Path) -> set[str]:
-    """What a link may name after #: the headings, spelled as forges spell them."""
+    """Return what links may have after #: the headings, spelled as on GitHub."""
     headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
     return {
         re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings
@@ -176,7 +179,7 @@ def test_links_lead_somewhere(document):
     here = CHECKOUT / document
     links = re.findall(r"\]\(([^)\s]+)\)", here.read_text(encoding="utf-8"))
     for link in links:
-        # The forge's own page of downloads, beside the files of the project.
+        # This is the download page of the forge, not a file of the project.
         if link.endswith("../../releases"):
             continue
         name, _, anchor = link.partition("#")
@@ -186,7 +189,7 @@ def test_links_lead_somewhere(document):
 
 
 def linked(document: str) -> set[str]:
-    """The documents that it links to, by their names from the top."""
+    """Return the documents that a document links to, as paths in the checkout."""
     here = CHECKOUT / document
     links = re.findall(r"\]\(([^)#\s]+\.md)\)", here.read_text(encoding="utf-8"))
     return {(here.parent / link).resolve().relative_to(CHECKOUT).as_posix() for link in links}

@@ -1,7 +1,7 @@
-"""What is called installed is on the disk by then: the order of flushes, renames and words.
+"""What the installer calls installed is on the disk: the order of flushes, renames and messages.
 
-No power cut can be had here. So each fsync is noted with the file that it flushes, and compared
-with the moments of the renames.
+Tests can't cut the power. So each fsync is recorded with the file that it flushes, and compared
+with the renames.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from typing import Any
 import pytest
 
 from installer import durable, environment, installation, payload
-from plugin.gimp import launch
+from plugin.gimp.process import launch
 
 Log = list[tuple[str, str]]
 
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> Log:
-    """What happens, in its order: ("flush", path), ("flush all", folder), ("rename", its new
-    name) and ("say", text).
+    """Return the events in their order.
+
+    They are ("flush", path), ("flush all", folder), ("rename", new name) and ("say", text).
     """
     noted: Log = []
 
@@ -47,12 +48,12 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
 
 
 def tree(folder: Path) -> set[str]:
-    """All files and folders in it, and itself, by their names within."""
+    """Return a folder and all files and folders in it, as paths relative to it."""
     return {str(path.relative_to(folder)) for path in (folder, *folder.rglob("*"))}
 
 
 def flushed(log: Log, folder: Path) -> set[str]:
-    """What was flushed in a folder, by its name within."""
+    """Return what was flushed in a folder, as paths relative to it."""
     paths = [Path(path) for kind, path in log if kind == "flush"]
     return {str(path.relative_to(folder)) for path in paths if path.is_relative_to(folder)}
 
@@ -70,7 +71,7 @@ def test_a_plug_in_is_on_the_disk_before_it_is_called_installed(user, log, updat
     assert tree(target) - flushed(log[:exchanged], fresh) == set()
     said = next(n for n, (kind, text) in enumerate(log) if text.startswith("Installed"))
     after = [path for kind, path in log[exchanged:said] if kind == "flush"]
-    # By these names it is reached; all of them were made just now.
+    # These folders are on the path to the plug-in. All of them have new entries.
     for folder in (target.parent, profile, profile.parent, user):
         assert str(folder) in after
 
@@ -90,7 +91,7 @@ def test_an_environment_is_on_the_disk_before_it_has_its_name(tmp_path, log, mon
     folder = tmp_path / "environments/py3.11-0"
     folder.parent.mkdir()
     if not at_once:
-        # As where the system has no call for a whole file system.
+        # Some systems have no call that flushes a whole file system.
         monkeypatch.setattr(durable, "_flush_file_system", lambda _folder: False)
 
     def make(place: Path) -> None:
@@ -113,7 +114,7 @@ def test_an_environment_is_on_the_disk_before_it_has_its_name(tmp_path, log, mon
 
 def test_the_note_of_another_interpreter_is_on_the_disk(tmp_path, log, monkeypatch):
     monkeypatch.setattr(launch, "NOTE", tmp_path / "worker-python.txt")
-    launch.note("/some/python")
+    launch.record("/some/python")
     renamed = log.index(("rename", str(launch.NOTE)))
     assert len(flushed(log[:renamed], tmp_path)) == 1
     assert ("flush", str(tmp_path)) in log[renamed:]

@@ -1,4 +1,4 @@
-"""Python-Fu scripts in a private GIMP, as `host` runs them, in both series."""
+"""The command `host`, which runs Python-Fu scripts in a private GIMP, in both series."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from installer.folders import Failure
-from installer.host import PrivateGimp
-from installer.launch import check_share
+from installer.inside import check_share
+from installer.private.host import PrivateGimp
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.gimp
@@ -29,7 +29,7 @@ def series(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def script(tmp_path: Path):
-    """Write a script into a folder of its own; its path."""
+    """Return a function that writes a script to a folder of its own, and returns its path."""
 
     def write(text: str) -> Path:
         path = tmp_path / "scripts" / "a script.py"
@@ -42,7 +42,7 @@ def script(tmp_path: Path):
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """A server on loopback, outside; its address."""
+    """Start a server on loopback, outside of the private GIMP, and yield its address."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -79,7 +79,7 @@ def test_a_script_runs_as_python_would_run_it(installer, series, script, tmp_pat
         f"{series} é 复古",
         "True",
     ]
-    # No word of GIMP's own.
+    # GIMP's own output is not passed on.
     assert done.stderr.splitlines()[-1] == "aside"
     assert "GIMP-Warning" not in done.stderr
 
@@ -126,7 +126,7 @@ def test_long_output_arrives_whole(installer, script):
 
 
 def test_shared_folders_are_writable_at_the_same_path(installer, series, script):
-    # Not below /tmp, which is the machine's own inside as well.
+    # Don't use /tmp, which is the machine's own for the script even if it is not shared.
     base = Path("/var/tmp") / f"dimilinks test {os.getpid()}"
     shared = base / "a" / "shared ü"
     shared.mkdir(parents=True)
@@ -227,7 +227,7 @@ def test_a_stopped_run_leaves_nothing(script, kind):
         "import os, time\nfrom gi.repository import Gimp\n"
         "print(os.getpid(), Gimp.directory(), flush=True)\ntime.sleep(600)\n"
     )
-    # A shell has what it runs in the background ignore SIGINT: tests, too, and what they start.
+    # A shell makes its background processes ignore SIGINT: the tests too, and what they start.
     command = ["env", "--default-signal=INT", sys.executable, "-m", "installer", "host", str(path)]
     with subprocess.Popen(
         command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -1,4 +1,4 @@
-"""Updates and uninstalling while people work: what was sent goes on to its end, and is kept."""
+"""Updating and uninstalling while an edit is under way: the edit continues, and is kept."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from installer import environment, payload
-from plugin.gimp import launch
-from plugin.job import RECEIVED, Job
+from plugin.gimp.process import launch
+from plugin.job import Job, Status
 from plugin.worker.sandbox import Sandbox
 from tests.installer.kills import copy_checkout
 from tests.service.workers import prepared_job, until
@@ -29,7 +29,7 @@ _workers: list[subprocess.Popen[bytes]] = []
 
 
 class SlowService(Sandbox):
-    """A service that answers when the test lets it."""
+    """A sandbox that answers once `may_answer` is set."""
 
     def __init__(self) -> None:
         super().__init__(keys={"test-key"})
@@ -51,7 +51,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowService]:
 
 @pytest.fixture
 def profile(user: Path, installer: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A profile with the plug-in in it; `launch` is the one of that plug-in."""
+    """Yield a profile with the plug-in, from which `launch` starts workers."""
     folder = user / "3.0"
     assert installer("--gimp-dir", folder).returncode == 0
     monkeypatch.setattr(launch, "_ROOT", payload.plugin_folder(folder))
@@ -72,7 +72,7 @@ def photo(tmp_path: Path, coffee: Image.Image) -> Path:
 
 
 def give(job: Job) -> subprocess.Popen[bytes]:
-    """Have a worker of the plug-in work on a job, as its window does."""
+    """Start a worker of the plug-in for a job, as the window does."""
     worker = launch.take()
     _workers.append(worker)
     assert worker.stdin is not None
@@ -82,7 +82,7 @@ def give(job: Job) -> subprocess.Popen[bytes]:
 
 
 def sent(job: Job, service: SlowService) -> subprocess.Popen[bytes]:
-    """A worker that waits for the answer to an edit that was sent."""
+    """Start a worker for a job, and return it when it waits for the answer."""
     worker = give(job)
     until(lambda: service.posts == 1 or worker.poll() is not None)
     assert worker.poll() is None
@@ -93,7 +93,7 @@ def ended_well(job: Job, worker: subprocess.Popen[bytes], service: SlowService) 
     service.may_answer.set()
     worker.communicate(timeout=60)
     assert worker.returncode == 0
-    assert [post.state for post in job.state.posts] == [RECEIVED], job.state.messages
+    assert [post.state for post in job.state.posts] == [Status.RECEIVED], job.state.messages
     assert (job.folder / job.state.posts[0].placed).is_file()
     assert service.posts == 1
 
@@ -110,7 +110,7 @@ def test_an_update_leaves_the_environment_to_the_edit_that_is_under_way(
     former = environment_of(profile)
     newer = tmp_path / "newer"
     copy_checkout(newer)
-    # Another list of packages by its name alone.
+    # A comment is enough to make this another list of packages.
     with (newer / "installer/requirements.txt").open("a") as file:
         file.write("# newer\n")
     update = ("--gimp-dir", profile, "--wheels", wheels)
@@ -182,8 +182,8 @@ def test_a_worker_that_starts_while_its_environment_is_removed_sends_nothing(
 def test_an_open_window_edits_on_after_an_update(
     profile, installer, photo, sandbox, tmp_path, monkeypatch
 ):
-    """Its first edit has the worker that was ready before, its second one of the new files."""
-    launch.get_ready()
+    """The first edit uses the worker that was ready before, the second one uses the new files."""
+    launch.spare()
     newer = tmp_path / "newer"
     copy_checkout(newer)
     version = newer / "plugin/__init__.py"
@@ -194,10 +194,10 @@ def test_an_open_window_edits_on_after_an_update(
         job = prepared_job(photo, monkeypatch)
         worker = give(job)
         assert worker.stdout is not None
-        # Its standard input stays open: the window is still there.
+        # The worker's standard input stays open, because the window is still there.
         worker.stdout.read()
         worker.wait(60)
         assert worker.returncode == 0
-        assert [post.state for post in job.state.posts] == [RECEIVED], job.state.messages
+        assert [post.state for post in job.state.posts] == [Status.RECEIVED], job.state.messages
         assert sandbox.posts == number
         shutil.rmtree(job.folder)

@@ -1,4 +1,4 @@
-"""Installing into a profile, updating, checking, removing."""
+"""Installing into a profile, updating, checking with `doctor`, and uninstalling."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from installer import doctor, environment, payload
 from installer.folders import Failure
-from installer.profiles import Gimp, Profile
+from installer.gimps import Gimp, Profile
 from tests.installer.conftest import OFFLINE
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -200,7 +200,7 @@ def test_a_used_profile_of_this_user_is_found(user, installer):
     profile = user / ".config" / "GIMP" / "3.2"
     profile.mkdir(parents=True)
     (profile / "gimprc").write_text("")
-    # A GIMP that is there would be asked as well: that is not the matter here.
+    # The installer would ask the machine's own GIMP as well, which this test is not about.
     if shutil.which("gimp-console"):
         pytest.skip("this machine has a GIMP of its own")
     assert installer().returncode == 0
@@ -243,7 +243,7 @@ def test_an_interrupted_install_leaves_the_former_one(profile, monkeypatch, brok
         raise KeyboardInterrupt
 
     if broken == "rename":
-        # Where folders can't change places in one step.
+        # Some file systems can't exchange folders in one step.
         monkeypatch.setattr(payload, "_exchange", lambda *_: False)
         rename = Path.rename
 
@@ -337,7 +337,7 @@ def test_a_marker_that_is_not_understood_is_not_guessed_at(marker):
         environment.requirements_for("3.11", f"one==1 ; {marker} \\\n    --hash=sha256:1\n")
 
 
-# What is shown and asked
+# Dry runs, what is removed, and sudo
 
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(user, data, installer, profile):
@@ -369,7 +369,7 @@ def test_everything_goes_if_the_user_says_so(user, data, home, installer, profil
     done = installer("uninstall", "--everything")
     assert done.returncode == 0, done.stderr
     assert not profile.exists()
-    # The user chose that folder: what else lies there is not ours.
+    # The user chose this folder, which may contain other files.
     assert tree(home) == {"mine.txt": b"x"}
     assert list(data.iterdir()) == []
 
@@ -420,7 +420,7 @@ def test_sudo_does_not_put_roots_files_into_another_folder_of_the_user(
 
 
 def test_an_old_python_is_told_what_is_missing():
-    """Its own parser must get as far as the sentence: only names of long ago in that file."""
+    """An old Python must be able to parse and run this file up to the message."""
     source = (CHECKOUT / "installer" / "__init__.py").read_text()
     code = f"import sys; sys.version_info = (3, 8, 1, 'final', 0); exec({source!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -472,7 +472,7 @@ def test_everything_tells_of_what_the_demo_fetched(user, data, installer, tmp_pa
     assert f"remove {cache}" in installer("uninstall", "--everything").stdout
 
 
-# What doctor tells
+# What doctor reports
 
 
 def test_a_data_folder_that_the_worker_refuses_is_wrong(user, data, home, installer, profile):
@@ -506,7 +506,7 @@ def test_the_report_holds_no_secret_and_no_name(user, data, home, installer, mon
     key = home / "key"
     key.write_text("sk-planted-key\n")
     key.chmod(0o600)
-    # Where nobody listens; the error quotes the address.
+    # Nothing listens at this address, which is quoted in the error.
     monkeypatch.setenv("DIMILINKS_BASE_URL", "http://127.0.0.1:9/v1")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem")
     done = installer("doctor", "--gimp-dir", profile)
@@ -531,7 +531,7 @@ def test_what_a_report_quotes_is_cleared_of_the_key_and_of_passwords(user, monke
 
 
 def test_a_copy_that_gimp_made_keeps_its_environment(user, data, installer):
-    """GIMP 3.2 copies the plug-ins over from 3.0 at its first start."""
+    """At its first start, GIMP 3.2 copies the plug-ins of 3.0."""
     old, new = (user / ".config/GIMP" / series for series in ("3.0", "3.2"))
     installer("--gimp-dir", old)
     shutil.copytree(old, new)

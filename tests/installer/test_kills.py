@@ -1,4 +1,4 @@
-"""The installer killed: what GIMP finds is the old version or the new one, whole."""
+"""A killed installer: GIMP finds either the old version or the new one, and it is complete."""
 
 from __future__ import annotations
 

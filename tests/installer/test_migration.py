@@ -1,4 +1,4 @@
-"""The first start of GIMP 3.2 takes the plug-ins of 3.0 over: ours goes on working there."""
+"""The first start of GIMP 3.2, which copies the plug-ins of 3.0: the plug-in works there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from installer import payload
-from installer.host import PrivateGimp
+from installer.private.host import PrivateGimp
 from tests.installer.roots import EDIT, START
 
 pytestmark = pytest.mark.gimp
@@ -20,7 +20,7 @@ def test_what_gimp_3_2_copies_over_from_3_0_edits(tmp_path: Path) -> None:
         former = parent / "3.0"
         pythons = payload.worker_pythons(gimp.profile)
         payload.install(former, pythons)
-        # By it GIMP knows that there is a profile to take over.
+        # This file makes GIMP copy the profile.
         (former / "gimprc").write_text("")
         command = ["env", "-u", "GIMP3_DIRECTORY", *START, f"--batch={EDIT}"]
         own = {"HOME": str(tmp_path), "DIMILINKS_BASE_URL": "sandbox"}

@@ -1,4 +1,4 @@
-"""The zip to hand out: the same each time, and enough to install from."""
+"""The zip of a release: it is reproducible, and sufficient to install the plug-in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout as a contributor has it, with what the tools leave in it."""
+    """Copy the checkout, without hidden files and caches."""
     folder = tmp_path / "checkout"
     skip = shutil.ignore_patterns(".*", "__pycache__")
     shutil.copytree(CHECKOUT, folder, ignore=skip)
@@ -51,7 +51,7 @@ def test_a_second_build_has_the_same_bytes(checkout, tmp_path):
 
 def test_who_unpacks_it_can_install(user, tmp_path, installer):
     zip_file = build(CHECKOUT, tmp_path)
-    # A folder of downloads has what others sent: that is not what unpacks.
+    # A download folder contains files of others. Python must not import this one to unpack.
     (tmp_path / "zipfile.py").write_text("open('planted', 'w')")
     programs = tmp_path / "bin"
     programs.mkdir()

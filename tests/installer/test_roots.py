@@ -1,4 +1,7 @@
-"""The whole life of an installation, in a private GIMP's tree; `tests/bench/roots` has them all."""
+"""The whole life of an installation in the files of a private GIMP.
+
+`tests/bench/roots` tests other users and systems.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from installer import environment, launch, private_gimp
+from installer import environment, inside
+from installer.private import debian
 from tests.installer import roots
 from tests.installer.conftest import OFFLINE
 
@@ -21,7 +25,7 @@ def test_a_life_without_a_network_in_a_home_with_spaces(tmp_path: Path) -> None:
     for folder in (checkout, alone):
         folder.mkdir(parents=True)
     roots.copy_checkout(checkout)
-    with private_gimp.obtain("3.0") as gimp:
+    with debian.obtain("3.0") as gimp:
         if gimp.root is None:
             pytest.skip("this machine has a GIMP of its own, and its user a profile")
         python = (gimp.root / "usr/bin/python3").readlink().name.removeprefix("python")
@@ -30,10 +34,10 @@ def test_a_life_without_a_network_in_a_home_with_spaces(tmp_path: Path) -> None:
         def run(
             words: list[str], environ: Mapping[str, str], where: Path
         ) -> subprocess.CompletedProcess[str]:
-            line = launch.command_line(gimp, words, environ, shares=[tmp_path], cwd=where)
+            line = inside.command_line(gimp, words, environ, shares=[tmp_path], cwd=where)
             return subprocess.run(
                 line,
-                env=launch.bare(environ),
+                env=inside.bare(environ),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,

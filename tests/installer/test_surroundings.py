@@ -1,6 +1,6 @@
-"""What the user's environment has in it for other programs: nothing of it breaks an installation.
+"""Environment variables and settings that are meant for other programs, and unusual folder names.
 
-And what of it is a secret reaches nobody who doesn't need it.
+They don't break an installation, and secrets in them don't reach programs that don't need them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from installer import environment, payload
-from plugin.gimp import launch
+from plugin.gimp.process import launch
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 KEY = "sk-planted-in-the-environment"
@@ -29,7 +29,7 @@ KEY = "sk-planted-in-the-environment"
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> dict[str, str]:
-    """Variables that Python obeys, each of which breaks an interpreter or what it loads."""
+    """Return variables that Python obeys. Each breaks an interpreter, its imports or its output."""
     unfit = tmp_path / "unfit"
     unfit.mkdir()
     for name in ("numpy", "requests", "pip", "venv", "compileall", "plugin"):
@@ -48,7 +48,7 @@ def hostile(tmp_path: Path) -> dict[str, str]:
 
 
 def run(*words: object, env: dict[str, str], **options: object) -> subprocess.CompletedProcess[str]:
-    """Run the installer so that it, but nothing that it starts, is safe from such variables."""
+    """Run the installer with `-E`, which protects it from such variables, but not its children."""
     return subprocess.run(
         [sys.executable, "-E", "-m", "installer", *map(str, words)],
         **{
@@ -110,9 +110,9 @@ def test_the_worker_keeps_what_is_meant_for_it(monkeypatch):
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[tuple[int, list[str]]]:
-    """An index with one package, for who knows the password; its port, and what was asked for.
+    """Start an index with one package and a password, and yield its port and the requested paths.
 
-    It also answers for other hosts, as a proxy does.
+    It also answers requests for other hosts, as a proxy does.
     """
     name = "tiny-1.0-py3-none-any.whl"
     wheel = tmp_path / name
@@ -152,7 +152,7 @@ def index(tmp_path: Path) -> Iterator[tuple[int, list[str]]]:
 
 @pytest.fixture
 def tiny(tmp_path: Path, index: object) -> Path:
-    """The list of packages with that one, and its hash."""
+    """Write a list of packages with the one of the index, and its hash."""
     wheel = tmp_path / "tiny-1.0-py3-none-any.whl"
     hashed = hashlib.sha256(wheel.read_bytes()).hexdigest()
     path = tmp_path / "requirements.txt"
@@ -161,7 +161,7 @@ def tiny(tmp_path: Path, index: object) -> Path:
 
 
 def unfit_settings(tmp_path: Path) -> dict[str, str]:
-    """Settings of pip each of which brings another installation about than ours, or none."""
+    """Return settings of pip. Each would cause a different installation, or none."""
     (tmp_path / "constraints.txt").write_text("tiny==0.9\n")
     (tmp_path / "more.txt").write_text("numpy\n")
     return {
@@ -227,9 +227,9 @@ runpy.run_module("installer", run_name="__main__", alter_sys=True)
 
 
 def started(log: Path, *words: object, **env: str) -> list[tuple[list[str], dict[str, str]]]:
-    """What a command of the installer starts: command lines and variables. The key is in its own.
+    """Run a command of the installer, and return the command lines and variables of its children.
 
-    `env` is added to what it finds.
+    The command itself has the key and `env` in its environment variables.
     """
     done = subprocess.run(
         [sys.executable, "-E", "-c", WATCHED, str(log), *map(str, words)],
@@ -241,7 +241,7 @@ def started(log: Path, *words: object, **env: str) -> list[tuple[list[str], dict
     assert done.returncode == 0, done.stdout + done.stderr
     assert KEY not in done.stdout + done.stderr
     seen = [json.loads(line) for line in log.read_text().splitlines()]
-    # That is Python's own module platform, for the report.
+    # Python's module platform, which is used for the report, starts uname.
     return [(line, variables) for line, variables in seen if line[0] != "uname"]
 
 
@@ -272,7 +272,7 @@ def test_what_an_installation_starts_is_told_no_key_and_nothing_of_python(
 
 @pytest.mark.gimp
 def test_the_key_is_on_no_command_line_of_a_private_gimp(user, tmp_path):
-    """Any user of the machine can read command lines, also those that last for a moment."""
+    """Any user of the machine can read command lines, however short a process runs."""
     script = tmp_path / "script.py"
     script.write_text(
         "import os, sys\n"
@@ -300,10 +300,10 @@ def test_a_home_whose_name_is_not_utf_8_is_installed_into_and_edited_in(
         done = installer(*words)
         assert done.returncode == 0, done.stdout + done.stderr
     told = installer("python", text=False).stdout.splitlines()[-1]
-    # As the plug-in notes it and starts it.
+    # Note and start it as the plug-in does.
     monkeypatch.setattr(launch, "NOTE", payload.plugin_folder(profile) / payload.WORKER_PYTHON)
     assert launch.interpreter() == os.fsdecode(told)
-    launch.note(os.fsdecode(told))
+    launch.record(os.fsdecode(told))
     assert launch.interpreter() == os.fsdecode(told)
     monkeypatch.setattr(launch, "_ROOT", payload.plugin_folder(profile))
     coffee.save(user / "photo.png")

@@ -23,10 +23,11 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from plugin.region import Box, Region, plan
-from plugin.worker import placement, repair, upload
-from plugin.worker.affine import Layout, layouts, scaling
-from plugin.worker.registration import Unaligned
+from plugin.worker.fitting import fit, repair
+from plugin.worker.fitting.affine import Layout, layouts, scaling
+from plugin.worker.fitting.registration import Unaligned
 from plugin.worker.sandbox.misbehaviour import Misbehaviour
+from plugin.worker.service import upload
 
 Array = np.ndarray[Any, Any]
 
@@ -388,7 +389,7 @@ class Places:
 def judged(made: Answered) -> repair.Repair | None:
     """Return what repair measures in the answer, or None if it can't be aligned."""
     with contextlib.suppress(Unaligned):
-        return placement.judged(made.answer, made.built)
+        return fit.judged(made.answer, made.built)
     return None
 
 
@@ -473,7 +474,7 @@ def compared(case: Case, pictures: Mapping[str, Image.Image]) -> dict[str, float
     found = judged(made)
 
     def placed(by: repair.Repair | None) -> Array:
-        return placement.placed(made.answer, made.built, made.source, made.mask, by)[0]
+        return fit.placed(made.answer, made.built, made.source, made.mask, by)[0]
 
     ways = {"repair": placed(found), "none": placed(None), "inverse": inverse(made)}
     if found is None:

@@ -22,20 +22,9 @@ from typing import Any
 import filelock
 import pytest
 
-from plugin import job, settings
-from plugin.job import (
-    ACCEPTED,
-    FAILED,
-    PREPARED,
-    RECEIVED,
-    SENT,
-    Files,
-    Job,
-    JobRequest,
-    Kind,
-    Post,
-    State,
-)
+from plugin import history, job, settings, storage
+from plugin.errors import Kind, UserError
+from plugin.job import Files, Job, JobRequest, Post, State, Status
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -48,9 +37,9 @@ def _publish(prompt: str = "x", variations: int = 1) -> Job:
 
 def test_a_published_job_is_found_and_private(home: Path) -> None:
     published = _publish("把图片改成复古胶片风格")
-    assert [j.id for j in job.all_jobs()] == [published.id]
-    assert job.find(published.id).request.prompt == "把图片改成复古胶片风格"
-    assert published.state.name == PREPARED
+    assert [j.id for j in history.all_jobs()] == [published.id]
+    assert history.find(published.id).request.prompt == "把图片改成复古胶片风格"
+    assert published.state.name == Status.PREPARED
     for folder in (home, home / "jobs", published.folder):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((published.folder / "request.json").stat().st_mode) == 0o600
@@ -73,17 +62,21 @@ def _aged(days: float, *states: str, imported: bool = False, alive: bool = False
     """
     made = _publish(variations=len(states))
     posts = [
-        Post(s, result=f"result-{n}.png" * (s == RECEIVED), placed=f"placed-{n}.png" * imported)
+        Post(
+            s,
+            result=f"result-{n}.png" * (s == Status.RECEIVED),
+            placed=f"placed-{n}.png" * imported,
+        )
         for n, s in enumerate(states, 1)
     ]
     for post in posts:
-        if post.state == FAILED:
+        if post.state == Status.FAILED:
             post.kind, post.placed = Kind.REFUSED, ""
         if post.result:
             (made.folder / post.result).write_bytes(b"paid for")
     made.save_state(State(posts))
     if imported:
-        made.mark_imported(n for n, s in enumerate(states, 1) if s == RECEIVED)
+        made.mark_imported(n for n, s in enumerate(states, 1) if s == Status.RECEIVED)
     if not alive:
         (made.folder / "maker").write_text("maker-000000000000")
     _age(made, days)
@@ -97,56 +90,59 @@ def _age(made: Job, days: float) -> None:
 
 def _left(made: list[Job]) -> list[Job]:
     """Return the jobs in `made` that still exist, and check that there are no others."""
-    there = {each.id for each in job.all_jobs()}
+    there = {each.id for each in history.all_jobs()}
     assert there <= {each.id for each in made}
     return [each for each in made if each.id in there]
 
 
 def test_old_jobs_go_unless_something_would_be_lost() -> None:
     kept = [
-        _aged(5, RECEIVED, imported=True),
-        _aged(0.5, SENT),
-        _aged(0.5, ACCEPTED, FAILED),
-        _aged(40, RECEIVED),
-        _aged(40, SENT, RECEIVED),
+        _aged(5, Status.RECEIVED, imported=True),
+        _aged(0.5, Status.SENT),
+        _aged(0.5, Status.ACCEPTED, Status.FAILED),
+        _aged(40, Status.RECEIVED),
+        _aged(40, Status.SENT, Status.RECEIVED),
         # A job that was sent stays until it has ended, however long that takes.
-        _aged(31, SENT),
-        _aged(4000, ACCEPTED),
+        _aged(31, Status.SENT),
+        _aged(4000, Status.ACCEPTED),
     ]
     gone = [
-        _aged(31, RECEIVED, RECEIVED, imported=True),
-        _aged(31, FAILED),
-        _aged(31, PREPARED),
+        _aged(31, Status.RECEIVED, Status.RECEIVED, imported=True),
+        _aged(31, Status.FAILED),
+        _aged(31, Status.PREPARED),
     ]
-    job.prune(0, NOW)
+    history.prune(0, NOW)
     assert _left(kept + gone) == kept + gone
-    job.prune(30, NOW)
+    history.prune(30, NOW)
     assert _left(kept + gone) == kept
 
 
 def test_clearing_takes_young_jobs_too_unless_something_would_be_lost() -> None:
     kept = [
-        _aged(0.5, PREPARED),
-        _aged(0.5, SENT),
-        _aged(0.1, RECEIVED),
-        _aged(9, FAILED, RECEIVED),
-        _aged(2, SENT),
-        _aged(40, SENT),
-        _aged(2, ACCEPTED),
+        _aged(0.5, Status.PREPARED),
+        _aged(0.5, Status.SENT),
+        _aged(0.1, Status.RECEIVED),
+        _aged(9, Status.FAILED, Status.RECEIVED),
+        _aged(2, Status.SENT),
+        _aged(40, Status.SENT),
+        _aged(2, Status.ACCEPTED),
     ]
-    gone = [_aged(0, *states, imported=True) for states in ([FAILED], [RECEIVED, FAILED])]
-    gone.append(_aged(2, PREPARED))
-    job.clear(NOW)
+    gone = [
+        _aged(0, *states, imported=True)
+        for states in ([Status.FAILED], [Status.RECEIVED, Status.FAILED])
+    ]
+    gone.append(_aged(2, Status.PREPARED))
+    history.clear(NOW)
     assert _left(kept + gone) == kept
 
 
-@pytest.mark.parametrize("remove", [lambda now: job.prune(1, now), job.clear])
+@pytest.mark.parametrize("remove", [lambda now: history.prune(1, now), history.clear])
 def test_an_answer_that_was_paid_for_stays_though_it_can_not_be_used(
     remove: Callable[[float], None],
 ) -> None:
-    made = {kind: _aged(40, FAILED) for kind in (*_kinds(), "of a newer version")}
+    made = {kind: _aged(40, Status.FAILED) for kind in (*_kinds(), "of a newer version")}
     for kind, each in made.items():
-        each.save_state(State([Post(FAILED, kind=kind)]))
+        each.save_state(State([Post(Status.FAILED, kind=kind)]))
         _age(each, 40)
     remove(NOW)
     stay = {Kind.ANSWER, Kind.PENDING, "of a newer version"}
@@ -160,30 +156,30 @@ def _kinds() -> list[str]:
 NEWER: list[tuple[str, dict[str, Any]]] = [
     ("request.json", {"prompt": {"text": "x"}, "variations": 1}),
     ("state.json", {"posts": [{"state": "refined"}]}),
-    ("state.json", {"posts": [{"state": FAILED, "kind": Kind.REFUSED, "notes": "x"}]}),
+    ("state.json", {"posts": [{"state": Status.FAILED, "kind": Kind.REFUSED, "notes": "x"}]}),
     ("state.json", {"variations": []}),
 ]
 
 
 @pytest.mark.parametrize(("name", "saved"), NEWER, ids=range(len(NEWER)))
 def test_what_is_not_understood_stays(name: str, saved: dict[str, Any]) -> None:
-    made = _aged(40, FAILED, imported=True)
+    made = _aged(40, Status.FAILED, imported=True)
     (made.folder / name).write_text(json.dumps(saved))
     _age(made, 40)
-    for each in (_aged(40, SENT), _aged(40, RECEIVED)):
+    for each in (_aged(40, Status.SENT), _aged(40, Status.RECEIVED)):
         (each.folder / "state.json").write_text("{")
         _age(each, 40)
-    job.prune(30, NOW)
-    job.clear(NOW)
-    assert made.folder.exists() and len(job.all_jobs()) == 3
+    history.prune(30, NOW)
+    history.clear(NOW)
+    assert made.folder.exists() and len(history.all_jobs()) == 3
 
 
 def test_what_a_newer_version_has_noted_besides_is_read_over_and_kept() -> None:
     made = _publish()
     newer = {
-        "state": RECEIVED,
+        "state": Status.RECEIVED,
         "cost": 0.3,
-        "posts": [{"state": RECEIVED, "result": "result-1.png", "seed": [7]}],
+        "posts": [{"state": Status.RECEIVED, "result": "result-1.png", "seed": [7]}],
     }
     (made.folder / "state.json").write_text(json.dumps(newer))
     state = made.state
@@ -208,21 +204,21 @@ def test_a_newer_version_may_tell_more_of_a_file() -> None:
 def test_a_clock_that_jumps_removes_nothing_that_is_fresh(days: int) -> None:
     """Jobs are not old if their creator still runs, or if they seem to be from the future."""
     made = [
-        _aged(0, PREPARED, alive=True),
-        _aged(0, SENT, alive=True),
-        _aged(0, RECEIVED, imported=True, alive=True),
-        _aged(0, FAILED, alive=True),
+        _aged(0, Status.PREPARED, alive=True),
+        _aged(0, Status.SENT, alive=True),
+        _aged(0, Status.RECEIVED, imported=True, alive=True),
+        _aged(0, Status.FAILED, alive=True),
     ]
-    job.prune(30, NOW + days * 86400)
+    history.prune(30, NOW + days * 86400)
     assert _left(made) == made
-    job.clear(NOW + days * 86400)
+    history.clear(NOW + days * 86400)
     assert _left(made) == made[:2]
 
 
 @pytest.mark.parametrize("sign", ["created", "state.json", "worker.log"])
 def test_a_job_is_as_young_as_what_is_new_of_it(sign: str) -> None:
     """An old job that was tried again, for example, has old files and new ones."""
-    made = _aged(40, FAILED)
+    made = _aged(40, Status.FAILED)
     if sign == "created":
         saved = json.loads((made.folder / "request.json").read_text())
         (made.folder / "request.json").write_text(json.dumps({**saved, "created": NOW - 1}))
@@ -230,25 +226,25 @@ def test_a_job_is_as_young_as_what_is_new_of_it(sign: str) -> None:
     else:
         (made.folder / sign).touch()
         os.utime(made.folder / sign, (NOW - 1, NOW - 1))
-    job.prune(30, NOW)
+    history.prune(30, NOW)
     assert made.folder.exists()
 
 
 def test_what_is_worked_on_stays() -> None:
-    made = [_aged(40, FAILED), _aged(40, RECEIVED, imported=True)]
+    made = [_aged(40, Status.FAILED), _aged(40, Status.RECEIVED, imported=True)]
     for each in made:
         with filelock.FileLock(each.folder / "lock"):
-            job.prune(30, NOW)
-            job.clear(NOW)
+            history.prune(30, NOW)
+            history.clear(NOW)
             assert each.folder.exists()
-    job.clear(NOW)
+    history.clear(NOW)
     assert _left(made) == []
 
 
 def test_nothing_goes_that_is_not_ours(home: Path, tmp_path: Path) -> None:
     folder = home / "jobs"
     elsewhere = tmp_path / "elsewhere"
-    _aged(40, FAILED).folder.rename(elsewhere)
+    _aged(40, Status.FAILED).folder.rename(elsewhere)
     kept = [folder / name for name in (".git", ".Trash-0", ".20260101", ".stfolder")]
     for each in kept:
         each.mkdir()
@@ -257,8 +253,8 @@ def test_nothing_goes_that_is_not_ours(home: Path, tmp_path: Path) -> None:
     for link in (folder / "20260101-000000-abcdef", folder / ".20260101-000000-abcdef"):
         link.symlink_to(elsewhere)
         kept.append(link)
-    job.prune(30, NOW)
-    job.clear(NOW)
+    history.prune(30, NOW)
+    history.clear(NOW)
     assert set(folder.iterdir()) == set(kept) and (elsewhere / "request.json").exists()
     assert all((each / "file").exists() for each in kept[:4])
 
@@ -283,50 +279,52 @@ def test_what_is_being_prepared_stays_and_goes_with_its_process(days: int) -> No
     ) as other:  # fmt: skip
         assert other.stdin and other.stdout
         folder = Path(other.stdout.readline().strip())
-        job.prune(1, now)
-        job.clear(now)
+        history.prune(1, now)
+        history.clear(now)
         assert (folder / "source.png").exists()
         other.stdin.close()
         other.wait(30)
-    job.prune(1, now)
+    history.prune(1, now)
     assert not folder.exists()
 
 
 def test_a_removal_that_is_killed_leaves_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = _aged(40, FAILED)
+    made = _aged(40, Status.FAILED)
 
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", killed)
-        for remove in (made.discard, lambda: job.prune(30, NOW)):
+        for remove in (made.discard, lambda: history.prune(30, NOW)):
             with contextlib.suppress(KeyboardInterrupt):
                 remove()
-    assert job.all_jobs() == []
-    job.prune(0, NOW)
+    assert history.all_jobs() == []
+    history.prune(0, NOW)
     assert list(job.jobs_folder().iterdir()) == []
 
 
 def test_imported_is_noted_for_each_variation(home: Path) -> None:
     made = _publish(variations=3)
-    placed = [Post(RECEIVED, result=f"result-{n}.png", placed=f"placed-{n}.png") for n in (1, 2)]
-    made.save_state(State([*placed, Post(ACCEPTED, "img_3")]))
+    placed = [
+        Post(Status.RECEIVED, result=f"result-{n}.png", placed=f"placed-{n}.png") for n in (1, 2)
+    ]
+    made.save_state(State([*placed, Post(Status.ACCEPTED, "img_3")]))
     assert made.imported == frozenset() and made.unimported == {1, 2}
     made.mark_imported([2])
     assert made.imported == {2} and made.unimported == {1}
     made.mark_imported([1])
     assert made.imported == {1, 2} and made.unimported == frozenset()
-    last = Post(RECEIVED, result="result-3.png", placed="placed-3.png")
+    last = Post(Status.RECEIVED, result="result-3.png", placed="placed-3.png")
     made.save_state(State([*placed, last]))
     assert made.imported == {1, 2} and made.unimported == {3}
     _age(made, 40)
-    job.clear(NOW)
+    history.clear(NOW)
     assert made.folder.exists()
     made.mark_imported([3])
     for marker in made.folder.glob("imported*"):
         assert stat.S_IMODE(marker.stat().st_mode) == 0o600
-    job.clear(NOW)
+    history.clear(NOW)
     assert not made.folder.exists()
 
 
@@ -344,9 +342,9 @@ def test_two_processes_note_what_is_imported_at_the_same_time() -> None:
 
 def test_an_older_version_has_noted_it_of_all_that_was_fitted() -> None:
     made = _publish(variations=3)
-    arrived = Post(RECEIVED, result="result-2.png")
-    placed = Post(RECEIVED, result="result-1.png", placed="placed-1.png")
-    made.save_state(State([placed, arrived, Post(ACCEPTED, "img_3")]))
+    arrived = Post(Status.RECEIVED, result="result-2.png")
+    placed = Post(Status.RECEIVED, result="result-1.png", placed="placed-1.png")
+    made.save_state(State([placed, arrived, Post(Status.ACCEPTED, "img_3")]))
     (made.folder / "imported").touch()
     assert made.imported == {1} and made.unimported == {2}
 
@@ -356,24 +354,24 @@ def test_what_a_killed_preparation_left_goes_after_a_day(home: Path) -> None:
     left.mkdir(parents=True)
     (left / "source.png").write_bytes(b"half")
     made = left.stat().st_mtime
-    job.prune(30, made + 3600)
+    history.prune(30, made + 3600)
     assert left.exists()
-    job.prune(30, made + 90_000)
+    history.prune(30, made + 90_000)
     assert not left.exists()
 
 
 def test_the_room_of_jobs_is_known() -> None:
-    assert job.total_bytes() == 0
+    assert history.total_bytes() == 0
     made = _publish()
-    before = job.total_bytes()
+    before = history.total_bytes()
     (made.folder / "result-1.png").write_bytes(bytes(1000))
-    assert job.total_bytes() == before + 1000 > 1000
+    assert history.total_bytes() == before + 1000 > 1000
 
 
 def test_a_state_is_read_back_and_replaced_whole() -> None:
     published = _publish(variations=2)
     state = published.state
-    state.posts[0].state, state.posts[0].task = ACCEPTED, "img_1"
+    state.posts[0].state, state.posts[0].task = Status.ACCEPTED, "img_1"
     published.save_state(state)
     assert published.state == state
     assert not list(published.folder.glob(".*"))
@@ -381,20 +379,22 @@ def test_a_state_is_read_back_and_replaced_whole() -> None:
 
 def test_a_state_from_before_there_were_two_routes_is_read() -> None:
     published = _publish()
-    old = {"state": ACCEPTED, "task": "img_1", "kind": "", "message": "", "result": "",
+    old = {"state": Status.ACCEPTED, "task": "img_1", "kind": "", "message": "", "result": "",
            "placed": "", "notes": []}  # fmt: skip
-    (published.folder / "state.json").write_text(json.dumps({"state": ACCEPTED, "posts": [old]}))
-    assert published.state.posts == [Post(ACCEPTED, "img_1")]
+    (published.folder / "state.json").write_text(
+        json.dumps({"state": Status.ACCEPTED, "posts": [old]})
+    )
+    assert published.state.posts == [Post(Status.ACCEPTED, "img_1")]
 
 
 @pytest.mark.parametrize(
     ("posts", "name"),
     [
-        ([PREPARED, PREPARED], PREPARED),
-        ([SENT, RECEIVED], SENT),
-        ([FAILED, ACCEPTED], ACCEPTED),
-        ([FAILED, RECEIVED], RECEIVED),
-        ([FAILED, FAILED], FAILED),
+        ([Status.PREPARED, Status.PREPARED], Status.PREPARED),
+        ([Status.SENT, Status.RECEIVED], Status.SENT),
+        ([Status.FAILED, Status.ACCEPTED], Status.ACCEPTED),
+        ([Status.FAILED, Status.RECEIVED], Status.RECEIVED),
+        ([Status.FAILED, Status.FAILED], Status.FAILED),
     ],
 )
 def test_a_job_is_as_far_as_its_variations(posts: list[str], name: str) -> None:
@@ -404,13 +404,13 @@ def test_a_job_is_as_far_as_its_variations(posts: list[str], name: str) -> None:
 def test_a_damaged_state_is_said_not_guessed() -> None:
     published = _publish()
     (published.folder / "state.json").write_text(json.dumps({"posts": [{"bogus": 1}]}))
-    with pytest.raises(ValueError, match="damaged"):
+    with pytest.raises(UserError, match="damaged"):
         _ = published.state
 
 
 def test_an_unknown_job_is_said() -> None:
-    with pytest.raises(ValueError, match="no job"):
-        job.find("../../etc")
+    with pytest.raises(UserError, match="no job"):
+        history.find("../../etc")
 
 
 @pytest.mark.parametrize(
@@ -434,7 +434,7 @@ def test_the_key_never_travels_in_the_clear(
     if fine:
         assert settings.base_url() == url.rstrip("/")
     else:
-        with pytest.raises(ValueError, match="https"):
+        with pytest.raises(UserError, match="https"):
             settings.base_url()
 
 
@@ -449,7 +449,7 @@ def test_the_key_comes_from_the_environment_else_from_the_private_file(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert settings.api_key() == ""
-    settings.home()
+    storage.home()
     (home / "key").write_text("from-file\n")
     assert settings.api_key() == "from-file"
     monkeypatch.setenv("DIMILINKS_API_KEY", "from-environment")
@@ -458,7 +458,7 @@ def test_the_key_comes_from_the_environment_else_from_the_private_file(
 
 def test_a_key_that_would_break_a_header_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIMILINKS_API_KEY", "sk\r\nX-Other: 1")
-    with pytest.raises(ValueError, match="copy it again") as caught:
+    with pytest.raises(UserError, match="Copy the key again") as caught:
         settings.api_key()
     assert "sk" not in str(caught.value)
 
@@ -471,7 +471,7 @@ INVISIBLE = [
 
 @pytest.mark.parametrize("text", INVISIBLE, ids=ascii)
 def test_a_prompt_that_nobody_can_see_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="say what is to change"):
+    with pytest.raises(UserError, match="Describe what to change"):
         job.check_prompt(text)
     assert job.check_prompt(f"{text}天") == f"{text}天".strip()
 
@@ -481,6 +481,7 @@ def test_a_prompt_that_can_be_seen_is_taken(text: str) -> None:
     assert job.check_prompt(text) == text
 
 
+@pytest.mark.slow
 def test_jobs_are_prepared_by_several_threads_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,9 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from plugin.region import Box, plan
-from plugin.worker import image_file, picture, placement, upload
+from plugin.worker import cli_files, picture
+from plugin.worker.fitting import fit
+from plugin.worker.service import upload
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -82,6 +84,7 @@ print((peak() - before) // 1024)
 
 
 @pytest.mark.parametrize("kind", BOMBS)
+@pytest.mark.slow
 def test_a_bomb_is_read_or_refused_within_bounds(kind: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _SCRIPT], cwd=CHECKOUT, input=BOMBS[kind], capture_output=True
@@ -105,7 +108,7 @@ def test_a_picture_of_any_size_is_placed(
     mask.paste(255, (20, 20, 60, 60))
     sent = upload.build(planned, source, mask, [])
     answer = picture.read_foreign(out.getvalue())
-    placed, notes = placement.fit(answer, sent, source, mask, repair)
+    placed, notes = fit.fit(answer, sent, source, mask, repair)
     assert placed.shape[1::-1] == source.size and placed[30, 30].tolist() == [255, 165, 0]
     assert notes
 
@@ -119,6 +122,7 @@ def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 # Pillow's warnings about such pictures are meant for its developers.
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.slow
 def test_a_damaged_note_does_not_cost_the_picture(
     kind: str, coffee: Image.Image, tmp_path: Path
 ) -> None:
@@ -132,7 +136,7 @@ def test_a_damaged_note_does_not_cost_the_picture(
         assert read.size == coffee.size and read.info == {}
         path = tmp_path / f"own.{kind.lower()}"
         path.write_bytes(_encoded(coffee, kind, exif=odd))
-        assert image_file.read_image(path).size == coffee.size
+        assert cli_files.read_image(path).size == coffee.size
     for profile in (b"no profile", b"\0" * 200):
         read = picture.read_foreign(_encoded(coffee, kind, icc_profile=profile))
         assert read.size == coffee.size and read.info == {}
@@ -147,6 +151,7 @@ def test_a_profile_is_applied_and_dropped(coffee: Image.Image) -> None:
     assert np.abs(np.asarray(same, int) - np.asarray(coffee, int)).max() <= 1
 
 
+@pytest.mark.slow
 def test_every_mode_of_png_is_read(coffee: Image.Image) -> None:
     gray = coffee.convert("L")
     clear = coffee.copy()
@@ -307,6 +312,7 @@ BROKEN_MACHINES = {
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("name", BROKEN_MACHINES)
+@pytest.mark.slow
 def test_a_failure_of_this_machine_is_no_verdict_on_a_picture(
     name: str, kind: str, coffee: Image.Image
 ) -> None:
@@ -328,6 +334,7 @@ def test_a_damaged_picture_is_so_on_a_healthy_machine(coffee: Image.Image) -> No
 # --- memory -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_picture_of_far_too_many_pixels_comes_out_smaller(coffee: Image.Image) -> None:
     large = coffee.resize((6000, 4000))
     clear = large.copy()

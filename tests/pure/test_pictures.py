@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageFilter
 
+from plugin.errors import Failure
 from plugin.region import Box, plan
-from plugin.worker import picture, placement, upload
-from plugin.worker.failure import Failure
+from plugin.worker import picture
+from plugin.worker.fitting import blend, fit
+from plugin.worker.service import upload
 
 
 def _noise(width: int, height: int) -> Image.Image:
@@ -78,13 +80,12 @@ def test_where_the_picture_ends_its_edge_is_repeated() -> None:
 
 
 @pytest.mark.parametrize("size", [(600, 40), (600, 400), (4500, 3000), (3, 700), (1, 1)])
+@pytest.mark.slow
 def test_what_comes_back_unchanged_lands_where_it_was(size: tuple[int, int]) -> None:
     source = _noise(*size).resize(size).filter(ImageFilter.GaussianBlur(3))
     whole = Box(0, 0, *size)
     built = upload.build(plan(whole, whole), source, None, [])
-    placed, _notes = placement.fit(
-        _decoded(built, "source.png").convert("RGB"), built, source, None
-    )
+    placed, _notes = fit.fit(_decoded(built, "source.png").convert("RGB"), built, source, None)
     assert placed.shape[1::-1] == size
     worst = 0 if built.source_size[0] <= 2880 and size[0] < 4000 else 12
     assert _differences(placed, source).mean() <= worst
@@ -93,18 +94,21 @@ def test_what_comes_back_unchanged_lands_where_it_was(size: tuple[int, int]) -> 
 def test_any_size_and_ratio_is_placed_and_told(coffee: Image.Image) -> None:
     whole = Box(0, 0, *coffee.size)
     built = upload.build(plan(whole, whole), coffee, None, [])
-    same_ratio, notes = placement.fit(coffee.resize((1008, 672)), built, coffee, None)
+    same_ratio, notes = fit.fit(coffee.resize((1008, 672)), built, coffee, None)
     assert same_ratio.shape[1::-1] == coffee.size and notes == []
     assert _differences(same_ratio, coffee).mean() < 3
-    _small, notes = placement.fit(coffee.resize((300, 200)), built, coffee, None)
+    _small, notes = fit.fit(coffee.resize((300, 200)), built, coffee, None)
     assert "200%" in notes[0]
-    square, notes = placement.fit(coffee.resize((600, 600)), built, coffee, None)
-    assert square.shape[1::-1] == coffee.size and "another ratio (600×600)" in notes[0]
+    square, notes = fit.fit(coffee.resize((600, 600)), built, coffee, None)
+    assert (
+        square.shape[1::-1] == coffee.size and "(600×600 pixels) has other proportions" in notes[0]
+    )
     # Nothing is squeezed: the square answer covers the region, is centred, and is cut off.
     cut = coffee.resize((600, 600)).crop((0, 100, 600, 500))
     assert _differences(square, cut).max() == 0
 
 
+@pytest.mark.slow
 def test_a_hairline_survives_being_scaled_down() -> None:
     source = _noise(6000, 4000)
     mask = Image.new("L", source.size, 0)
@@ -117,6 +121,7 @@ def test_a_hairline_survives_being_scaled_down() -> None:
 
 
 @pytest.mark.parametrize("resolution", ["1k", "4k"])
+@pytest.mark.slow
 def test_a_faint_selection_never_reads_as_keep_everything(resolution: str) -> None:
     source = _noise(6000, 4000)
     mask = Image.new("L", source.size, 0)
@@ -133,6 +138,7 @@ def test_an_empty_mask_is_refused(coffee: Image.Image) -> None:
         upload.build(plan(whole, whole), coffee, Image.new("L", coffee.size, 0), [])
 
 
+@pytest.mark.slow
 def test_the_worst_pictures_stay_within_the_budget() -> None:
     size = (3840, 2160)
     noise = _noise(*size)
@@ -143,9 +149,10 @@ def test_the_worst_pictures_stay_within_the_budget() -> None:
     assert len(lengths) == 5
     assert max(lengths) <= 20_000_000 and sum(lengths) <= 32_000_000
     assert _decoded(built, "mask.png").size == _decoded(built, "source.png").size
-    assert "went up at" in built.notes[0]
+    assert "was sent at" in built.notes[0]
 
 
+@pytest.mark.slow
 def test_an_ordinary_large_photograph_is_not_shrunk(coffee: Image.Image) -> None:
     large = coffee.resize((3504, 2336), Image.Resampling.BICUBIC)
     whole = Box(0, 0, *large.size)
@@ -158,7 +165,7 @@ def test_too_many_pictures_are_told(coffee: Image.Image) -> None:
     small = coffee.resize((60, 40))
     mask = Image.new("L", coffee.size, 255)
     upload.build(plan(whole, whole), coffee, mask, [small] * 7)
-    with pytest.raises(Failure, match="at most 7 references"):
+    with pytest.raises(Failure, match="at most 7 reference pictures"):
         upload.build(plan(whole, whole), coffee, mask, [small] * 8)
 
 
@@ -170,8 +177,8 @@ def test_a_cut_out_layer_comes_back_with_its_own_alpha(coffee: Image.Image) -> N
     built = upload.build(plan(whole, whole), cut_out, None, [])
     seen = _decoded(built, "source.png")
     assert seen.mode == "RGB"
-    placed, _notes = placement.fit(seen, built, cut_out, None)
-    kept = Image.fromarray(placement.keep_alpha(placed, cut_out))
+    placed, _notes = fit.fit(seen, built, cut_out, None)
+    kept = Image.fromarray(fit.keep_alpha(placed, cut_out))
     assert _differences(kept.getchannel("A"), alpha).max() == 0
     # Colours that did not change are exact even where they are almost transparent.
     own = np.asarray(alpha) > 0
@@ -200,7 +207,7 @@ def test_what_is_hidden_in_an_answer_makes_no_difference(coffee: Image.Image) ->
     for hidden in ("black", "lime"):
         answer = _with_a_hole(coffee, (250, 150, 350, 250), hidden)
         answer = answer.resize((1200, 800), Image.Resampling.NEAREST)
-        placed, _notes = placement.fit(answer, built, coffee, mask, True)
+        placed, _notes = fit.fit(answer, built, coffee, mask, True)
         laid.append(Image.alpha_composite(coffee.convert("RGBA"), Image.fromarray(placed)))
     assert _differences(*laid).max() == 0
     assert _differences(laid[0].convert("RGB"), coffee)[140:260, 240:360].mean() < 1
@@ -214,8 +221,8 @@ def test_where_a_see_through_answer_does_not_reach_nothing_is_laid(coffee: Image
     # Like answers of another ratio, this one shows only the middle of the picture sent.
     answer = _with_a_hole(coffee, (290, 190, 310, 210), "black").crop((100, 0, 500, 400))
     answer = answer.resize((1024, 1024))
-    placed, notes = placement.fit(answer, built, coffee, mask, True)
-    assert "there the picture stays as it is" in notes[0]
+    placed, notes = fit.fit(answer, built, coffee, mask, True)
+    assert "missing parts of the picture stay as they are" in notes[0]
     shown = placed[..., 3]
     assert shown[:, :90].max() == shown[:, 510:].max() == 0
     assert shown[100:180, 110:490].min() == 255 and shown[195:205, 295:305].max() == 0
@@ -224,14 +231,12 @@ def test_where_a_see_through_answer_does_not_reach_nothing_is_laid(coffee: Image
 def test_the_blend_rises_inwards_and_never_beyond_the_selection() -> None:
     mask = Image.new("L", (100, 100), 0)
     mask.paste(255, (20, 20, 80, 80))
-    factor = np.asarray(placement.blend_factor(mask, 10), int)
+    factor = np.asarray(blend.factor(mask, 10), int)
     row = factor[50, 20:50]
     assert row[0] < 40 and row[-1] == 255
     assert (np.diff(row) >= 0).all()
     feathered = Image.fromarray(np.tile(np.linspace(0, 255, 100).astype(np.uint8), (100, 1)))
-    result = (
-        np.asarray(feathered, int) * np.asarray(placement.blend_factor(feathered, 3), int) // 255
-    )
+    result = np.asarray(feathered, int) * np.asarray(blend.factor(feathered, 3), int) // 255
     assert (result <= np.asarray(feathered)).all()
     assert np.array_equal(result[:, 10:], np.asarray(feathered)[:, 10:]), "a softer feather stays"
 
@@ -289,9 +294,9 @@ def test_what_is_no_picture_is_refused_with_a_reason(coffee: Image.Image) -> Non
         (b"<html>502 Bad Gateway</html>", "not a PNG"),
         (b"", "not a PNG"),
         (png[: len(png) // 2], "damaged"),
-        (_bomb(), "more than any real answer"),
+        (_bomb(), "too large for a result"),
         (b"GIF89a" + b"\0" * 100, "not a PNG"),
-        (png + b"\0" * picture.FOREIGN_BYTES, "more than 64 MB"),
+        (png + b"\0" * picture.FOREIGN_BYTES, "larger than 64 MB"),
     ):
         with pytest.raises(picture.Unreadable, match=why):
             picture.read_foreign(data)

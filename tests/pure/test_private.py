@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from plugin import job, settings
+from plugin import history, job, settings
+from plugin.errors import UserError
 from plugin.job import Files, Job, JobRequest
 from plugin.region import Box, plan
 from tests.service.workers import command
@@ -27,6 +28,7 @@ def open_umask() -> Iterator[None]:
     os.umask(before)
 
 
+@pytest.mark.slow
 def test_nothing_is_for_others_whatever_the_umask(
     open_umask: None,
     home: Path,
@@ -42,7 +44,7 @@ def test_nothing_is_for_others_whatever_the_umask(
     photo = tmp_path / "photo.png"
     masked = ("--mask", tmp_path / "mask.png", "--reference", photo)
     assert command("edit", photo, "--prompt", "echo", *masked).returncode == 0
-    (made,) = job.all_jobs()
+    (made,) = history.all_jobs()
     names = {file.name for file in made.folder.iterdir()}
     assert {"source.png", "mask.png", "reference-1.png", "placed-1.png", "imported-1"} <= names
     for path in (home, *home.rglob("*")):
@@ -145,13 +147,13 @@ def _is_harmless(planted: Job) -> None:
     assert f"{planted.id}\tdamaged" in done.stdout and done.returncode == 0
     done = command("resume", planted.id)
     assert done.returncode == 1 and "Traceback" not in done.stderr and done.stderr
-    job.prune(1, time.time() + 10 * 86400)
+    history.prune(1, time.time() + 10 * 86400)
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=range(len(REQUESTS)))
 def test_a_request_that_somebody_changed_is_damaged(request_: Any) -> None:
     planted = _planted(request=request_)
-    with pytest.raises(ValueError, match=r"damaged|decode|Expecting"):
+    with pytest.raises(UserError, match=r"damaged|decode|Expecting"):
         _ = planted.request
     _is_harmless(planted)
 
@@ -159,7 +161,7 @@ def test_a_request_that_somebody_changed_is_damaged(request_: Any) -> None:
 @pytest.mark.parametrize("posts", STATES, ids=range(len(STATES)))
 def test_a_state_that_somebody_changed_is_damaged(posts: Any) -> None:
     planted = _planted(posts=posts)
-    with pytest.raises(ValueError, match="damaged"):
+    with pytest.raises(UserError, match="damaged"):
         _ = planted.state
     _is_harmless(planted)
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from plugin.errors import UserError
 from plugin.limits import TIERS
 from plugin.region import RATIOS, Box, Region, check_size, plan
 
@@ -146,12 +147,12 @@ def test_the_users_choices_are_kept() -> None:
     "size", ["big", "1000x1000", "4096x4096", "64x64", "3200x800", "7:1", "0x0"]
 )
 def test_an_impossible_size_is_told(size: str) -> None:
-    with pytest.raises(ValueError, match=r"size|can't make"):
+    with pytest.raises(UserError, match=r"size|can't make"):
         check_size(size)
 
 
 def test_a_selection_beside_the_picture_is_told() -> None:
-    with pytest.raises(ValueError, match="outside"):
+    with pytest.raises(UserError, match="outside"):
         plan(Box(-50, 0, 40, 40), Box(0, 0, 100, 100))
 
 

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image, ImageFilter, ImageOps
 
 from plugin.region import Box, plan
-from plugin.worker import placement, upload
+from plugin.worker.fitting import fit
 from plugin.worker.sandbox.misbehaviour import PRESETS, Misbehaviour
+from plugin.worker.service import upload
 from tests.pure import misbehaving, scenes
 
 DRIFT = Misbehaviour(zoom=1.03, rotation=0.7, shift=(0.012, -0.02), gain=(1.06, 1.0, 0.93))
@@ -55,10 +56,11 @@ def photo(request: pytest.FixtureRequest, photo_files: Path) -> Image.Image:
 def _fitted(
     answer: Image.Image, photo: Image.Image, mask: Image.Image | None, repaired: bool = True
 ) -> np.ndarray:
-    return placement.fit(answer, _sent(photo, mask), photo, mask, repaired)[0].astype(np.float32)
+    return fit.fit(answer, _sent(photo, mask), photo, mask, repaired)[0].astype(np.float32)
 
 
 @pytest.mark.parametrize("factor", [0.7, 1.0, 1.7])
+@pytest.mark.slow
 def test_drift_and_tone_are_undone(photo: Image.Image, factor: float) -> None:
     mask, wanted = _centre(photo), _object(photo)
     size = (round(photo.width * factor), round(photo.height * factor))
@@ -72,14 +74,15 @@ def test_drift_and_tone_are_undone(photo: Image.Image, factor: float) -> None:
 
 
 @pytest.mark.parametrize("layout", ["squeeze", "crop", "extend"])
+@pytest.mark.slow
 def test_an_answer_of_another_ratio_lands_where_it_was(photo: Image.Image, layout: str) -> None:
     mask, wanted = _centre(photo), _object(photo)
     misbehaviour = Misbehaviour(size=(720, 560), layout=layout)  # type: ignore[arg-type]
     answer = misbehaviour.apply(wanted)
-    placed, notes = placement.fit(answer, _sent(photo, mask), photo, mask, True)
+    placed, notes = fit.fit(answer, _sent(photo, mask), photo, mask, True)
     inside = np.asarray(mask) > 0
     assert np.abs(placed - _levels(wanted))[inside].mean() < 5
-    said = any("another ratio (720×560)" in note for note in notes)
+    said = any("(720×560 pixels) has other proportions" in note for note in notes)
     assert said == (layout != "squeeze" and photo.width / photo.height != 720 / 560)
 
 
@@ -97,6 +100,7 @@ def test_where_the_answer_shows_nothing_the_picture_stays(photo: Image.Image) ->
 
 @pytest.mark.parametrize("look", ["gray", "sketch", "another", "noise", "turned"])
 @pytest.mark.parametrize("selected", [True, False])
+@pytest.mark.slow
 def test_a_picture_made_anew_is_left_alone(
     photo: Image.Image, coffee: Image.Image, look: str, selected: bool
 ) -> None:
@@ -124,6 +128,7 @@ def test_a_tone_that_is_the_edit_stays(photo: Image.Image) -> None:
     assert np.abs(placed - _levels(warm)).mean() < 1
 
 
+@pytest.mark.slow
 def test_a_faint_edit_stays(photo: Image.Image) -> None:
     """Smoothing, as of skin, is an edit that removes detail. Repair must not bring it back."""
     mask = _centre(photo)
@@ -151,6 +156,7 @@ def test_without_a_selection_a_local_edit_is_put_in_place(photo: Image.Image) ->
     assert repaired < 0.4 * plain
 
 
+@pytest.mark.slow
 def test_what_a_small_answer_kept_is_as_sharp_as_before(photo: Image.Image) -> None:
     mask, wanted = _centre(photo), _object(photo)
     size = (photo.width // 2, photo.height // 2)
@@ -165,6 +171,7 @@ def test_what_a_small_answer_kept_is_as_sharp_as_before(photo: Image.Image) -> N
     assert repaired < 0.85 * plain
 
 
+@pytest.mark.slow
 def test_a_picture_without_texture_is_not_moved_far_by_chance(photo_files: Path) -> None:
     """Nearly all of a product on white is new, so little is left for the registration."""
     pictures = misbehaving.photographs(photo_files)
@@ -174,6 +181,7 @@ def test_a_picture_without_texture_is_not_moved_far_by_chance(photo_files: Path)
     assert found is None or misbehaving.misregistration(made, found.registration.matrix)["off"] < 3
 
 
+@pytest.mark.slow
 def test_the_user_hears_why_a_result_could_not_be_aligned(coffee: Image.Image) -> None:
     bars = Image.new("RGB", (800, 600), (170, 190, 210))
     for x in range(0, 800, 40):
@@ -187,10 +195,10 @@ def test_the_user_hears_why_a_result_could_not_be_aligned(coffee: Image.Image) -
     }
     for words, (picture, answer) in cases.items():
         mask = _centre(picture)
-        _placed, notes = placement.fit(answer, _sent(picture, mask), picture, mask, True)
+        _placed, notes = fit.fit(answer, _sent(picture, mask), picture, mask, True)
         assert any("could not be aligned" in note and words in note for note in notes), words
     mask = _centre(coffee)
-    _placed, notes = placement.fit(DRIFT.apply(coffee), _sent(coffee, mask), coffee, mask, True)
+    _placed, notes = fit.fit(DRIFT.apply(coffee), _sent(coffee, mask), coffee, mask, True)
     assert notes == []
 
 
@@ -201,6 +209,7 @@ def pictures(photo_files: Path) -> dict[str, Image.Image]:
 
 @pytest.mark.parametrize("kind", misbehaving.PERFECT)
 @pytest.mark.parametrize("scene", ["one edge", "horizon", "road", "fence", "circle", "dusk", "sky"])
+@pytest.mark.slow
 def test_what_lies_where_it_belongs_is_not_moved(
     scene: str, kind: str, pictures: dict[str, Image.Image]
 ) -> None:
@@ -212,6 +221,7 @@ def test_what_lies_where_it_belongs_is_not_moved(
 
 
 @pytest.mark.parametrize("scene", ["road", "façade", "a row of text", "line art", "building"])
+@pytest.mark.slow
 def test_what_is_hardly_more_than_lines_is_found(
     scene: str, pictures: dict[str, Image.Image]
 ) -> None:
@@ -229,12 +239,13 @@ def _new_content(made: misbehaving.Answered, *, repaired: bool) -> float:
     """Return the colour difference of new content, in ΔE2000."""
     found = misbehaving.judged(made) if repaired else None
     assert found is not None or not repaired
-    placed, _notes = placement.placed(made.answer, made.built, made.source, made.mask, found)
+    placed, _notes = fit.placed(made.answer, made.built, made.source, made.mask, found)
     return misbehaving.Judge(made).figures(placed)["new"]
 
 
 @pytest.mark.parametrize("kind", ["crossed", "crossed in linear light"])
 @pytest.mark.parametrize("scene", ["cat", "flag", "motorcycle"])
+@pytest.mark.slow
 def test_colours_that_a_model_mixes_are_parted_again(
     scene: str, kind: str, pictures: dict[str, Image.Image]
 ) -> None:
@@ -245,6 +256,7 @@ def test_colours_that_a_model_mixes_are_parted_again(
 
 
 @pytest.mark.parametrize("scene", ["sky", "snow", "wires", "cat"])
+@pytest.mark.slow
 def test_darker_corners_leave_new_content_its_colours(
     scene: str, pictures: dict[str, Image.Image]
 ) -> None:
@@ -253,6 +265,7 @@ def test_darker_corners_leave_new_content_its_colours(
     assert repaired <= min(1.5, plain)
 
 
+@pytest.mark.slow
 def test_a_line_meets_itself_at_the_edge_of_a_bent_answer(pictures: dict[str, Image.Image]) -> None:
     for scene in ("text", "coffee", "brick"):
         case = misbehaving.Case(scene, "large rectangle", 3, "bent by 4 px")
@@ -262,7 +275,7 @@ def test_a_line_meets_itself_at_the_edge_of_a_bent_answer(pictures: dict[str, Im
         straight = replace(found, registration=replace(found.registration, bend=None))
         bent, plain = (
             misbehaving.Judge(made).figures(
-                placement.placed(made.answer, made.built, made.source, made.mask, by)[0]
+                fit.placed(made.answer, made.built, made.source, made.mask, by)[0]
             )["kept"]
             for by in (found, straight)
         )
@@ -271,6 +284,7 @@ def test_a_line_meets_itself_at_the_edge_of_a_bent_answer(pictures: dict[str, Im
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("new", [0, 255, "checked"])
+@pytest.mark.slow
 def test_what_is_new_bends_nothing(seed: int, new: int | str) -> None:
     """The source is clouds, which hardly show any motion, and the answer kept them in place."""
     random = np.random.default_rng(seed)
@@ -288,6 +302,7 @@ def test_what_is_new_bends_nothing(seed: int, new: int | str) -> None:
     assert np.abs(placed[deep] - answer[deep].astype(np.float32)).max() <= 3, "black stays black"
 
 
+@pytest.mark.slow
 def test_an_edit_that_adds_little_does_not_keep_the_models_tone(photo: Image.Image) -> None:
     wanted = np.asarray(photo).copy()
     cv2.circle(wanted, (photo.width // 2, photo.height // 2), 7, (200, 60, 40), -1)
@@ -315,6 +330,7 @@ def _grainy(levels: np.ndarray, deviation: float, seed: int) -> Image.Image:
     ("camera", "model"), [(1.5, 0.0), (3.0, 0.0), (1.5, 1.5), (1.5, 3.0), (0.0, 0.0)]
 )
 @pytest.mark.parametrize("size", [None, (600, 450)])
+@pytest.mark.slow
 def test_new_content_has_the_noise_of_its_surroundings(
     camera: float, model: float, size: tuple[int, int] | None
 ) -> None:
@@ -361,24 +377,26 @@ def test_texture_is_not_taken_for_noise(
     made = misbehaving.edited(misbehaving.Case("sky", "half", 2, "as sent"), smooth)
     where = cv2.erode(made.changed, np.ones((31, 31), np.uint8)) == 1
     repaired, plain = (
-        np.abs(cv2.Laplacian(placement.placed(*inputs, by)[0].astype(np.float32), cv2.CV_32F))
+        np.abs(cv2.Laplacian(fit.placed(*inputs, by)[0].astype(np.float32), cv2.CV_32F))
         for inputs in [(made.answer, made.built, made.source, made.mask)]
         for by in (misbehaving.judged(made), None)
     )
     assert repaired[where].mean() >= 0.97 * plain[where].mean()
 
 
+@pytest.mark.slow
 def test_ten_edits_upon_each_other_change_nothing_else(pictures: dict[str, Image.Image]) -> None:
-    def fit(made: misbehaving.Answered) -> tuple[np.ndarray | None, np.ndarray]:
+    def repaired(made: misbehaving.Answered) -> tuple[np.ndarray | None, np.ndarray]:
         found = misbehaving.judged(made)
-        placed, _notes = placement.placed(made.answer, made.built, made.source, made.mask, found)
+        placed, _notes = fit.placed(made.answer, made.built, made.source, made.mask, found)
         return None if found is None else found.registration.matrix, placed
 
-    difference, off = misbehaving.chain(pictures["coffee"], fit)
+    difference, off = misbehaving.chain(pictures["coffee"], repaired)
     assert difference <= 1.0 and off <= 0.1
 
 
 @pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.slow
 def test_a_misbehaviour_is_reproducible_and_known(name: str, coffee: Image.Image) -> None:
     preset = PRESETS[name]
     first, second = preset.apply(coffee), preset.apply(coffee)
@@ -392,6 +410,7 @@ def test_a_misbehaviour_is_reproducible_and_known(name: str, coffee: Image.Image
     assert abs(rows.mean() - y) < 0.6 and abs(columns.mean() - x) < 0.6
 
 
+@pytest.mark.slow
 def test_a_slice_of_the_campaign_holds_what_the_readme_says(photo_files: Path) -> None:
     pictures = misbehaving.photographs(photo_files)
     figures = [

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from installer import folders
-from plugin import job, settings
-from plugin.job import SENT, JobRequest, Post, State
+from plugin import history, job, settings, storage
+from plugin.errors import Unusable, UserError
+from plugin.job import JobRequest, Post, State, Status
 from tests.service.workers import CHECKOUT, command
 
 
@@ -55,12 +56,12 @@ def test_a_damaged_value_is_refused_not_guessed(
         "keep_days": settings.keep_days,
         "key_in": settings.key_place,
     }[name]
-    with pytest.raises(ValueError, match=rf"“{name}”|won't do|not known here") as caught:
+    with pytest.raises(UserError, match=rf"“{name}”|can't be used|not a known way") as caught:
         read()
     assert isinstance(value, str) or str(home / "settings.json") in str(caught.value)
     if name != "keep_days":
         monkeypatch.delenv("DIMILINKS_API_KEY", raising=False)
-        with pytest.raises(ValueError, match=rf"“{name}”|won't do|not known here"):
+        with pytest.raises(UserError, match=rf"“{name}”|can't be used|not a known way"):
             settings.check_service()
     # Saving a new value repairs the setting.
     settings.save(**{name: "" if name != "keep_days" else 7})
@@ -71,7 +72,7 @@ def test_a_damaged_value_is_refused_not_guessed(
 def test_what_is_not_surely_wanted_is_not_sent(home: Path, value: Any) -> None:
     _write(home, json.dumps({"explain_mask": value, "base_url": "sandbox"}))
     assert settings.explains_mask() is False
-    with pytest.raises(ValueError, match="“explain_mask”"):
+    with pytest.raises(UserError, match="“explain_mask”"):
         settings.check_service()
 
 
@@ -97,7 +98,7 @@ def test_settings_that_can_not_be_read_decide_nothing(
     file.write_bytes(text)
     for read in (settings.load, settings.base_url, settings.route, settings.key_place,
                  settings.keep_days, settings.ceiling, settings.check_service):  # fmt: skip
-        with pytest.raises(ValueError, match="Nothing is sent") as caught:
+        with pytest.raises(UserError, match="Nothing is sent") as caught:
             read()
         assert str(file) in str(caught.value)
     assert settings.comforts() == {}
@@ -105,7 +106,7 @@ def test_settings_that_can_not_be_read_decide_nothing(
     monkeypatch.setenv("DIMILINKS_BASE_URL", "https://company.example/v1")
     monkeypatch.setenv("DIMILINKS_ROUTE", "edits")
     monkeypatch.setenv("DIMILINKS_API_KEY", "sk-company")
-    with pytest.raises(ValueError, match="Nothing is sent"):
+    with pytest.raises(UserError, match="Nothing is sent"):
         settings.check_service()
     with pytest.raises(OSError, match="Nothing is sent"):
         settings.save(keep_days=1)
@@ -123,9 +124,9 @@ def test_settings_that_are_no_file_decide_nothing(home: Path, kind: str) -> None
     else:
         file.unlink()
         file.mkdir() if kind == "folder" else file.symlink_to(home / "unmounted")
-    with pytest.raises(settings.Unusable, match="can't be read"):
+    with pytest.raises(Unusable, match="can't be read"):
         settings.base_url()
-    with pytest.raises(settings.Unusable, match="can't be read"):
+    with pytest.raises(Unusable, match="can't be read"):
         settings.save(keep_days=1)
 
 
@@ -154,7 +155,7 @@ def test_settings_are_set_aside_under_a_name_of_their_own(home: Path) -> None:
 
 CHANGES = """
 import sys
-from plugin import settings
+from plugin import settings, storage
 for number in range(60):
     settings.save(**{f"{sys.argv[1]}{number}": number})
 """
@@ -171,7 +172,7 @@ def test_no_change_of_another_process_is_lost(home: Path) -> None:
 
 DIES = """
 import os, signal
-from plugin import settings
+from plugin import settings, storage
 settings.change(lambda saved: os.kill(os.getpid(), signal.SIGKILL))
 """
 
@@ -200,15 +201,15 @@ def test_a_file_system_without_locks_will_do(
     assert settings.load() == {"keep_days": 5, "ceiling": "1k"}
     with job.prepare() as folder:
         made = job.publish(folder, JobRequest("x", "gpt-image-2", None))
-    made.save_state(State([Post(SENT)]))
-    job.clear(time.time())
+    made.save_state(State([Post(Status.SENT)]))
+    history.clear(time.time())
     assert made.folder.exists()
 
 
 def test_a_home_may_begin_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("DIMILINKS_HOME", "~/mine")
-    assert settings.home() == tmp_path / "mine"
+    assert storage.home() == tmp_path / "mine"
     assert folders.jobs_folder() == folders.jobs_folder("~/mine") == tmp_path / "mine"
 
 
@@ -219,8 +220,8 @@ def test_a_home_that_depends_on_the_folder_is_refused(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DIMILINKS_HOME", told)
     monkeypatch.setenv("DIMILINKS_BASE_URL", "https://service.example/v1")
-    for ask in (settings.home, settings.load, settings.check_service, settings.key_place):
-        with pytest.raises(ValueError, match="DIMILINKS_HOME") as caught:
+    for ask in (storage.home, settings.load, settings.check_service, settings.key_place):
+        with pytest.raises(UserError, match="DIMILINKS_HOME") as caught:
             ask()
         assert told in str(caught.value)
     for words in ((), (told,)):
@@ -237,13 +238,11 @@ def test_a_relative_data_folder_is_ignored(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_DATA_HOME", "data")
     ours = tmp_path / ".local/share/dimilinks-gimp"
-    assert settings.home() == ours
+    assert storage.home() == ours
     assert folders.data_folder() == folders.jobs_folder() == ours
     monkeypatch.setenv("HOME", "here")
-    for ask in (settings.home, folders.data_folder):
-        with pytest.raises(
-            (settings.Unusable, folders.Failure), match="home folder can't be determined"
-        ):
+    for ask in (storage.home, folders.data_folder):
+        with pytest.raises((Unusable, folders.Failure), match="home folder can't be determined"):
             ask()
 
 
@@ -259,11 +258,11 @@ def test_a_home_that_can_not_be_used_is_a_sentence_for_everybody(
         home.write_text("")
         if what == "below a file":
             monkeypatch.setenv("DIMILINKS_HOME", str(home / "below"))
-    asked = (settings.home, settings.load, settings.key_place, settings.api_key, settings.key_file,
+    asked = (storage.home, settings.load, settings.key_place, settings.api_key, settings.key_file,
              settings.keep_days, settings.ceiling, settings.route, settings.check_service,
              job.jobs_folder, lambda: settings.save(keep_days=1))  # fmt: skip
     for ask in asked:
-        with pytest.raises(ValueError, match=r"nobody else may write to|can't be used") as caught:
+        with pytest.raises(UserError, match=r"nobody else may write to|can't be used") as caught:
             ask()
         assert str(home) in str(caught.value) and "Errno" not in str(caught.value)
     # Code that can do without the settings continues with defaults.
@@ -273,7 +272,7 @@ def test_a_home_that_can_not_be_used_is_a_sentence_for_everybody(
 def test_a_key_file_that_can_not_be_read_is_a_sentence(home: Path) -> None:
     settings.key_file().symlink_to("key")
     for ask in (settings.key_place, settings.api_key, settings.check_service):
-        with pytest.raises(ValueError, match=r"key's file .* can't be read"):
+        with pytest.raises(UserError, match=r"key file .* can't be read"):
             ask()
 
 
@@ -298,7 +297,7 @@ def test_a_typed_address_is_tidied(typed: str, used: str) -> None:
     "typed", ["", "x", "http://x.example/v1", "ftp://x", "https://", "https://[x/v1", "Sandbox"]
 )
 def test_an_address_that_can_not_be_is_refused_with_a_sentence(typed: str) -> None:
-    with pytest.raises(ValueError, match="must begin with https://"):
+    with pytest.raises(UserError, match="must begin with https://"):
         settings.check_base_url(typed)
 
 
@@ -320,7 +319,7 @@ def test_an_address_that_can_not_be_is_refused_with_a_sentence(typed: str) -> No
     ],
 )
 def test_an_address_with_something_besides_is_refused(typed: str, words: str) -> None:
-    with pytest.raises(ValueError, match=words) as caught:
+    with pytest.raises(UserError, match=words) as caught:
         settings.check_base_url(typed)
     assert "sk-secret" not in str(caught.value)
 
@@ -366,11 +365,11 @@ def test_a_key_may_hold_what_keys_hold(key: str) -> None:
 def test_what_is_no_key_is_refused_and_never_repeated(
     home: Path, typed: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.home()
+    storage.home()
     (home / "key").write_text(typed, "utf-8")
     monkeypatch.setenv("DIMILINKS_BASE_URL", "https://service.example/v1")
     for ask in (lambda: settings.check_key(typed), settings.api_key, settings.check_service):
-        with pytest.raises(ValueError, match=words) as caught:
+        with pytest.raises(UserError, match=words) as caught:
             ask()
         assert "cret" not in str(caught.value)
 
@@ -393,7 +392,7 @@ def test_the_way_of_sending_is_one_of_two(home: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("DIMILINKS_ROUTE", "edits")
     assert settings.route() == settings.EDITS and settings.route_is_set_by_environment()
     monkeypatch.setenv("DIMILINKS_ROUTE", "pigeon")
-    with pytest.raises(ValueError, match="one of these: edits, async"):
+    with pytest.raises(UserError, match="one of these: edits, async"):
         settings.route()
 
 
@@ -418,7 +417,7 @@ def test_times_have_sensible_bounds(home: Path, saved: Any, connect: float, read
 
 
 def test_a_key_anywhere_lets_an_edit_begin(home: Path) -> None:
-    with pytest.raises(ValueError, match="no API key"):
+    with pytest.raises(UserError, match="no API key"):
         settings.check_service()
     home.mkdir(exist_ok=True)
     (home / "key").write_text("from-file\n")

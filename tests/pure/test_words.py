@@ -21,7 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from installer import catalogue, payload
-from plugin import job, words
+from plugin import job, translation
+from plugin.errors import UserError
 from tests import catalogues
 
 LANGUAGES = catalogues.languages()
@@ -65,6 +66,7 @@ def test_chinese_and_japanese_are_there() -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.slow
 def test_catalogues_are_up_to_date(language: str) -> None:
     now = (catalogues.FOLDER / f"{language}.po").read_bytes()
     assert catalogues.updated(language) == now, "run tests/translate, then translate what is new"
@@ -204,6 +206,7 @@ _TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0\4"), min_si
 
 
 @given(st.dictionaries(_TEXTS, _TEXTS))
+@pytest.mark.slow
 def test_any_text_survives_compiling(texts: dict[str, str]) -> None:
     catalog = read_po(io.BytesIO(HEAD.encode()))
     for own, theirs in texts.items():
@@ -220,13 +223,13 @@ def test_a_damaged_catalogue_names_the_line(text: str) -> None:
 
 
 def test_pure_modules_speak_by_the_catalogue_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "_catalogue", gettext.NullTranslations())
-    with pytest.raises(ValueError, match="prompt is empty"):
+    monkeypatch.setattr(translation, "_catalogue", gettext.NullTranslations())
+    with pytest.raises(UserError, match="prompt is empty"):
         job.check_prompt(" ")
-    assert words.plural("{count} edit", "{count} edits", 1) == "{count} edit"
+    assert translation.plural("{count} edit", "{count} edits", 1) == "{count} edit"
     text = (catalogues.FOLDER / "zh_CN.po").read_text("utf-8")
-    words.use(gettext.GNUTranslations(io.BytesIO(catalogue.compiled(text))))
-    with pytest.raises(ValueError, match="提示词为空"):
+    translation.use(gettext.GNUTranslations(io.BytesIO(catalogue.compiled(text))))
+    with pytest.raises(UserError, match="提示词为空"):
         job.check_prompt(" ")
 
 
@@ -234,6 +237,7 @@ def test_pure_modules_speak_by_the_catalogue_in_use(monkeypatch: pytest.MonkeyPa
     ("language", "sentence"),
     [("zh_CN:en", "没有任务"), ("ja", "ありません"), ("de", "There is no")],
 )
+@pytest.mark.slow
 def test_an_installed_worker_speaks_the_language_that_it_is_given(
     tmp_path: Path, language: str, sentence: str
 ) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from plugin.worker import keeping, patience
+from plugin.worker import keeping
+from plugin.worker.service import patience
 
 
 @pytest.fixture(autouse=True)

@@ -38,10 +38,10 @@ from cryptography.x509.oid import NameOID
 from PIL import Image
 
 from plugin import settings
-from plugin.job import ACCEPTED, FAILED, PREPARED, RECEIVED, SENT, Job, JobRequest, Post
+from plugin.errors import Kind
+from plugin.job import Job, JobRequest, Post, Status
 from plugin.region import Box, plan
 from plugin.worker import picture
-from plugin.worker.failure import Failure
 from tests.service.raw_server import Tunnel
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -89,10 +89,10 @@ _GROUPS = {
 }
 
 _WITHOUT_A_WORD = {
-    PREPARED: "not sent",
-    SENT: Failure.OUTCOME_UNKNOWN,
-    ACCEPTED: Failure.PENDING,
-    RECEIVED: "arrived, not fitted",
+    Status.PREPARED: "not sent",
+    Status.SENT: Kind.OUTCOME_UNKNOWN,
+    Status.ACCEPTED: Kind.PENDING,
+    Status.RECEIVED: "arrived, not fitted",
 }
 """What the plug-in reports, by state, if the worker was killed or could not save a message."""
 
@@ -206,7 +206,7 @@ class Outcome:
 
     @property
     def lost(self) -> bool:
-        return self.delivered and self.ended != RECEIVED
+        return self.delivered and self.ended != Status.RECEIVED
 
 
 class Trials:
@@ -274,7 +274,7 @@ class _Trial:
             told.hung = not _ended(process)
         told.seconds = time.monotonic() - began
         first = self._job.state.posts[0]
-        told.heard = RECEIVED if first.placed else first.kind or _WITHOUT_A_WORD[first.state]
+        told.heard = Status.RECEIVED if first.placed else first.kind or _WITHOUT_A_WORD[first.state]
         billed, told.delivered = self._service.billed, self._service.delivered
         if self._case.fault == USED_UP and self._service.taken > 1:
             told.wrong.append(f"asked {self._service.taken} times while the quota is used up")
@@ -283,7 +283,7 @@ class _Trial:
             with self._worker("never", "resume", self._job.id) as process:
                 told.hung |= not _ended(process)
         last = self._job.state.posts[0]
-        told.ended = last.kind if last.state == FAILED else last.state
+        told.ended = last.kind if last.state == Status.FAILED else last.state
         told.billed = self._service.billed
         self._judge(told, first, last, bool(billed))
         return told
@@ -307,17 +307,19 @@ class _Trial:
             wrong.append(f"billed {told.billed} times")
         if told.lost and not self._case.unavoidable:
             wrong.append(f"lost though delivered: {told.ended}: {last.message}")
-        if last.state == RECEIVED and not last.placed:
+        if last.state == Status.RECEIVED and not last.placed:
             wrong.append("arrived and not placed")
-        if self._case.fault in ("disk full a while", INTERIM) and told.heard != RECEIVED:
+        if self._case.fault in ("disk full a while", INTERIM) and told.heard != Status.RECEIVED:
             wrong.append(f"should have come to its end: {told.heard}")
-        free = (Failure.SETUP, Failure.UNREACHABLE, Failure.REFUSED, Failure.BUSY)
+        free = (Kind.SETUP, Kind.UNREACHABLE, Kind.REFUSED, Kind.BUSY)
         # An edit that was accepted is not free, whatever kind a failed query of its task has.
-        freed = first.state == PREPARED or (first.state == FAILED and first.kind in free)
+        freed = first.state == Status.PREPARED or (
+            first.state == Status.FAILED and first.kind in free
+        )
         if billed and freed:
             wrong.append(f"billed, and called {told.heard}: {first.message or last.message}")
         for post in (first, last):
-            if (post.state == FAILED or post.kind) and not post.message:
+            if (post.state == Status.FAILED or post.kind) and not post.message:
                 wrong.append("no words")
             if post.message and not re.fullmatch("[A-Z“].*[.”]", post.message):
                 wrong.append(f"no sentence: {post.message}")

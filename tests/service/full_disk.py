@@ -24,8 +24,9 @@ import sys
 import threading
 from pathlib import Path
 
-from plugin import job
-from plugin.worker import keeping, patience
+from plugin import history
+from plugin.worker import keeping
+from plugin.worker.service import patience
 from tests.service.raw_server import Got, RawServer, Reply, http
 from tests.service.workers import command
 
@@ -79,7 +80,7 @@ def main(when: str, home: Path, photo: Path) -> None:
         found = {"code": done.returncode, "said": done.stderr, "states": states()}
         if when in ("for good", "read-only"):
             mend()
-            command("resume", job.all_jobs()[0].id)
+            command("resume", history.all_jobs()[0].id)
         found.update(resumed=states(), posts=server.posts)
         found["elsewhere"] = [str(path) for path in elsewhere.iterdir() if elsewhere != home]
     print(json.dumps(found))
@@ -87,7 +88,7 @@ def main(when: str, home: Path, photo: Path) -> None:
 
 def states() -> list[list[str]]:
     """Return the state and the kind of failure of each variation on the disk."""
-    return [[post.state, post.kind] for each in job.all_jobs() for post in each.state.posts]
+    return [[post.state, post.kind] for each in history.all_jobs() for post in each.state.posts]
 
 
 if __name__ == "__main__":

@@ -28,11 +28,12 @@ from hypothesis import strategies
 from hypothesis.strategies import SearchStrategy
 from PIL import Image, ImageCms
 
-from plugin import job, settings
+from plugin import job, settings, storage
 from plugin.job import Job, JobRequest
 from plugin.region import Box, plan
-from plugin.worker import patience, picture, service
+from plugin.worker import picture
 from plugin.worker.run import Run
+from plugin.worker.service import api, patience
 from tests.service.raw_server import Got, RawServer
 
 KEY = "sk-fuzzed-key"
@@ -374,11 +375,11 @@ class Fuzzed:
             )
         )
         enter(mock.patch.object(settings, "read_seconds", lambda: READ_SECONDS))
-        enter(mock.patch.object(service, "_QUESTION_SECONDS", READ_SECONDS))
-        enter(mock.patch.object(service, "_FETCH_SECONDS", READ_SECONDS))
-        enter(mock.patch.object(service, "_QUESTION_TRIES", 0))
+        enter(mock.patch.object(api, "_QUESTION_SECONDS", READ_SECONDS))
+        enter(mock.patch.object(api, "_FETCH_SECONDS", READ_SECONDS))
+        enter(mock.patch.object(api, "_QUESTION_TRIES", 0))
         enter(mock.patch.object(picture, "FOREIGN_PIXELS", 4_000_000))
-        enter(mock.patch.object(settings, "sync_folder", lambda folder: None))
+        enter(mock.patch.object(storage, "sync_folder", lambda folder: None))
         enter(mock.patch.object(os, "fsync", lambda descriptor: None))
         for name, value in {
             "FETCHES": (0, 0), "POLLS": (0, 0.01, 0.01), "POLLING": 0.05, "CONNECTING": 0,
@@ -430,7 +431,7 @@ class Fuzzed:
             return "a file outside the job's folder"
         if log.getvalue():
             return f"unforeseen: {log.getvalue()}"
-        if post.state in (job.SENT, job.PREPARED):
+        if post.state in (job.Status.SENT, job.Status.PREPARED):
             return f"it ended as {post.state}"
         if not post.placed and not (post.message and post.message.isprintable()):
             return f"no sentence: {post.message!a}"

@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from plugin import settings
-from plugin.worker import cli, keeping, patience, picture, placement, service
+from plugin.worker import cli, keeping, picture
+from plugin.worker.fitting import fit
+from plugin.worker.service import api, patience
 
 HEARD = 1.0
 """Time limit for an answer, in seconds."""
@@ -43,7 +45,7 @@ def hurry() -> None:
     patience.LOOKS = 0.2
     patience.FETCHES = 0.05, 0.1, 0
     keeping._parents = lambda: iter([Path(os.environ["DIMILINKS_HOME"]).parent])
-    service._QUESTION_SECONDS = service._FETCH_SECONDS = 0.5
+    api._QUESTION_SECONDS = api._FETCH_SECONDS = 0.5
     settings._READ_SECONDS = 0.1, HEARD, 3600
 
 
@@ -87,7 +89,7 @@ def main() -> int:
     elif moment == "decode":
         picture.read_foreign = before(picture.read_foreign, fault)
     elif moment == "place":
-        placement.fit = before(placement.fit, fault)
+        fit.fit = before(fit.fit, fault)
     return cli.main(sys.argv[2:])
 
 

@@ -24,10 +24,10 @@ from typing import Any
 from PIL import Image
 
 from plugin import job
-from plugin.job import ACCEPTED, FAILED, PREPARED, RECEIVED, SENT, Job, JobRequest
+from plugin.errors import Kind
+from plugin.job import Job, JobRequest, Status
 from plugin.region import Box, plan
 from plugin.worker import picture
-from plugin.worker.failure import Failure
 from plugin.worker.run import Run
 from plugin.worker.sandbox import Edit, Sandbox
 
@@ -82,8 +82,8 @@ class Kill:
         if self.posts > len(self.states):
             return f"{self.posts} POSTs for {len(self.states)} variations"
         for state, task, end in zip(self.states, self.tasks, self.ends):
-            safe = state in (PREPARED, RECEIVED) or task
-            if end != (RECEIVED if safe else Failure.OUTCOME_UNKNOWN):
+            safe = state in (Status.PREPARED, Status.RECEIVED) or task
+            if end != (Status.RECEIVED if safe else Kind.OUTCOME_UNKNOWN):
                 return f"{state} ended as {end}"
         return "" if self.told else "a failure without words"
 
@@ -97,7 +97,9 @@ def kills(service: Service, image: Image.Image, route: str, number: int) -> Iter
     # service's work on fast and slow machines.
     chance = random.Random(f"{route} {number}")
     moments = [
-        ("", chance.uniform(0.3, _LONGEST)) if n % 2 else (SENT, chance.uniform(0, _UNDER_WAY))
+        ("", chance.uniform(0.3, _LONGEST))
+        if n % 2
+        else (Status.SENT, chance.uniform(0, _UNDER_WAY))
         for n in range(number)
     ]
     chance.shuffle(moments)
@@ -134,8 +136,8 @@ def _kill(service: Service, image: Image.Image, route: str, after: str, seconds:
         tuple(post.state for post in left),
         tuple(bool(post.task) for post in left),
         service.sent[made.request.prompt],
-        tuple(post.kind if post.state == FAILED else post.state for post in ended),
-        all(post.message for post in ended if post.state == FAILED),
+        tuple(post.kind if post.state == Status.FAILED else post.state for post in ended),
+        all(post.message for post in ended if post.state == Status.FAILED),
     )
     shutil.rmtree(made.folder)
     return kill
@@ -165,14 +167,14 @@ def table(done: list[Kill]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for route in sorted({kill.route for kill in done}):
-        for state in (PREPARED, SENT, ACCEPTED, RECEIVED):
+        for state in (Status.PREPARED, Status.SENT, Status.ACCEPTED, Status.RECEIVED):
             of = [kill for kill in done if kill.route == route and state in kill.states]
             ends = Counter(
                 end for kill in of for s, end in zip(kill.states, kill.ends) if s == state
             )
             most = max((-(-kill.posts // len(kill.states)) for kill in of), default=0)
             lines.append(
-                f"| {route} | {state} | {ends.total()} | {most} | {ends[RECEIVED]} | "
-                f"{ends[Failure.OUTCOME_UNKNOWN]} |"
+                f"| {route} | {state} | {ends.total()} | {most} | {ends[Status.RECEIVED]} | "
+                f"{ends[Kind.OUTCOME_UNKNOWN]} |"
             )
     return "\n".join(lines) + "\n"

@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plugin import job
+from plugin import history, job
+from plugin.errors import Kind
 from plugin.worker import picture
-from plugin.worker.failure import Failure
 from plugin.worker.sandbox import Sandbox
 from tests.service.raw_server import Got, RawServer, Reply, http
 from tests.service.workers import CHECKOUT, command, prepared_job, until
@@ -107,7 +107,7 @@ def test_where_nothing_can_be_written_nothing_is_sent(
     assert (done.returncode, done.stdout, sandbox.posts) == (1, "", 0)
     for words in (str(out), why, "--out", "Nothing was sent"):
         assert words in done.stderr
-    assert job.all_jobs() == []
+    assert history.all_jobs() == []
 
 
 def test_a_name_too_long_for_the_result_is_told_before_anything_is_sent(
@@ -120,6 +120,7 @@ def test_a_name_too_long_for_the_result_is_told_before_anything_is_sent(
     assert "rename" in done.stderr and "Nothing was sent" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_picture_on_a_read_only_medium_needs_another_folder(
     sandbox: Sandbox, photo: Path, tmp_path: Path
 ) -> None:
@@ -136,6 +137,7 @@ def test_a_picture_on_a_read_only_medium_needs_another_folder(
     assert Path(done.stdout.strip()).parent == tmp_path / "out" and sandbox.posts == 1
 
 
+@pytest.mark.slow
 def test_a_disk_without_room_for_the_results_is_told_before_anything_is_sent(
     sandbox: Sandbox, photo: Path, tmp_path: Path
 ) -> None:
@@ -170,7 +172,7 @@ def test_a_result_that_can_not_be_written_is_kept_and_written_later(
 
     server = meanwhile(replace_folder)
     done = command("edit", photo, "--prompt", "x", "--out", out)
-    (only,) = job.all_jobs()
+    (only,) = history.all_jobs()
     for failed in (done, command("resume", only.id)):
         assert (failed.returncode, failed.stdout) == (1, "")
         fitted = str(only.folder / "placed-1.png")
@@ -192,7 +194,7 @@ def test_a_former_folder_that_works_again_gets_the_result(
     server = meanwhile(lambda: (out.rmdir(), out.write_text("")))
     assert command("edit", photo, "--prompt", "x", "--out", out).returncode == 1
     out.unlink()
-    (only,) = job.all_jobs()
+    (only,) = history.all_jobs()
     done = command("resume", only.id)
     assert done.returncode == 0 and Path(done.stdout.strip()).parent == out
     assert server.posts == 1
@@ -216,7 +218,7 @@ def test_a_folder_for_results_that_are_written_already_is_no_silent_success(
     sandbox: Sandbox, photo: Path, tmp_path: Path
 ) -> None:
     assert command("edit", photo, "--prompt", "echo").returncode == 0
-    (only,) = job.all_jobs()
+    (only,) = history.all_jobs()
     done = command("resume", only.id, "--out", tmp_path / "other")
     assert done.returncode == 1 and "--out" in done.stderr
     assert done.stdout.splitlines() == [str(only.folder / "placed-1.png")]
@@ -253,6 +255,7 @@ CHANGES: list[Callable[[Path], object]] = [
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.slow
 def test_the_result_lies_in_the_picture_that_was_sent(
     meanwhile: Callable[[Callable[[], object]], RawServer],
     photo: Path,
@@ -284,6 +287,7 @@ def test_the_mask_that_was_sent_counts(
     _red_inside(done.stdout.strip(), coffee, np.asarray(hard) > 0)
 
 
+@pytest.mark.slow
 def test_an_answer_is_used_as_it_came_without_repair(
     sandbox: Sandbox, photo: Path, mask: Path, coffee: Image.Image
 ) -> None:
@@ -300,6 +304,7 @@ def test_an_answer_is_used_as_it_came_without_repair(
 
 
 @pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.slow
 def test_an_edit_that_goes_on_later_has_its_picture(
     meanwhile: Callable[[Callable[[], object]], RawServer],
     photo: Path,
@@ -320,21 +325,23 @@ def test_an_edit_that_goes_on_later_has_its_picture(
     assert (after[selected == 255] == (255, 0, 0)).all()
 
 
+@pytest.mark.slow
 def test_the_pictures_copy_goes_with_the_last_result(
     sandbox: Sandbox, photo: Path, coffee: Image.Image
 ) -> None:
     refused = (402, {}, {"error": {"message": "No money"}})
     sandbox.answers += [(200, {}, _answer(coffee)), refused]
     assert command("edit", photo, "--prompt", "x", "--variations", 2).returncode == 1
-    (only,) = job.all_jobs()
+    (only,) = history.all_jobs()
     copy = only.folder / "original"
     assert copy.read_bytes() == photo.read_bytes() and copy.stat().st_mode & 0o777 == 0o600
     assert command("edit", photo, "--prompt", "x", "--variations", 2).returncode == 0
     # Jobs of the same second are in no particular order.
-    (done,) = (each for each in job.all_jobs() if each != only)
+    (done,) = (each for each in history.all_jobs() if each != only)
     assert not (done.folder / "original").exists()
 
 
+@pytest.mark.slow
 def test_a_job_of_a_former_version_is_finished_with_the_picture_itself(
     sandbox: Sandbox,
     photo: Path,
@@ -353,6 +360,7 @@ def test_a_job_of_a_former_version_is_finished_with_the_picture_itself(
     assert command("resume", prepared.id).returncode == 0
 
 
+@pytest.mark.slow
 def test_what_came_for_a_former_versions_job_is_kept_when_the_picture_has_changed(
     sandbox: Sandbox, photo: Path, coffee: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -375,7 +383,7 @@ def test_what_came_for_a_former_versions_job_is_kept_when_the_picture_has_change
 def test_what_is_no_picture_is_not_copied(sandbox: Sandbox, path: str, tmp_path: Path) -> None:
     done = command("edit", path, "--prompt", "x", "--out", tmp_path)
     assert done.returncode == 1 and path in done.stderr and "Traceback" not in done.stderr
-    assert job.all_jobs() == [] and sandbox.posts == 0
+    assert history.all_jobs() == [] and sandbox.posts == 0
 
 
 def test_a_broken_picture_is_named_as_the_user_knows_it(sandbox: Sandbox, photo: Path) -> None:
@@ -420,6 +428,7 @@ def _laid_over(image: Image.Image, share: np.ndarray, colour: np.ndarray) -> np.
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P"])
 @pytest.mark.parametrize("repair", [True, False])
+@pytest.mark.slow
 def test_transparent_parts_of_an_answer_are_laid_over_what_was_there(
     sandbox: Sandbox,
     coffee: Image.Image,
@@ -463,6 +472,7 @@ def test_transparent_parts_of_an_answer_are_laid_over_what_was_there(
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P"])
 @pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.slow
 def test_a_transparent_answer_changes_nothing_and_that_is_told(
     sandbox: Sandbox, coffee: Image.Image, mask: Path, tmp_path: Path, mode: str, masked: bool
 ) -> None:
@@ -474,7 +484,7 @@ def test_a_transparent_answer_changes_nothing_and_that_is_told(
     assert done.returncode == 0, done.stderr
     after = Image.open(done.stdout.strip())
     before = image.convert("RGB") if mode == "P" else image
-    assert after.mode == before.mode and "nothing of the picture changes" in done.stderr
+    assert after.mode == before.mode and "nothing in your picture changes" in done.stderr
     if masked or mode not in ("RGBA", "LA"):
         assert np.array_equal(np.asarray(after), np.asarray(before))
     else:
@@ -484,6 +494,7 @@ def test_a_transparent_answer_changes_nothing_and_that_is_told(
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P"])
+@pytest.mark.slow
 def test_an_edit_of_the_whole_has_no_holes_and_keeps_the_pictures_alpha(
     sandbox: Sandbox, coffee: Image.Image, tmp_path: Path, mode: str
 ) -> None:
@@ -527,12 +538,13 @@ ENCODINGS = [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING"
 
 
 @pytest.mark.parametrize("environment", ENCODINGS, ids=str)
+@pytest.mark.slow
 def test_a_terminal_that_can_not_show_a_name_does_not_cost_the_edit(
     sandbox: Sandbox, photo: Path, environment: dict[str, str]
 ) -> None:
     done = _by_itself("edit", photo, "--prompt", "echo", **environment)
     assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
-    (only,) = job.all_jobs()
+    (only,) = history.all_jobs()
     assert only.imported and len(list(photo.parent.glob("*-edit-1.png"))) == 1
     assert b"photo" in done.stdout
     again = _by_itself("resume", only.id, **environment)
@@ -540,17 +552,19 @@ def test_a_terminal_that_can_not_show_a_name_does_not_cost_the_edit(
 
 
 @pytest.mark.parametrize("environment", ENCODINGS, ids=str)
+@pytest.mark.slow
 def test_a_prompt_in_any_language_is_listed_in_any_terminal(
     sandbox: Sandbox, photo: Path, environment: dict[str, str]
 ) -> None:
     assert command("edit", photo, "--prompt", "黑白 é “x”").returncode == 0
-    (only,) = job.all_jobs()
+    (only,) = history.all_jobs()
     done = _by_itself("jobs", **environment)
     assert done.returncode == 0 and done.stdout.startswith(only.id.encode()), done.stderr
     helped = _by_itself("edit", "--help", **environment)
     assert helped.returncode == 0 and b"--variations" in helped.stdout, helped.stderr
 
 
+@pytest.mark.slow
 def test_a_name_that_is_no_text_is_printed_as_its_bytes(
     sandbox: Sandbox, photo: Path, tmp_path: Path
 ) -> None:
@@ -563,13 +577,14 @@ def test_a_name_that_is_no_text_is_printed_as_its_bytes(
 
 @pytest.mark.parametrize("shell", ["| true", ">&-", "2>&-", ">&- 2>&- <&-", "2>&1 | true"])
 @pytest.mark.parametrize("buffered", ["", "1"])
+@pytest.mark.slow
 def test_nobody_has_to_listen_for_a_result_to_be_written(
     sandbox: Sandbox, photo: Path, shell: str, buffered: str
 ) -> None:
     script = f"{shell}; exit ${{PIPESTATUS[0]}}"
     done = _by_itself("edit", photo, "--prompt", "echo", shell=script, PYTHONUNBUFFERED=buffered)
     assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
-    (only,) = job.all_jobs()
+    (only,) = history.all_jobs()
     (path,) = photo.parent.glob("*-edit-1.png")
     assert only.imported and sandbox.posts == 1
     assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(photo)))
@@ -580,6 +595,7 @@ def test_nobody_has_to_listen_for_a_result_to_be_written(
 
 @pytest.mark.parametrize("words", [["jobs"], ["service"], ["key", "forget"], ["key", "store"]])
 @pytest.mark.parametrize("shell", ["| true", ">&-", "2>&- <&-"])
+@pytest.mark.slow
 def test_no_command_breaks_where_nobody_listens(words: list[str], shell: str) -> None:
     done = _by_itself(*words, shell=shell, PYTHONUNBUFFERED="1", DIMILINKS_BASE_URL="sandbox")
     assert b"Traceback" not in done.stderr and b"Broken pipe" not in done.stderr, done.stderr
@@ -633,7 +649,7 @@ UNSEEN: list[tuple[str, bool, Callable[[Path], None], dict[str, object], str]] =
     ("transparent, 0.1.0", False, _clear_source, {"keep_alpha": None}, "transparency"),
     ("selected", True, lambda f: _clear_source(f, 30), {"keep_alpha": True}, "transparency"),
     ("nothing selected", True, _empty_mask, {"keep_alpha": False}, "selection is empty"),
-    ("blended away", True, _tiny_mask, {"keep_alpha": False, "blend": 1000}, "blend"),
+    ("blended away", True, _tiny_mask, {"keep_alpha": False, "blend": 1000}, "Blend"),
 ]
 
 
@@ -641,6 +657,7 @@ UNSEEN: list[tuple[str, bool, Callable[[Path], None], dict[str, object], str]] =
 @pytest.mark.parametrize(
     ("_name", "masked", "spoil", "changes", "words"), UNSEEN, ids=[u[0] for u in UNSEEN]
 )
+@pytest.mark.slow
 def test_nothing_is_sent_where_nothing_of_the_result_would_show(
     sandbox: Sandbox,
     photo: Path,
@@ -675,6 +692,7 @@ def test_what_shows_in_one_pixel_is_sent(
     assert command("resume", prepared.id).returncode == 0 and sandbox.posts == 1
 
 
+@pytest.mark.slow
 def test_a_paid_result_that_shows_nothing_is_still_fitted(
     sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -727,6 +745,7 @@ runpy.run_module("plugin", run_name="__main__")
 
 
 @pytest.mark.parametrize("presses", [1, 2])
+@pytest.mark.slow
 def test_what_was_sent_is_waited_for_and_nothing_more_is_sent_after_ctrl_c(
     presses: int, photo: Path, coffee: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -746,7 +765,7 @@ def test_what_was_sent_is_waited_for_and_nothing_more_is_sent_after_ctrl_c(
         process = _command_line("edit", photo, "--prompt", "x", "--variations", 3)
         until(lambda: server.posts == 3)
         process.send_signal(signal.SIGINT)
-        (only,) = job.all_jobs()
+        (only,) = history.all_jobs()
         time.sleep(1)
         assert process.poll() is None
         # Meanwhile, no other process can send the remaining variations.
@@ -766,9 +785,10 @@ def test_what_was_sent_is_waited_for_and_nothing_more_is_sent_after_ctrl_c(
         command("resume", only.id)
         assert server.posts == 5
     kinds = sorted(post.kind for post in only.state.posts)
-    assert kinds == ["", "", "" if presses == 1 else Failure.OUTCOME_UNKNOWN]
+    assert kinds == ["", "", "" if presses == 1 else Kind.OUTCOME_UNKNOWN]
 
 
+@pytest.mark.slow
 def test_ctrl_c_before_anything_is_sent_costs_nothing(
     photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -781,6 +801,6 @@ def test_ctrl_c_before_anything_is_sent_costs_nothing(
         process.send_signal(signal.SIGINT)
         _out, err = process.communicate(timeout=10)
     assert process.returncode == 130 and server.posts == 1
-    (only,) = job.all_jobs()
+    (only,) = history.all_jobs()
     assert only.id in err and "costs nothing" in err and "Traceback" not in err
     assert only.state.posts[0].state == "prepared"

@@ -5,55 +5,58 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from plugin import settings
-from plugin.job import RECEIVED
-from plugin.worker.failure import Failure
+from plugin.errors import Kind
+from plugin.job import Status
 from tests.service import faults
 
-UNKNOWN, PENDING, ANSWER = Failure.OUTCOME_UNKNOWN, Failure.PENDING, Failure.ANSWER
-UNREACHABLE, REFUSED = Failure.UNREACHABLE, Failure.REFUSED
+UNKNOWN, PENDING, ANSWER = Kind.OUTCOME_UNKNOWN, Kind.PENDING, Kind.ANSWER
+UNREACHABLE, REFUSED = Kind.UNREACHABLE, Kind.REFUSED
 
 # What the user is informed of, and the outcome after the job was resumed with a good service.
 SLICE = {
-    "edits, connect: no answer": (UNREACHABLE, RECEIVED),
-    "async, connect: unknown name": (UNREACHABLE, RECEIVED),
-    "edits, TLS, TLS: expired": (UNREACHABLE, RECEIVED),
-    "async, TLS, TLS: self-signed": (UNREACHABLE, RECEIVED),
-    "edits, TLS, TLS: wrong name": (UNREACHABLE, RECEIVED),
-    "async, TLS, TLS: garbage": (UNREACHABLE, RECEIVED),
-    "edits, sending: stalled": (UNREACHABLE, RECEIVED),
-    "async, sending: reset": (UNREACHABLE, RECEIVED),
+    "edits, connect: no answer": (UNREACHABLE, Status.RECEIVED),
+    "async, connect: unknown name": (UNREACHABLE, Status.RECEIVED),
+    "edits, TLS, TLS: expired": (UNREACHABLE, Status.RECEIVED),
+    "async, TLS, TLS: self-signed": (UNREACHABLE, Status.RECEIVED),
+    "edits, TLS, TLS: wrong name": (UNREACHABLE, Status.RECEIVED),
+    "async, TLS, TLS: garbage": (UNREACHABLE, Status.RECEIVED),
+    "edits, sending: stalled": (UNREACHABLE, Status.RECEIVED),
+    "async, sending: reset": (UNREACHABLE, Status.RECEIVED),
     "edits, waiting (waiting): reset": (UNKNOWN, UNKNOWN),
     "async, waiting (waiting): killed": (UNKNOWN, UNKNOWN),
-    "edits, waiting (waiting): disk full a while": (RECEIVED, RECEIVED),
+    "edits, waiting (waiting): disk full a while": (Status.RECEIVED, Status.RECEIVED),
     "async, headers (headers): stalled": (UNKNOWN, UNKNOWN),
     "edits, waiting (waiting), tunnel: closed": (UNKNOWN, UNKNOWN),
     "async, headers (headers), tunnel: reset": (UNKNOWN, UNKNOWN),
-    "edits, sending, tunnel: closed": (UNREACHABLE, RECEIVED),
-    "async, TLS, tunnel: closed": (UNREACHABLE, RECEIVED),
-    "async, waiting (waiting), tunnel: interim answers": (RECEIVED, RECEIVED),
-    "edits, download (waiting): interim answers": (RECEIVED, RECEIVED),
-    "edits, status (status): 429 used up": (REFUSED, RECEIVED),
+    "edits, sending, tunnel: closed": (UNREACHABLE, Status.RECEIVED),
+    "async, TLS, tunnel: closed": (UNREACHABLE, Status.RECEIVED),
+    "async, waiting (waiting), tunnel: interim answers": (Status.RECEIVED, Status.RECEIVED),
+    "edits, download (waiting): interim answers": (Status.RECEIVED, Status.RECEIVED),
+    "edits, status (status): 429 used up": (REFUSED, Status.RECEIVED),
     "async, status (status): 303 HTML": (UNKNOWN, UNKNOWN),
     "edits, status (status): 409 JSON": (UNKNOWN, UNKNOWN),
-    "edits, status (status): 402 HTML": (REFUSED, RECEIVED),
+    "edits, status (status): 402 HTML": (REFUSED, Status.RECEIVED),
     "async, status (status): 524 empty": (UNKNOWN, UNKNOWN),
-    "edits, body (body): stalled": (RECEIVED, RECEIVED),
-    "edits, body (body): trickled": (RECEIVED, RECEIVED),
-    "async, body (body), TLS: closed": (RECEIVED, RECEIVED),
+    "edits, body (body): stalled": (Status.RECEIVED, Status.RECEIVED),
+    "edits, body (body): trickled": (Status.RECEIVED, Status.RECEIVED),
+    "async, body (body), TLS: closed": (Status.RECEIVED, Status.RECEIVED),
     "edits, body (early): closed": (UNKNOWN, UNKNOWN),
-    "async, asking (status): 503 HTML": (PENDING, RECEIVED),
-    "async, asking (body): garbage": (PENDING, RECEIVED),
-    "edits, download (body): trickled": (ANSWER, RECEIVED),
-    "async, download (status): 500 JSON": (ANSWER, RECEIVED),
-    "edits, download (waiting): disk nearly full": (PENDING, RECEIVED),
-    "edits, decode: sign-in page": (ANSWER, RECEIVED),
-    "async, decode: half a PNG": (ANSWER, RECEIVED),
-    "edits, place: killed": ("arrived, not fitted", RECEIVED),
-    "async, place: disk nearly full": (PENDING, RECEIVED),
+    "async, asking (status): 503 HTML": (PENDING, Status.RECEIVED),
+    "async, asking (body): garbage": (PENDING, Status.RECEIVED),
+    "edits, download (body): trickled": (ANSWER, Status.RECEIVED),
+    "async, download (status): 500 JSON": (ANSWER, Status.RECEIVED),
+    "edits, download (waiting): disk nearly full": (PENDING, Status.RECEIVED),
+    "edits, decode: sign-in page": (ANSWER, Status.RECEIVED),
+    "async, decode: half a PNG": (ANSWER, Status.RECEIVED),
+    "edits, place: killed": ("arrived, not fitted", Status.RECEIVED),
+    "async, place: disk nearly full": (PENDING, Status.RECEIVED),
 }
 
 
+@pytest.mark.slow
 def test_nothing_is_billed_twice_lost_or_left_without_words(tmp_path: Path) -> None:
     trials = faults.Trials(tmp_path)
     chosen = [case for case in faults.cases() if str(case) in SLICE]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from plugin import settings
-from plugin.worker.service import Service
+from plugin.worker.service.api import Service
 from tests.service import fuzz
 from tests.service.fuzz import GONE, GOOD_POST, GOOD_TASK, NAMED, Fuzzed, Told
 
@@ -27,6 +27,7 @@ def fuzzed(tmp_path: Path) -> Iterator[Fuzzed]:
 
 
 @pytest.mark.parametrize("family", fuzz.FAMILIES)
+@pytest.mark.slow
 def test_a_slice_of_what_nobody_would_answer(family: str, fuzzed: Fuzzed) -> None:
     assert fuzz.fuzz(fuzzed, family, 80) == []
     assert fuzzed.sent >= 60

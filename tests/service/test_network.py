@@ -25,12 +25,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from plugin import job, settings
-from plugin.worker import keeping, patience, service
-from plugin.worker.failure import Failure, NotAccepted
-from plugin.worker.form import Form
+from plugin import history, job, settings, storage
+from plugin.errors import Failure, Kind, NotAccepted
+from plugin.worker import keeping
 from plugin.worker.sandbox import Sandbox
-from plugin.worker.service import Service
+from plugin.worker.service import api, network_errors, patience
+from plugin.worker.service.api import Service
+from plugin.worker.service.form import Form
 from tests.service.raw_server import Got, RawServer, Reply, Tunnel, http
 from tests.service.workers import CHECKOUT, command, prepared_job, until
 
@@ -93,13 +94,15 @@ def secure(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_a_certificate_of_nobodys_is_not_trusted(secure: str) -> None:
     with pytest.raises(Failure, match="certificate could not be verified") as raised:
         Service(secure, "k").send(FORM)
-    assert raised.value.kind == Failure.UNREACHABLE
+    assert raised.value.kind == Kind.UNREACHABLE
 
 
 @pytest.mark.parametrize("variable", BUNDLES)
+@pytest.mark.slow
 def test_the_users_own_certificates_count(
     variable: str, secure: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,14 +110,15 @@ def test_the_users_own_certificates_count(
     assert Service(secure, "k").send(FORM).task == "img_1"
 
 
+@pytest.mark.slow
 def test_a_slow_answer_has_an_end_over_tls_too(
     secure: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     monkeypatch.setattr(settings, "read_seconds", lambda: 1.0)
-    monkeypatch.setattr(service, "_QUESTION_SECONDS", 1.0)
+    monkeypatch.setattr(api, "_QUESTION_SECONDS", 1.0)
     began = time.monotonic()
-    with pytest.raises(service.Stumbled, match="in time"):
+    with pytest.raises(network_errors.Stumbled, match="in time"):
         Service(secure, "k").task("img_1")
     assert time.monotonic() - began < 8
 
@@ -134,16 +138,17 @@ def test_a_folder_that_can_not_be_made_is_told_before_anything_is_sent(
 FULL = [
     ("from the start", "No space left on device", 0, []),
     ("nearly", "nearly full", 0, [["failed", "setup"]]),
-    ("for a while", "free some space", 1, [["received", ""]]),
+    ("for a while", "Free some space", 1, [["received", ""]]),
     # The state can't be saved either, so it stays the same.
-    ("for good", "Until then it is kept in", 1, [["sent", ""]]),
-    ("everywhere", "it could not be kept", 1, [["sent", ""]]),
-    ("read-only a while", "Make it writable again", 1, [["received", ""]]),
-    ("read-only", "Read-only file system). Once that is mended", 1, [["sent", ""]]),
+    ("for good", "Until then, the result is kept in", 1, [["sent", ""]]),
+    ("everywhere", "it could not be saved", 1, [["sent", ""]]),
+    ("read-only a while", "Make the folder writable", 1, [["received", ""]]),
+    ("read-only", "Read-only file system). Solve this problem", 1, [["sent", ""]]),
 ]
 
 
 @pytest.mark.parametrize(("when", "words", "posts", "states"), FULL, ids=[f[0] for f in FULL])
+@pytest.mark.slow
 def test_a_disk_that_can_not_be_written_to_is_told(
     when: str, words: str, posts: int, states: list[list[str]], home: Path, photo: Path
 ) -> None:
@@ -171,7 +176,7 @@ def test_a_state_that_can_not_be_kept_is_told_and_nothing_is_sent(
     kept = job.Job.save_state
 
     def read_only(self: job.Job, state: job.State) -> None:
-        if state.name == job.SENT:
+        if state.name == job.Status.SENT:
             raise OSError(30, os.strerror(30))
         kept(self, state)
 
@@ -225,6 +230,7 @@ ENDS: dict[str, Reply | None] = {
 @pytest.mark.parametrize("route", settings.ROUTES)
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("way", ["tunnel", "direct"])
+@pytest.mark.slow
 def test_an_edit_that_went_up_whole_is_never_sent_again(
     way: str,
     end: str,
@@ -239,13 +245,13 @@ def test_an_edit_that_went_up_whole_is_never_sent_again(
         if way == "tunnel":
             monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         done = command("edit", photo, "--prompt", "x")
-        (only,) = job.all_jobs()
+        (only,) = history.all_jobs()
         again = command("resume", only.id)
         assert proxy.opened == (way == "tunnel") and server.posts == 1
-    assert "may have been made and billed" in done.stderr and "billed" in again.stderr
+    assert "may have been charged" in done.stderr and "may have been charged" in again.stderr
     assert "proxy" not in done.stderr
     (post,) = only.state.posts
-    assert post.kind == Failure.OUTCOME_UNKNOWN and not post.may_be_sent_again
+    assert post.kind == Kind.OUTCOME_UNKNOWN and not post.may_be_sent_again
 
 
 @pytest.mark.parametrize("end", [None, _reset, http(502), http(407)], ids=range(4))
@@ -255,8 +261,8 @@ def test_so_is_one_that_a_forwarding_proxy_took(
     with RawServer(lambda got: end) as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
         with pytest.raises(Failure) as raised:
-            Service("http://service.example/v1", "k").send(FORM)
-    assert raised.value.kind == Failure.OUTCOME_UNKNOWN and proxy.posts == 1
+            Service("http://api.example/v1", "k").send(FORM)
+    assert raised.value.kind == Kind.OUTCOME_UNKNOWN and proxy.posts == 1
 
 
 @pytest.mark.parametrize("way", ["tunnel", "TLS", "plain"])
@@ -277,13 +283,14 @@ def test_an_upload_that_breaks_off_costs_nothing_and_is_sent_again(
             breaking.is_silent = True
             url = f"{url.partition(':')[0]}://{breaking.url.partition('//')[2]}/v1"
         asked = Service(url, "k")
-        with pytest.raises(NotAccepted, match="no complete edit, so nothing was made") as raised:
+        with pytest.raises(NotAccepted, match="complete edit, so nothing was charged") as raised:
             asked.send(BIG)
-        assert raised.value.kind == Failure.UNREACHABLE and server.posts == 0
+        assert raised.value.kind == Kind.UNREACHABLE and server.posts == 0
         assert asked.send(BIG).task == "img_1"
         assert breaking.opened == 2 and server.posts == 1
 
 
+@pytest.mark.slow
 def test_an_edit_is_made_after_an_upload_that_broke_off(
     context: ssl.SSLContext, photo_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,20 +317,20 @@ def test_a_proxy_that_opens_no_tunnel_gets_nothing_of_the_edit(
     with RawServer(lambda got: reply) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
         with pytest.raises(Failure, match="Nothing was sent") as raised:
-            Service("https://service.example/v1", "k").send(FORM)
-    assert raised.value.kind == Failure.UNREACHABLE
+            Service("https://api.example/v1", "k").send(FORM)
+    assert raised.value.kind == Kind.UNREACHABLE
     assert [got.method for got in proxy.got] == ["CONNECT"]
 
 
 STATUSES = {
-    Failure.OUTCOME_UNKNOWN: [
+    Kind.OUTCOME_UNKNOWN: [
         *(302, 303, 304, 305, 399, 406, 407, 408, 409, 412, 416, 418, 423, 424, 425, 444, 460),
         *(499, 500, 501, 502, 503, 504, 507, 520, 524, 529, 599, 600, 999),
     ],
-    Failure.REFUSED: [
+    Kind.REFUSED: [
         *(301, 307, 308, 400, 401, 402, 403, 404, 405, 410, 411, 413, 414, 415, 422, 431)
     ],
-    Failure.BUSY: [429],
+    Kind.BUSY: [429],
 }
 
 
@@ -362,7 +369,7 @@ def test_an_answer_before_the_upload_is_complete_costs_nothing(status: int) -> N
         threading.Thread(target=serve, daemon=True).start()
         with pytest.raises(Failure) as raised:
             Service(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", "k").send(BIG)
-    assert raised.value.kind in (Failure.REFUSED, Failure.UNREACHABLE)
+    assert raised.value.kind in (Kind.REFUSED, Kind.UNREACHABLE)
 
 
 # --- interim answers and keepalive --------------------------------------------------------------
@@ -378,6 +385,7 @@ INTERIM = (
 @pytest.mark.parametrize(
     "before", [*INTERIM, b"".join(INTERIM * 3)], ids=["100", "102", "103", "nine"]
 )
+@pytest.mark.slow
 def test_interim_answers_lose_no_picture(
     before: bytes, route: str, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -438,10 +446,11 @@ def test_connections_stay_alive_while_nothing_is_said(
 
 @pytest.mark.parametrize("variable", ["ALL_PROXY", "HTTPS_PROXY", "all_proxy"])
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h", "socks4", "SOCKS5"])
+@pytest.mark.slow
 def test_a_socks_proxy_is_told_with_a_remedy(
     variable: str, scheme: str, photo: Path, context: ssl.SSLContext, monkeypatch: Any
 ) -> None:
-    monkeypatch.setenv("DIMILINKS_BASE_URL", "https://service.example/v1")
+    monkeypatch.setenv("DIMILINKS_BASE_URL", "https://api.example/v1")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"{scheme}://me:pr0xy-secret@127.0.0.1:{listener.getsockname()[1]}"
         monkeypatch.setenv(variable, address)
@@ -454,8 +463,8 @@ def test_a_socks_proxy_is_told_with_a_remedy(
     for said in (done.stderr, asked["message"]):
         for words in ("SOCKS", "HTTPS_PROXY", "NO_PROXY", "Nothing could be sent"):
             assert words in said
-        assert "billed" not in said and "pr0xy-secret" not in said
-    (only,) = job.all_jobs()
+        assert "may have been charged" not in said and "pr0xy-secret" not in said
+    (only,) = history.all_jobs()
     assert only.state.posts[0].may_be_sent_again
 
 
@@ -471,13 +480,14 @@ def test_an_address_without_v1_is_told_what_it_lacks(
         done = command("edit", photo, "--prompt", "x")
         asked = json.loads(command("service", "--test").stdout)
     for said in (done.stderr, asked["message"]):
-        assert f"Set it to {address}/v1 in Filters" in said and "billed" not in said
+        assert f"Set it to {address}/v1 in Filters" in said and "may have been charged" not in said
 
 
 # --- results that can't be written --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("variations", [1, 3])
+@pytest.mark.slow
 def test_a_result_whose_job_is_gone_is_kept_elsewhere_and_found_again(
     variations: int, photo: Path, home: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -509,11 +519,12 @@ def test_a_result_whose_job_is_gone_is_kept_elsewhere_and_found_again(
         aside.rename(file)
         assert command("resume", file.name).returncode == 0
         assert server.posts == variations and list(elsewhere.iterdir()) == []
-    (only,) = job.all_jobs()
+    (only,) = history.all_jobs()
     for post in only.state.posts:
         assert (only.folder / post.result).read_bytes() == photo.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_folder_that_can_not_be_searched_costs_no_result(
     photo: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -535,16 +546,16 @@ def test_a_folder_that_can_not_be_searched_costs_no_result(
             raise OSError(errno.ESTALE, "Stale file handle")
         write(path, content)
 
-    glob, write = Path.glob, settings.write_private
+    glob, write = Path.glob, storage.write_private
     monkeypatch.setenv("DIMILINKS_API_KEY", "k")
     with RawServer(answer) as server, monkeypatch.context() as broken:
         monkeypatch.setenv("DIMILINKS_BASE_URL", server.base_url)
         broken.setattr(Path, "glob", searched)
-        broken.setattr(settings, "write_private", written)
+        broken.setattr(storage, "write_private", written)
         done = command("edit", photo, "--prompt", "x")
     (kept,) = elsewhere.rglob("result-1.png")
     assert done.returncode == 1 and str(kept) in done.stderr
-    (only,) = job.all_jobs()
+    (only,) = history.all_jobs()
     assert command("resume", only.id).returncode == 0
     assert (only.folder / "result-1.png").read_bytes() == photo.read_bytes()
 
@@ -588,7 +599,7 @@ def test_a_result_that_can_be_kept_nowhere_is_not_called_kept(
         monkeypatch.setenv("DIMILINKS_BASE_URL", server.base_url)
         done = command("edit", photo, "--prompt", "x")
     assert done.returncode == 1 and list(outside.iterdir()) == []
-    assert "could not be kept" in done.stderr and "is kept" not in done.stderr
+    assert "could not be saved" in done.stderr and "is kept" not in done.stderr
 
 
 def test_a_fault_of_ours_is_not_said_to_have_kept_anything(
@@ -601,9 +612,10 @@ def test_a_fault_of_ours_is_not_said_to_have_kept_anything(
     sandbox.answers.append((200, {}, {"data": [{"b64_json": "aGFsbG8="}]}))
     done = command("edit", photo, "--prompt", "x")
     assert done.returncode == 1 and "MemoryError" in done.stderr
-    assert "may have been made and billed" in done.stderr and "kept" not in done.stderr
+    assert "may have been charged" in done.stderr and "kept" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_file_that_is_being_read_is_replaced_as_soon_as_that_is_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -614,11 +626,11 @@ def test_a_file_that_is_being_read_is_replaced_as_soon_as_that_is_over(
         pytest.skip("no file can be made immutable here")
     try:
         with pytest.raises(PermissionError):
-            settings.write_private(file, "at once")
-        monkeypatch.setattr(settings, "_IN_USE_SECONDS", 20)
+            storage.write_private(file, "at once")
+        monkeypatch.setattr(storage, "_IN_USE_SECONDS", 20)
         over = threading.Timer(0.5, subprocess.run, [["chattr", "-i", file]])
         over.start()
-        settings.write_private(file, "after")
+        storage.write_private(file, "after")
         over.join()
     finally:
         subprocess.run(["chattr", "-i", file], check=True)
@@ -626,6 +638,7 @@ def test_a_file_that_is_being_read_is_replaced_as_soon_as_that_is_over(
 
 
 @pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.slow
 def test_a_disk_that_can_not_lock_is_told_and_the_job_stays_usable(
     error: int, sandbox: Sandbox, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -636,7 +649,7 @@ def test_a_disk_that_can_not_lock_is_told_and_the_job_stays_usable(
     with monkeypatch.context() as patch:
         patch.setattr("fcntl.flock", flock)
         done = command("edit", photo, "--prompt", "echo")
-        (only,) = job.all_jobs()
+        (only,) = history.all_jobs()
         again = command("resume", only.id)
     for each in (done, again):
         assert each.returncode == 1 and os.strerror(error) in each.stderr
@@ -648,6 +661,7 @@ def test_a_disk_that_can_not_lock_is_told_and_the_job_stays_usable(
     assert command("resume", only.id).returncode == 0 and sandbox.posts == 1
 
 
+@pytest.mark.slow
 def test_the_job_says_where_its_result_is_if_it_can(
     sandbox: Sandbox, photo: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -657,7 +671,10 @@ def test_the_job_says_where_its_result_is_if_it_can(
     assert command("resume", prepared.id).returncode == 1
     (post,) = prepared.state.posts
     (kept,) = elsewhere.rglob("result-1.png")
-    assert str(kept) in post.message and (post.state, post.kind) == (job.RECEIVED, Failure.PENDING)
+    assert str(kept) in post.message and (post.state, post.kind) == (
+        job.Status.RECEIVED,
+        Kind.PENDING,
+    )
     assert post.recoverable
     in_the_way.rmdir()
     assert command("resume", prepared.id).returncode == 0

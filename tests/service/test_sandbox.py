@@ -126,6 +126,7 @@ def assert_answer(answer: Any) -> str:
     return link
 
 
+@pytest.mark.slow
 def test_the_contracts_example_with_one_picture(sandbox: Sandbox, tmp_path: Path) -> None:
     COFFEE.save(tmp_path / "reference.png")
     answer = curl(
@@ -146,6 +147,7 @@ def test_the_contracts_example_with_one_picture(sandbox: Sandbox, tmp_path: Path
     assert edit.files[0].data == (tmp_path / "reference.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_contracts_example_with_two_pictures(sandbox: Sandbox, tmp_path: Path) -> None:
     COFFEE.save(tmp_path / "ref-1.png")
     CAT.save(tmp_path / "ref-2.png")
@@ -164,6 +166,7 @@ def test_the_contracts_example_with_two_pictures(sandbox: Sandbox, tmp_path: Pat
     assert [file.field for file in sandbox.edits[0].files] == ["image[]", "image[]"]
 
 
+@pytest.mark.slow
 def test_the_openai_sdk_as_a_client(sandbox: Sandbox) -> None:
     mask = Image.new("RGBA", COFFEE.size, (0, 0, 0, 255))
     ImageDraw.Draw(mask).ellipse((150, 100, 300, 250), fill=(255, 255, 255, 0))
@@ -225,6 +228,7 @@ def test_every_ratio_and_tier_has_its_size(ratio: str) -> None:
     ("size", "resolution", "answer"),
     [("9:21", "1k", (432, 1008)), ("4:5", "2k", (1600, 2000)), ("1280x720", "4k", (1280, 720))],
 )
+@pytest.mark.slow
 def test_answers_have_the_size_asked_for(
     sandbox: Sandbox, size: str, resolution: str, answer: tuple[int, int]
 ) -> None:
@@ -297,6 +301,7 @@ def test_a_generation_is_an_edit_with_its_pictures_in_json(sandbox: Sandbox) -> 
         ("", {}, {"wait_for_result": False}),
     ],
 )
+@pytest.mark.slow
 def test_a_task_is_told_from_its_beginning_to_its_end(
     query: str, headers: dict[str, str], asked: dict[str, Any]
 ) -> None:
@@ -384,6 +389,7 @@ def test_a_link_needs_no_key_and_its_get_is_recorded(sandbox: Sandbox) -> None:
     assert "Authorization" not in served.headers
 
 
+@pytest.mark.slow
 def test_only_the_sandboxs_own_links_open_and_only_for_their_time() -> None:
     with Sandbox(link_life=0.6) as sandbox:
         link = post(sandbox, [CAT], prompt="echo").json()["data"][0]["url"]
@@ -470,6 +476,7 @@ def test_another_model_is_not_allowed(sandbox: Sandbox) -> None:
     assert_error(refused, 403, "model_not_allowed")
 
 
+@pytest.mark.slow
 def test_pictures_that_can_not_be_used(sandbox: Sandbox) -> None:
     gif, whole = io.BytesIO(), png(CAT)
     CAT.save(gif, "GIF")
@@ -492,6 +499,7 @@ def test_nine_pictures_are_the_most_and_the_mask_counts(sandbox: Sandbox) -> Non
     assert_error(refused, 400, "invalid_request_error")
 
 
+@pytest.mark.slow
 def test_a_second_file_of_the_same_name_and_length_is_dropped(sandbox: Sandbox) -> None:
     def blended(name: str) -> Image.Image:
         reference = png(ASTRONAUT)
@@ -574,6 +582,7 @@ def test_prepared_answers_come_first_and_in_order(sandbox: Sandbox) -> None:
     assert (sandbox.posts, len(sandbox.edits)) == (4, 1)
 
 
+@pytest.mark.slow
 def test_thinking_takes_its_time_and_ends_with_the_sandbox() -> None:
     with Sandbox(thinking=0.4) as sandbox:
         start = time.monotonic()
@@ -619,6 +628,7 @@ def test_clients_that_hang_up_leave_no_trace(
 
 
 @pytest.mark.parametrize("prompt", ["echo", " Echo\n"])
+@pytest.mark.slow
 def test_echo_returns_the_very_bytes(sandbox: Sandbox, prompt: str) -> None:
     for kind in ("PNG", "JPEG", "WEBP"):
         out = io.BytesIO()
@@ -627,6 +637,7 @@ def test_echo_returns_the_very_bytes(sandbox: Sandbox, prompt: str) -> None:
         assert fetch(sandbox, response) == out.getvalue()
 
 
+@pytest.mark.slow
 def test_it_misbehaves_if_asked_to() -> None:
     with Sandbox(misbehaviour=PRESETS["smeared"]) as smearing:
         first, second = (
@@ -651,6 +662,7 @@ def test_black_and_white_has_no_chroma(sandbox: Sandbox) -> None:
     assert values[..., 0].std() > 20
 
 
+@pytest.mark.slow
 def test_vintage_film_lifts_blacks_and_yellows_whites(sandbox: Sandbox) -> None:
     result = edited(sandbox, "like vintage film", [ASTRONAUT])
     before, after = lab(at(ASTRONAUT, result.size)), lab(result)
@@ -672,6 +684,7 @@ def test_a_sketch_is_dark_lines_on_light_paper(sandbox: Sandbox) -> None:
     ("prompt", "sign"),
     [("make it warmer", 1), ("a colder look", -1)],
 )
+@pytest.mark.slow
 def test_warmer_and_colder_turn_the_white_balance(sandbox: Sandbox, prompt: str, sign: int) -> None:
     result = edited(sandbox, prompt, [ASTRONAUT])
     change = (lab(result) - lab(at(ASTRONAUT, result.size))).mean((0, 1))
@@ -679,6 +692,7 @@ def test_warmer_and_colder_turn_the_white_balance(sandbox: Sandbox, prompt: str,
     assert abs(change[0]) < 2
 
 
+@pytest.mark.slow
 def test_blurring_the_background_keeps_the_subject(sandbox: Sandbox) -> None:
     result = edited(sandbox, "Blur the background", [ASTRONAUT])
     before, after = lab(at(ASTRONAUT, result.size)), lab(result)
@@ -699,6 +713,7 @@ def masked(box: tuple[int, int, int, int], size: tuple[int, int], by_alpha: bool
 
 
 @pytest.mark.parametrize("by_alpha", [True, False])
+@pytest.mark.slow
 def test_with_a_mask_the_background_is_what_the_mask_says(sandbox: Sandbox, by_alpha: bool) -> None:
     mask = masked((100, 40, 300, 200), CAT.size, by_alpha)
     files = [("image", CAT), ("mask", mask)]
@@ -709,6 +724,7 @@ def test_with_a_mask_the_background_is_what_the_mask_says(sandbox: Sandbox, by_a
     assert sharpness(after[muzzle]) > 0.8 * sharpness(before[muzzle])
 
 
+@pytest.mark.slow
 def test_removing_fills_from_the_surroundings(sandbox: Sandbox) -> None:
     clean = at(COFFEE, (1008, 672))
     spoiled = clean.copy()
@@ -724,6 +740,7 @@ def test_removing_fills_from_the_surroundings(sandbox: Sandbox) -> None:
     assert after[:, 0].std() > 0.4 * truth[:, 0].std()
 
 
+@pytest.mark.slow
 def test_removing_without_a_mask_cleans_dust(sandbox: Sandbox) -> None:
     clean = at(ASTRONAUT, (1024, 1024))
     dusty = clean.copy()
@@ -758,6 +775,7 @@ def test_blending_takes_over_the_references_palette(sandbox: Sandbox) -> None:
         ("blend the styles of both", "融合两张参考图的风格,生成电商主图"),
     ],
 )
+@pytest.mark.slow
 def test_chinese_words_ask_for_the_same_as_english_ones(english: str, chinese: str) -> None:
     mask = masked((120, 60, 220, 160), CAT.size, by_alpha=True)
     size = (300, 200)
@@ -773,6 +791,7 @@ def test_any_other_prompt_gets_a_look_that_shows(sandbox: Sandbox) -> None:
     assert 2 < np.abs(lab(result) - lab(at(CAT, result.size))).mean() < 15
 
 
+@pytest.mark.slow
 def test_several_wishes_are_all_met(sandbox: Sandbox) -> None:
     mixed = lab(edited(sandbox, "blur the background, black and white", [ASTRONAUT]))
     assert np.abs(mixed[..., 1:]).max() < 0.5
@@ -782,6 +801,7 @@ def test_several_wishes_are_all_met(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("prompt", ["sketch", "remove this", "x"])
+@pytest.mark.slow
 def test_the_whole_picture_is_drawn_anew_also_outside_the_mask(
     sandbox: Sandbox, prompt: str
 ) -> None:
@@ -798,12 +818,14 @@ def test_the_whole_picture_is_drawn_anew_also_outside_the_mask(
     assert change[300:400, 450:550].mean() > change[outside].mean()
 
 
+@pytest.mark.slow
 def test_an_edit_gives_the_same_picture_every_time(sandbox: Sandbox) -> None:
     prompt = "blur the background"
     first, second = (edited(sandbox, prompt, [CAT], size="21:9").tobytes() for _ in range(2))
     assert first == second
 
 
+@pytest.mark.slow
 def test_pictures_of_all_kinds_are_taken(sandbox: Sandbox) -> None:
     grey, palette = CAT.convert("L"), CAT.convert("P")
     clear = CAT.convert("RGBA")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from plugin import job, settings
+from plugin import job, settings, storage
 from plugin.worker import key_store
 from plugin.worker.sandbox import Sandbox
 from tests.service import kills
@@ -63,7 +63,7 @@ def planted(
     if request.param == "environment":
         monkeypatch.setenv("DIMILINKS_API_KEY", KEY)
     elif request.param == "file":
-        settings.write_private(settings.key_file(), KEY)
+        storage.write_private(settings.key_file(), KEY)
         kept = settings.key_file()
     else:
         monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "tests.service.fake_keyring.InFile")
@@ -105,6 +105,7 @@ def _work(made: job.Job) -> str:
 
 
 @pytest.mark.parametrize("route", settings.ROUTES)
+@pytest.mark.slow
 def test_no_secret_is_left_anywhere(
     planted: Path,
     route: str,
@@ -119,7 +120,7 @@ def test_no_secret_is_left_anywhere(
         monkeypatch.setenv("DIMILINKS_BASE_URL", service.base_url)
         first = kills._job(coffee.resize((60, 40)))
         said.append(_work(first))
-        assert first.state.name == job.RECEIVED
+        assert first.state.name == job.Status.RECEIVED
         # Run the rest in this process, which is faster.
         photo = tmp_path / "photo.png"
         coffee.resize((60, 40)).save(photo)
@@ -132,7 +133,7 @@ def test_no_secret_is_left_anywhere(
         service.answers += [(401, {}, {"error": {"message": f"no {KEY}"}})] * 2
         second = kills._job(coffee.resize((60, 40)))
         said.append(_work(second))
-        assert second.state.name == job.FAILED
+        assert second.state.name == job.Status.FAILED
         said.append(command("service", "--test").stdout)
         said.append(command("jobs").stdout)
     files = [file for file in home.rglob("*") if file.is_file() and file != planted]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from plugin import job
+from plugin import history, job
 from plugin.worker import cli
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -36,7 +36,7 @@ def prepared_job(photo: Path, monkeypatch: pytest.MonkeyPatch, *arguments: objec
     url = os.environ["DIMILINKS_BASE_URL"]
     monkeypatch.setenv("DIMILINKS_BASE_URL", NOTHING_THERE)
     command("edit", photo, "--prompt", "echo", *arguments)
-    (only,) = job.all_jobs()
+    (only,) = history.all_jobs()
     (only.folder / "state.json").unlink()
     monkeypatch.setenv("DIMILINKS_BASE_URL", url)
     return only

@@ -1,4 +1,4 @@
-"""The windows of the plug-in. This package is imported only where a window may be needed."""
+"""The windows of the plug-in. Import this package only when a window is to be shown."""
 
 import gi
 

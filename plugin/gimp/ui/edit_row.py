@@ -1,6 +1,6 @@
-"""The row of an edit in the window: its progress while it runs, and its results afterwards.
+"""The row of an edit in the window. It shows the progress of the edit, and later the results.
 
-A row shows an edit of this window, or an edit of an earlier window whose job still exists.
+The edit was started in this window, or in an earlier window if its job still exists.
 """
 
 from __future__ import annotations
@@ -12,49 +12,44 @@ from typing import Protocol
 
 from gi.repository import Gdk, Gimp, Gio, GLib, Gtk, Pango
 
-from plugin.gimp import capture, placing, results
+from plugin.errors import UserError, unforeseen
+from plugin.gimp import placing, planning, results
+from plugin.gimp.canvas.undo import one_step
 from plugin.gimp.edit import Edit
-from plugin.gimp.messages import EditError, _, unforeseen
+from plugin.gimp.edit_status import Button, Facts, Here, Standing, to_collect
+from plugin.gimp.process.worker_process import WorkerProcess
+from plugin.gimp.translation import _
 from plugin.gimp.ui import thumbnails
-from plugin.gimp.ui.messages import agreed
-from plugin.gimp.undo import one_step
-from plugin.gimp.worker_process import WorkerProcess
-from plugin.job import (
-    ACCEPTED,
-    FAILED,
-    PREPARED,
-    RECEIVED,
-    SENT,
-    Job,
-    Kind,
-    Post,
-)
+from plugin.gimp.ui.questions import agreed
+from plugin.job import Job, Post, Variation
 
 _SIDE = 76
 _USUAL = {"1k": 60, "2k": 120, "4k": 180}
 """The usual duration of an edit at the service, in seconds, by tier."""
-_GIVEN_UP = 20 * 60
-"""Seconds after which an answer is no longer expected."""
 
 
 class Owner(Protocol):
-    """What a row needs from its window."""
+    """The attributes and methods of the window that a row uses."""
 
     image: Gimp.Image
     dialog: Gtk.Dialog
 
     def again(self, prompt: str) -> None:
-        """Start an edit with this prompt and the current choices."""
+        """Start an edit with `prompt` and the choices that are now set in the window."""
 
     def reuse(self, prompt: str) -> None:
-        """Put this prompt into the field, so that it can be changed."""
+        """Put `prompt` into the prompt field, so that the user can change it."""
 
     def settings(self) -> None:
-        """Open the settings."""
+        """Open the settings window."""
 
 
 class EditRow(Gtk.Box):
-    """The row of one edit. `edit` is None for an edit of an earlier window."""
+    """The row of one edit.
+
+    `jobs` are the jobs of the edit, one for each edited layer. `edit` is None if an earlier window
+    started the edit.
+    """
 
     def __init__(self, owner: Owner, jobs: Sequence[Job], edit: Edit | None = None) -> None:
         super().__init__(orientation=Gtk.Orientation.VERTICAL, spacing=6)
@@ -65,16 +60,14 @@ class EditRow(Gtk.Box):
         self.prompt, self._created = requests[0].prompt, requests[0].created
         tiers = [each.region.resolution for each in requests if each.region]
         self._usual = max((_USUAL[tier] for tier in tiers), default=_USUAL["1k"])
-        self._posts: list[tuple[Job, int, Post]] = []
-        self._messages: list[str] = []
-        """The messages of the jobs on failures."""
-        self._layers: dict[tuple[str, int], Gimp.Layer] = {}
+        self._facts = Facts({})
+        self._layers: dict[Variation, Gimp.Layer] = {}
         self._chosen = 0
         self._note = ""
         self._restore: Callable[[], None] | None = None
         self._collecting: WorkerProcess | None = None
         self._drawn: object = None
-        title = Gtk.Label(label=capture.shortened(self.prompt), xalign=0)
+        title = Gtk.Label(label=planning.shortened(self.prompt), xalign=0)
         title.set_ellipsize(Pango.EllipsizeMode.END)
         title.set_tooltip_text(f"{self.prompt}\n{_when(self._created)}".rstrip())
         bold = Pango.AttrList()
@@ -89,9 +82,10 @@ class EditRow(Gtk.Box):
         self._buttons = Gtk.Box(spacing=6)
         for each in (title, self._status, self._bar, self._strip, self._buttons):
             self.pack_start(each, False, False, 0)
-            # Empty widgets would leave a gap, so these two are only shown when needed.
+            # The status and the progress bar are only shown when they have content, because empty
+            # widgets would leave a gap.
             each.set_no_show_all(each in (self._status, self._bar))
-        self.get_accessible().set_name(capture.shortened(self.prompt))
+        self.get_accessible().set_name(planning.shortened(self.prompt))
         self.connect("destroy", self._show_after)
         self._find_layers()
         self.update()
@@ -99,23 +93,22 @@ class EditRow(Gtk.Box):
 
     @property
     def running(self) -> bool:
-        """Whether the window waits for the edit."""
+        """Whether this window has started the edit and still waits for its end."""
         return self.edit is not None and not self.edit.ended and not self.edit.detached
 
     @property
     def ids(self) -> set[str]:
-        """The ids of the jobs of the edit."""
+        """The ids of the jobs that belong to the edit."""
         return {job.id for job in self._jobs}
 
     def collect(self, on_end: Callable[[], None], sending: bool = False) -> None:
-        """Let a worker finish what an earlier window has sent, and call `on_end` afterwards.
+        """Let a worker get the answers to an edit of an earlier window, then call `on_end`.
 
-        If a worker is still working on the job, it continues. With `sending`, what was not sent yet
-        is sent.
+        If a worker of the earlier window still works on the job, it is not disturbed. If `sending`
+        is true, the worker also sends the variations that were not sent yet.
         """
         (job,) = self._jobs
-        self._look()
-        if not sending and not any(_to_collect(post) for _job, _number, post in self._posts):
+        if not sending and not any(map(to_collect, self._known().posts.values())):
             on_end()
             return
 
@@ -125,42 +118,41 @@ class EditRow(Gtk.Box):
 
         try:
             self._collecting = WorkerProcess(job, lambda _report: None, ended, collect=not sending)
-        except EditError as error:
+        except UserError as error:
             self._note = str(error)
             on_end()
 
     def update(self) -> bool:
-        """Show the current state, and return whether the row's layout may have changed.
+        """Show the current state of the edit. If none of its jobs exists any more, remove the row.
 
-        If the jobs don't exist any more, remove the row.
+        Return whether the height of the row may have changed.
         """
         if self.edit is not None:
             for each in self.edit.placed:
-                self._layers.setdefault((each.job.id, each.variation), each.layer)
+                self._layers.setdefault(Variation(each.job.id, each.variation), each.layer)
         if not self._alive():
             self.destroy()
             return False
-        self._look()
-        kind = self._kind()
-        self._status.set_text(self._status_text(kind))
-        self._status.set_visible(bool(self._status.get_text()))
-        self._bar.set_visible(kind == "running")
-        if kind == "running":
-            self._show_progress()
-        keys = self._results_key()
-        there = [self._is_there(key) for key in keys]
-        # A longer message needs more lines. That of a running edit is left out, as it counts
-        # seconds.
-        told = "" if kind == "running" else self._status.get_text()
-        drawn = kind, told, keys, there, self._is_there(self._chosen_key()), self._retry_hint()
+        self._facts = facts = self._known()
+        running = facts.standing is Standing.RUNNING
+        text = facts.text()
+        self._status.set_text(text)
+        self._status.set_visible(bool(text))
+        self._bar.set_visible(running)
+        self._bar.set_fraction(facts.fraction())
+        # Draw the row again only if one of these values has changed. The text is one of them,
+        # because a longer text needs more lines. The text of a running edit is left out, because it
+        # changes every second.
+        told = "" if running else text
+        drawn = told, facts.results, facts.there, facts.buttons(), facts.retry_hint()
         if drawn == self._drawn:
             return False
         self._drawn = drawn
-        if self.edit is None and kind == "results":
-            # Another window may have put the results into the image.
+        if self.edit is None and facts.standing is Standing.RESULTS:
+            # Another window may have put the results into the image in the meantime.
             self._find_layers()
         self._fill_strip()
-        self._fill_buttons(kind)
+        self._fill_buttons()
         return True
 
     # State
@@ -168,124 +160,80 @@ class EditRow(Gtk.Box):
     def _alive(self) -> bool:
         return any(job.folder.exists() for job in self._jobs)
 
-    def _look(self) -> None:
-        """Read the states of the jobs. Jobs that can't be read add messages instead."""
-        self._posts, self._messages = [], []
+    def _known(self) -> Facts:
+        """Return the current facts about the edit, read from its jobs.
+
+        If a job can't be read, the facts contain an error message for this job.
+        """
+        posts: dict[Variation, Post] = {}
+        messages = []
         for job in self._jobs:
             try:
                 state = job.state
-            except (OSError, ValueError) as error:
+            except (OSError, UserError) as error:
                 if job.folder.exists():
-                    self._messages.append(str(error))
+                    messages.append(str(error))
                 continue
-            self._posts += [(job, number, post) for number, post in enumerate(state.posts, 1)]
-            self._messages += state.messages
+            posts.update(
+                (Variation(job.id, number), post) for number, post in enumerate(state.posts, 1)
+            )
+            messages += state.messages
+        there = self._owner.image.is_valid()
+        return Facts(
+            posts,
+            self._here(),
+            messages,
+            self._note,
+            frozenset(each for each, layer in self._layers.items() if there and layer.is_valid()),
+            self._chosen,
+            self._collecting is not None,
+            self._is_anothers(),
+            time.time() - self._created,
+            self._usual,
+        )
 
-    def _results(self) -> list[tuple[Job, int, Post]]:
-        return [each for each in self._posts if each[2].placed]
+    def _here(self) -> Here | None:
+        edit = self.edit
+        if edit is None:
+            return None
+        since = edit.waiting_since
+        return Here(
+            edit.ended,
+            edit.detached,
+            edit.request.replace,
+            edit.sentences,
+            edit.phase(),
+            edit.phase_text(),
+            *edit.uploaded(),
+            time.monotonic() - since if since else 0,
+            [report.percent or 0 for report in edit.reports.values()],
+        )
 
-    def _results_key(self) -> list[tuple[str, int]]:
-        return [(job.id, number) for job, number, _post in self._results()]
-
-    def _chosen_key(self) -> tuple[str, int]:
-        keys = self._results_key()
-        return keys[min(self._chosen, len(keys) - 1)] if keys else ("", 0)
-
-    def _is_there(self, key: tuple[str, int]) -> bool:
-        layer = self._layers.get(key)
-        return layer is not None and layer.is_valid() and self._owner.image.is_valid()
+    def _is_there(self, variation: Variation) -> bool:
+        return variation in self._facts.there
 
     def _find_layers(self) -> None:
-        """Find the results that are in the image from earlier edits."""
+        """Find the layers in the image that contain results of this edit."""
         if not self._owner.image.is_valid():
             return
-        for key, layer in results.in_image(self._owner.image).items():
-            if key[0] in self.ids:
-                self._layers.setdefault(key, layer)
-
-    def _kind(self) -> str:
-        if self.running:
-            return "running"
-        if self.edit is not None and not self.edit.ended:
-            return "left"
-        if self._results_key():
-            return "results"
-        if self._collecting:
-            return "left"
-        sent = [post for _job, _number, post in self._posts if post.state in (SENT, ACCEPTED)]
-        if self.edit is not None or all(post.message for post in sent):
-            return "failed"
-        # A worker of another window may still be working on it.
-        return "left" if time.time() - self._created < _GIVEN_UP else "unknown"
-
-    # Texts
-
-    def _status_text(self, kind: str) -> str:
-        if kind == "running":
-            assert self.edit is not None
-            text = self.edit.phase_text()
-            if self.edit.phase() == "waiting" and self.edit.waiting_since:
-                elapsed = time.monotonic() - self.edit.waiting_since
-                text = _("{phase}: {elapsed} (usually {usual})").format(
-                    phase=text, elapsed=_clock(elapsed), usual=_clock(self._usual)
-                )
-            ready = len(self._results_key())
-            total = len(self._posts)
-            if total > 1:
-                text += " " + _("({ready} of {total} ready)").format(ready=ready, total=total)
-            return text
-        if kind == "left" and self.edit is None:
-            return _("It was sent and is under way: the result will be kept and shown here.")
-        if kind == "left":
-            return _(
-                "You stopped waiting, but it was sent and is paid for: the result will be kept "
-                "and shown here."
-            )
-        if kind == "unknown":
-            return _(
-                "It was sent, and no answer came. It may have been made and billed, so it is not "
-                "sent again by itself: look at your account, then decide."
-            )
-        if kind == "failed":
-            sentences = self.edit.sentences if self.edit is not None else []
-            told = dict.fromkeys([*(sentences or self._messages), self._note])
-            return " ".join(filter(None, told)) or _("It was not sent.")
-        sentences = list(self._messages if self.edit is None else self.edit.sentences)
-        if self._note:
-            sentences.append(self._note)
-        elif not any(self._is_there(key) for key in self._results_key()):
-            sentences.append(_("Not in this image."))
-        return " ".join(sentences)
-
-    def _show_progress(self) -> None:
-        assert self.edit is not None
-        phase = self.edit.phase()
-        if phase == "uploading":
-            sent, total = self.edit.uploaded()
-            self._bar.set_fraction(0.1 * sent / max(1, total))
-        elif phase == "waiting" and self.edit.waiting_since:
-            known = [r.get("progress") or 0 for r in self.edit.reports.values()]
-            share = (time.monotonic() - self.edit.waiting_since) / self._usual
-            # Approach the end more and more slowly, so that the bar is never full too early.
-            guess = share / (share + 0.5)
-            self._bar.set_fraction(0.1 + 0.85 * max(guess, min(known) / 100))
-        elif phase in ("downloading", "placing"):
-            self._bar.set_fraction(0.97)
-        else:
-            self._bar.set_fraction(0)
+        for variation, layer in results.in_image(self._owner.image).items():
+            if variation.job_id in self.ids:
+                self._layers.setdefault(variation, layer)
 
     # Variations
 
     def _fill_strip(self) -> None:
         for child in self._strip.get_children():
             child.destroy()
-        shown = self._results()
+        shown = self._facts.results
         first: Gtk.RadioButton | None = None
-        for index, (job, _number, post) in enumerate(shown):
+        for index, variation in enumerate(shown):
             button = Gtk.RadioButton.new_from_widget(first)
             first = first or button
             button.set_mode(False)
-            picture = thumbnails.of_file(job.folder / post.placed, _SIDE)
+            picture = thumbnails.of_file(
+                self._job(variation).folder / self._facts.posts[variation].placed, _SIDE
+            )
             image = Gtk.Image.new_from_icon_name("image-missing", Gtk.IconSize.DIALOG)
             if picture is not None:
                 image.set_from_pixbuf(picture)
@@ -311,88 +259,100 @@ class EditRow(Gtk.Box):
         self.update()
 
     def _show_chosen(self) -> None:
-        """Show only the chosen variation, and put it into the image again if it is not there."""
-        key = self._chosen_key()
-        others = [each for each in self._results_key() if each != key and self._is_there(each)]
-        if not others:
+        """Show the layer of the chosen variation, and hide the layers of the other variations.
+
+        If the chosen variation is not in the image, put it into the image again.
+        """
+        chosen = self._facts.chosen_result
+        others = self._others()
+        if chosen is None or not others:
             return
         with one_step(self._owner.image):
-            if not self._is_there(key):
+            if not self._is_there(chosen):
                 self._put_back()
             shown = [self._layers[other] for other in others]
-            results.show_alone(self._owner.image, self._layers[key], shown)
+            results.show_alone(self._owner.image, self._layers[chosen], shown)
         Gimp.displays_flush()
+
+    def _others(self) -> list[Variation]:
+        """Return the variations that are in the image, without the chosen one."""
+        facts = self._facts
+        return [
+            each for each in facts.results if each in facts.there and each != facts.chosen_result
+        ]
+
+    def _job(self, variation: Variation) -> Job:
+        return next(job for job in self._jobs if job.id == variation.job_id)
 
     # Buttons
 
-    def _fill_buttons(self, kind: str) -> None:
-        # The button may have been held to compare, and is removed here.
+    def _fill_buttons(self) -> None:
+        # If the user is holding *Compare*, the release of this button would be missed, because the
+        # button is removed here.
         self._show_after()
         for child in self._buttons.get_children():
             child.destroy()
-        if kind == "running":
-            self._add(_("Ca_ncel"), self._cancel, _("What was sent already is paid for and kept"))
-        elif kind == "left":
-            if self.edit is not None:
-                self._add(
-                    _("Keep _Waiting"), self._wait, _("Put it into the image when it arrives")
-                )
-            self._add(
-                _("_Discard"), self._discard, _("Stop it for good; what was sent stays paid for")
-            )
-        elif kind == "results":
-            self._add_result_buttons()
-        else:
-            self._add_failure_buttons()
+        discarded = (
+            _("Remove the result layers from the image, and the files of this edit from the disk")
+            if self._facts.standing is Standing.RESULTS
+            else _("Discard this edit. If it was already sent, you may still be charged.")
+        )
+        looks: dict[Button, tuple[str, Callable[[], None], str]] = {
+            Button.CANCEL: (
+                _("Ca_ncel"),
+                self._cancel,
+                _(
+                    "Cancel the edit. If it was already sent, you may be charged, and the result "
+                    "is kept."
+                ),
+            ),
+            Button.KEEP_WAITING: (
+                _("Keep _Waiting"),
+                self._wait,
+                _("Put the result into the image when it arrives"),
+            ),
+            Button.KEEP: (
+                _("_Keep"),
+                self._keep,
+                _("Keep this variation, and remove the others from the image"),
+            ),
+            Button.PUT_INTO_IMAGE: (
+                _("P_ut into Image"),
+                self._put_back,
+                _("Add the result as a new layer at its original place"),
+            ),
+            Button.TRY_AGAIN: (_("T_ry Again"), self._retry, self._facts.retry_hint()),
+            Button.SETTINGS: (_("_Settings…"), self._owner.settings, ""),
+            Button.SHOW_FOLDER: (
+                _("Show _Job Folder"),
+                self._show_job,
+                _("Open the folder with the files of this edit"),
+            ),
+            Button.DISCARD: (_("_Discard"), self._discard, discarded),
+        }
+        for button in self._facts.buttons():
+            if button is Button.MORE:
+                self._add_more()
+            elif button is Button.COMPARE:
+                self._add_compare()
+            else:
+                self._add(*looks[button])
         self._buttons.show_all()
 
-    def _add_result_buttons(self) -> None:
-        if self._is_there(self._chosen_key()):
-            compare = self._add(_("Compare"), None, _("Hold to see the image as it was before"))
-            compare.connect("pressed", self._show_before)
-            compare.connect("released", self._show_after)
-            compare.connect("key-press-event", self._held, self._show_before)
-            compare.connect("key-release-event", self._held, self._show_after)
-            compare.connect("leave-notify-event", self._show_after)
-            others = [key for key in self._results_key() if key != self._chosen_key()]
-            if any(self._is_there(key) for key in others) and not self._replaced():
-                self._add(_("_Keep"), self._keep, _("Take the other variations out of the image"))
-        else:
-            self._add(_("P_ut into Image"), self._put_back, _("As a new layer, in its old place"))
-        self._add_retry()
-        self._add(_("_Discard"), self._discard, _("Out of the image, and off the disk"))
-        self._add_more()
-
-    def _add_failure_buttons(self) -> None:
-        self._add_retry()
-        kinds = {post.kind for _job, _number, post in self._posts}
-        if kinds & {Kind.SETUP, Kind.REFUSED, Kind.PENDING}:
-            self._add(_("_Settings…"), self._owner.settings)
-        self._add(_("Show the _Job"), self._show_job, _("Its folder, with all that is known"))
-        self._add(_("_Discard"), self._discard)
-        self._add_more()
-
-    def _add_retry(self) -> None:
-        if hint := self._retry_hint():
-            self._add(_("T_ry Again"), self._retry, hint)
-
-    def _retry_hint(self) -> str:
-        """Return what a retry would cost, or "" if nothing can be retried."""
-        posts = [post for _job, _number, post in self._posts]
-        asked = not self._collecting and any(post.recoverable for post in posts)
-        sent = any(_to_be_sent(post) for post in posts) and not self._is_anothers()
-        if asked and sent:
-            return _("What was paid for is asked for again, at no cost; the rest is sent again")
-        if asked:
-            return _("What was paid for is asked for again, at no cost")
-        return _("Nothing was paid for so far") if sent else ""
+    def _add_compare(self) -> None:
+        compare = self._add(_("Compare"), None, _("Hold to see the image before the edit"))
+        compare.connect("pressed", self._show_before)
+        compare.connect("released", self._show_after)
+        compare.connect("key-press-event", self._held, self._show_before)
+        compare.connect("key-release-event", self._held, self._show_after)
+        compare.connect("leave-notify-event", self._show_after)
 
     def _is_anothers(self) -> bool:
-        """Return whether another process may be about to send it, or a worker of this row is."""
+        """Return whether another process, such as another window, is possibly sending the edit."""
         if self.edit is not None:
             return False
         try:
-            return self._collecting is not None or any(job.maker_lives() for job in self._jobs)
+            return any(job.maker_lives() for job in self._jobs)
         except OSError:
             return True
 
@@ -405,7 +365,7 @@ class EditRow(Gtk.Box):
         for label, action in (
             (_("_Edit Again"), lambda: self._owner.again(self.prompt)),
             (_("_Reuse the Prompt"), lambda: self._owner.reuse(self.prompt)),
-            (_("Show the _Job"), self._show_job),
+            (_("Show _Job Folder"), self._show_job),
         ):
             item = Gtk.MenuItem(label=label, use_underline=True)
             item.connect("activate", lambda _item, action=action: GLib.idle_add(action))
@@ -419,18 +379,18 @@ class EditRow(Gtk.Box):
         if hint:
             button.set_tooltip_text(hint)
         if action is not None:
-            # Don't ask inside the signal, where a dialog's main loop would keep screen readers
-            # waiting.
+            # Call `action` after the signal of the button has ended, because `action` may open a
+            # dialog. A dialog inside the signal would keep screen readers waiting.
             button.connect("clicked", lambda _button: GLib.idle_add(self._guarded, action))
         self._buttons.pack_start(button, False, False, 0)
         return button
 
     def _guarded(self, action: Callable[[], None]) -> None:
-        """Perform an action of the user, and show errors in the row."""
-        self._look()
+        """Call `action`, which the user has chosen, and show its errors in the row."""
+        self._facts = self._known()
         try:
             action()
-        except EditError as error:
+        except UserError as error:
             self._note = str(error)
         except Exception as error:
             self._note = unforeseen(error)
@@ -452,22 +412,25 @@ class EditRow(Gtk.Box):
         if self.edit is not None:
             self.edit.start()
         else:
-            unsent = any(_to_be_sent(post) for _job, _number, post in self._posts)
-            self.collect(lambda: None, sending=unsent and not self._is_anothers())
+            self.collect(lambda: None, sending=self._facts.is_unsent)
 
     def _discard(self) -> None:
-        if self._kind() == "left" or any(_is_paid_for(post) for _job, _number, post in self._posts):
-            question = _("Discard “{prompt}”?").format(prompt=capture.shortened(self.prompt))
+        if self._facts.may_be_lost:
+            question = _("Discard “{prompt}”?").format(prompt=planning.shortened(self.prompt))
             if self._replaced():
                 explanation = _(
-                    "It is paid for. The layer stays as it is; the results go off the disk."
+                    "You may have been charged for this edit. The layer stays as it is, but "
+                    "the results will be removed from the disk."
                 )
             else:
-                explanation = _("It is paid for. Its results go out of the image and off the disk.")
+                explanation = _(
+                    "You may have been charged for this edit. Its results will be removed "
+                    "from the image and from the disk."
+                )
             if not agreed(self._owner.dialog, question, _("_Discard"), explanation):
                 return
         if self._owner.image.is_valid() and not self._replaced():
-            layers = [self._layers[key] for key in self._results_key() if self._is_there(key)]
+            layers = self._shown_layers()
             if layers:
                 results.remove(self._owner.image, layers)
                 Gimp.displays_flush()
@@ -478,23 +441,28 @@ class EditRow(Gtk.Box):
         self.destroy()
 
     def _keep(self) -> None:
-        others = [
-            self._layers[key]
-            for key in self._results_key()
-            if key != self._chosen_key() and self._is_there(key)
-        ]
-        results.keep(self._owner.image, self._layers[self._chosen_key()], others)
+        chosen = self._facts.chosen_result
+        assert chosen is not None
+        others = [self._layers[each] for each in self._others()]
+        results.keep(self._owner.image, self._layers[chosen], others)
         Gimp.displays_flush()
 
+    def _shown_layers(self) -> list[Gimp.Layer]:
+        """Return the layers in the image that contain results of this edit."""
+        return [self._layers[each] for each in self._facts.results if self._is_there(each)]
+
     def _put_back(self) -> None:
-        key = self._chosen_key()
-        (job,) = [job for job in self._jobs if job.id == key[0]]
+        chosen = self._facts.chosen_result
+        assert chosen is not None
         if not self._owner.image.is_valid():
-            raise EditError(
-                _("The image was closed: open it again, then this window from its menu.")
+            raise UserError(
+                _(
+                    "The image was closed. Open it again, then choose Filters ▸ Dimilinks ▸ "
+                    "Recover Results…."
+                )
             )
-        (placed,), notes = placing.put_back(job, self._owner.image, key[1])
-        self._layers[key] = placed.layer
+        (placed,), notes = placing.put_back(self._job(chosen), self._owner.image, chosen.number)
+        self._layers[chosen] = placed.layer
         self._note = " ".join(notes)
         Gimp.displays_flush()
 
@@ -503,7 +471,9 @@ class EditRow(Gtk.Box):
         try:
             Gio.AppInfo.launch_default_for_uri(Path(folder).as_uri(), None)
         except GLib.Error:
-            self._note = _("Its folder is {folder}").format(folder=folder)
+            self._note = _(
+                "The folder of this edit could not be opened. Open it yourself: {folder}"
+            ).format(folder=folder)
 
     def _replaced(self) -> bool:
         return self.edit is not None and self.edit.request.replace
@@ -515,7 +485,7 @@ class EditRow(Gtk.Box):
             assert self.edit is not None
             self._restore = results.lay_sources_over(self.edit.captures)
         else:
-            layers = [self._layers[key] for key in self._results_key() if self._is_there(key)]
+            layers = self._shown_layers()
             self._restore = results.hide(self._owner.image, layers)
         Gimp.displays_flush()
 
@@ -535,59 +505,12 @@ class EditRow(Gtk.Box):
         return False
 
 
-def _to_be_sent(post: Post) -> bool:
-    """Return whether it may be sent: it was not sent before, or surely cost nothing."""
-    return post.state == PREPARED or post.may_be_sent_again
-
-
-def _to_collect(post: Post) -> bool:
-    """Return whether a worker can still get something of what was sent."""
-    return post.state in (SENT, ACCEPTED) or post.recoverable
-
-
-def _is_paid_for(post: Post) -> bool:
-    """Return whether something that was paid for is there, or can still be fetched."""
-    return bool(post.result or post.placed or post.answer) or _to_collect(post)
-
-
-def unfinished(job: Job) -> bool:
-    """Return whether an earlier window has left something in a job that the user may want."""
-    try:
-        return _reached(job, SENT, ACCEPTED) or (_reached(job, RECEIVED) and bool(job.unimported))
-    except (OSError, ValueError):
-        return False
-
-
-def has_something(job: Job) -> bool:
-    """Return whether a job should get a row.
-
-    A damaged job gets none. A job that was not sent gets one if the process that created it is
-    gone.
-    """
-    try:
-        return _reached(job, RECEIVED, SENT, ACCEPTED, FAILED) or (
-            _reached(job, PREPARED) and not job.maker_lives()
-        )
-    except OSError:
-        return False
-
-
-def _reached(job: Job, *states: str) -> bool:
-    """Return whether a job can be read and any of its variations has one of these states."""
-    try:
-        return bool(job.request.prompt) and any(post.state in states for post in job.state.posts)
-    except (OSError, ValueError):
-        return False
-
-
 def _when(created: float) -> str:
-    """Return the creation time in the format of the user's locale, or "" if it is unknown."""
+    """Return the creation time of an edit in the format of the user's locale.
+
+    `created` is in seconds since 1970. Return "" if it is 0, which means unknown.
+    """
     if not created:
         return ""
     moment = GLib.DateTime.new_from_unix_local(int(created))
     return str(moment.format("%x %H:%M"))
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}:{rest:02d}"

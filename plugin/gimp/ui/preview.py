@@ -1,6 +1,6 @@
-"""Show what will be sent before it is paid for: the region with the selection, and figures.
+"""Show what will be sent before the user pays: a thumbnail of the pixels, their sizes, the price.
 
-The preview checks the image for changes at short intervals, because GIMP doesn't notify plug-ins.
+The preview checks the image at short intervals, because GIMP doesn't tell plug-ins about changes.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import Any
 from gi.repository import GdkPixbuf, Gegl, Gimp, GLib, Gtk, Pango
 
 from plugin import settings
-from plugin.gimp import capture, pixels
-from plugin.gimp.capture import Edited, Plan, Request
-from plugin.gimp.layers import offsets
-from plugin.gimp.messages import EditError, _, plural
+from plugin.errors import UserError
+from plugin.gimp import capture, planning
+from plugin.gimp.canvas import pixels
+from plugin.gimp.canvas.layers import offsets
+from plugin.gimp.planning import Edited, Plan, Request
+from plugin.gimp.translation import _, plural
 from plugin.gimp.ui import thumbnails
 from plugin.limits import TIERS
 from plugin.region import Box
@@ -24,17 +26,20 @@ from plugin.region import Box
 _SIDE = 168
 """The length of the thumbnail's longer side, in pixels."""
 _EVERY = 0.3
-"""Seconds between two checks of the image."""
+"""The least number of seconds between two checks of the image."""
 _PATIENCE = 10
-"""The minimum pause after a check, in multiples of its duration, because GIMP may be busy."""
+"""The least pause after a check, in multiples of the duration of this check.
+
+A slow check means that GIMP is busy, so the next check is made later.
+"""
 _SAMPLES, _SAMPLE_ROWS, _SAMPLE_COLUMNS = 6, 8, 512
-"""The number and size of the pieces that are compressed to estimate the size of the upload."""
+"""The number, height and width of the boxes that are compressed to estimate the upload's size."""
 
 
 class Preview(Gtk.Box):
-    """A thumbnail of what will be sent, and figures beside it.
+    """A thumbnail of the pixels that will be sent, with sizes and the price beside it.
 
-    `request` returns the current choices of the user.
+    `request` returns the choices that are now set in the window.
     """
 
     def __init__(self, image: Gimp.Image, request: Callable[[], Request]) -> None:
@@ -54,18 +59,18 @@ class Preview(Gtk.Box):
         self.pack_start(self._picture, False, False, 0)
         self.pack_start(self._figures, True, True, 0)
         self._timer = 0
-        self._look()
+        self._refresh()
         self.connect("destroy", self._stop)
 
     def set_prices(self, prices: dict[str, float]) -> None:
-        """Set the prices of a picture by tier, and show them from the next check on."""
+        """Set the price of one picture for each tier. The next check shows the new price."""
         self._prices = prices
         self._seen = None
 
     def _stop(self, _widget: Gtk.Widget) -> None:
         GLib.source_remove(self._timer)
 
-    def _look(self) -> bool:
+    def _refresh(self) -> bool:
         began = time.monotonic()
         try:
             seen = self._state()
@@ -73,15 +78,19 @@ class Preview(Gtk.Box):
                 self._seen = seen
                 self._show()
         except (GLib.Error, TypeError, AttributeError):
-            # The image was closed or a layer was deleted between two calls.
+            # The user has closed the image or deleted a layer during the check.
             self._seen = None
         finally:
             pause = max(_EVERY, _PATIENCE * (time.monotonic() - began))
-            self._timer = GLib.timeout_add(round(pause * 1000), self._look)
+            self._timer = GLib.timeout_add(round(pause * 1000), self._refresh)
         return False
 
     def _state(self) -> object:
-        """Return a value that changes when the preview has to change, and is quick to compute."""
+        """Return a value that is different if the preview must be drawn again.
+
+        The value is quick to compute, because it contains only sizes, names, the choices, and
+        hashes of small thumbnails.
+        """
         image = self._image
         if not image.is_valid():
             return None
@@ -90,7 +99,7 @@ class Preview(Gtk.Box):
         if not Gimp.Selection.is_empty(image):
             size = (min(64, image.get_width()), min(64, image.get_height()))
             data, *_size = thumbnails.sub_thumbnail(selection, pixels.extent(selection), size)
-            shape = hash(data), capture.selection_bounds(image)
+            shape = hash(data), planning.selection_bounds(image)
         request, selected = self._request(), image.get_selected_layers()
         layers = [
             (layer.get_id(), layer.get_name(), offsets(layer), pixels.extent(layer))
@@ -112,10 +121,10 @@ class Preview(Gtk.Box):
             self._figures.set_text(_("Select a layer to edit."))
             return
         try:
-            selected = capture.selection_of(image) if request.use_selection else None
-            what = capture.edited(image, layers[0], request, selected)
-            plan = capture.planned(what, request)
-        except EditError as error:
+            selected = planning.selection_of(image) if request.use_selection else None
+            what = planning.edited(image, layers[0], request, selected)
+            plan = planning.planned(what, request)
+        except UserError as error:
             self._picture.clear()
             gone = _("The layer was deleted, or its image was closed.")
             self._figures.set_text(str(error) if layers[0].is_valid() else gone)
@@ -125,7 +134,7 @@ class Preview(Gtk.Box):
         count = 1 if request.visible else len(layers)
         lines = self._lines(layers[0], plan, request, count)
         if request.use_selection and selected is None:
-            lines.insert(0, _("Nothing is selected: all of it is edited."))
+            lines.insert(0, _("Nothing is selected, so everything will be edited."))
         if hidden := capture.hidden_by(layers[0], request):
             lines.append(hidden)
         self._figures.set_text("\n".join(lines))
@@ -155,7 +164,7 @@ class Preview(Gtk.Box):
                 if request.visible
                 else _("“{name}”").format(name=layer.get_name()),
             ),
-            _("Asked for: {ratio} at {tier}, {width}×{height}").format(
+            _("Requested result: {ratio} at {tier}, {width}×{height}").format(
                 ratio=region.size.replace("x", "×"),
                 tier=region.resolution,
                 width=region.answer[0],
@@ -165,17 +174,15 @@ class Preview(Gtk.Box):
         scale = region.box.width / region.answer[0]
         if sent[0] < region.box.width:
             lines.append(
-                _("Sent at {share:.0%}, so the result will be enlarged").format(
-                    share=sent[0] / region.box.width
-                )
+                _(
+                    "The picture is sent at {share:.0%} of its size, so the result will be enlarged"
+                ).format(share=sent[0] / region.box.width)
             )
         elif scale < 0.98:
-            lines.append(_("Result reduced to {share:.0%}").format(share=scale))
+            lines.append(_("Result scaled down to {share:.0%}").format(share=scale))
         if count > 1:
             lines.append(
-                plural("{count} layer", "{count} layers, an edit for each", count).format(
-                    count=count
-                )
+                plural("{count} layer", "{count} layers, one edit each", count).format(count=count)
             )
         lines.append(
             _("Upload: about {size:.1f} MB").format(
@@ -190,7 +197,7 @@ class Preview(Gtk.Box):
         try:
             if settings.base_url() == settings.SANDBOX:
                 return [_("Sandbox: free, but not AI")]
-        except ValueError:
+        except UserError:
             return []
         price = self._prices.get(tier)
         if price is None:
@@ -205,22 +212,31 @@ class Preview(Gtk.Box):
 
 
 def _risk(tier: str) -> list[str]:
-    """Return a warning if the connection may break before the answer arrives.
+    """Return a list with a warning if the connection could break before the answer arrives.
 
-    This can happen to larger tiers, which take long, if the answer comes over one connection.
+    The list is empty for the smallest tier, which is quick, for the sandbox, and for the route on
+    which a lost answer can be fetched again.
     """
     try:
         if tier == TIERS[0] or settings.base_url() == settings.SANDBOX:
             return []
         if settings.route() == settings.ASYNC:
             return []
-    except ValueError:
+    except UserError:
         return []
-    return [_("Takes minutes in one go: sending it by a task is safer (Settings)")]
+    return [
+        _(
+            "A result of this size takes minutes. Sending the edit “By a task” is safer (see "
+            "Settings)."
+        )
+    ]
 
 
 def _upload_bytes(layer: Gimp.Layer, box: Box, sent: tuple[int, int]) -> float:
-    """Estimate the size of the uploaded PNG in bytes, by compressing some pieces of the layer."""
+    """Estimate the size of the uploaded PNG in bytes, by compressing some pixels of the layer.
+
+    The upload shows `box` of the layer, and `sent` is the (width, height) of the upload.
+    """
     box = box.intersection(pixels.extent(layer))
     if box.empty:
         return 0
@@ -229,11 +245,11 @@ def _upload_bytes(layer: Gimp.Layer, box: Box, sent: tuple[int, int]) -> float:
     for number in range(_SAMPLES):
         x = box.x + (box.width - columns) * (number % 3) // 2
         y = box.y + (box.height - rows) * number // (_SAMPLES - 1)
-        # GIMP reads this piece in a single call. If this process read a layer that the user deletes
-        # at the same moment, it would be killed.
+        # Let GIMP read these pixels as a thumbnail. If this process read the layer itself while the
+        # user deletes the layer, GIMP would kill this process.
         strip = Box(x, y, columns, rows)
         data, *_size, bpp = thumbnails.sub_thumbnail(layer, strip, (columns, rows))
-        # Like PNG, compress the differences to the pixel on the left.
+        # Compress the difference of each pixel to the pixel on its left, as PNG encoders do.
         filtered = bytes((after - before) & 255 for before, after in zip(data, data[bpp:]))
         encoded += len(zlib.compress(filtered, 1))
     return encoded / (_SAMPLES * rows * columns) * sent[0] * sent[1]

@@ -6,27 +6,29 @@ from pathlib import Path
 
 from gi.repository import Gimp, GLib, Gtk, Pango
 
-from plugin.gimp.messages import _
+from plugin.gimp.translation import _
 from plugin.gimp.ui import thumbnails
-from plugin.gimp.ui.messages import FreshMenuButton
+from plugin.gimp.ui.questions import FreshMenuButton
 
 _SIDE = 36
 _MENU_SIDE = 24
 
 
 class References(Gtk.Box):
-    """The selected references, with buttons to add files and layers of any open image."""
+    """The list of references, with buttons to add picture files and layers of any open image."""
 
     def __init__(self) -> None:
         super().__init__(orientation=Gtk.Orientation.VERTICAL, spacing=6)
         self._chosen: list[tuple[Gimp.Drawable | str, Gtk.Widget]] = []
-        title = Gtk.Label(label=_("References the service may look at:"), xalign=0, wrap=True)
+        title = Gtk.Label(
+            label=_("Reference pictures that the service may look at:"), xalign=0, wrap=True
+        )
         self._list = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=3)
         buttons = Gtk.Box(spacing=6)
         add_layer = FreshMenuButton(_("Add _Layer"), self._offer_layers)
         add_file = Gtk.Button(label=_("Add _Files…"), use_underline=True)
-        # Don't open a dialog inside a signal, where its main loop would keep screen readers
-        # waiting.
+        # Open the dialog after the signal of the button has ended. A dialog inside the signal would
+        # keep screen readers waiting.
         add_file.connect("clicked", lambda _button: GLib.idle_add(self._choose_files))
         buttons.pack_start(add_layer, False, False, 0)
         buttons.pack_start(add_file, False, False, 0)
@@ -35,7 +37,7 @@ class References(Gtk.Box):
 
     @property
     def layers(self) -> list[Gimp.Drawable]:
-        """The layers in the list. Some may have been deleted meanwhile."""
+        """The layers in the list. The user may have deleted some of these layers meanwhile."""
         return [one for one, _row in self._chosen if not isinstance(one, str)]
 
     @property
@@ -44,7 +46,7 @@ class References(Gtk.Box):
         return [one for one, _row in self._chosen if isinstance(one, str)]
 
     def add(self, reference: Gimp.Drawable | str) -> None:
-        """Add a layer, or the path of a picture file, unless it is in the list already."""
+        """Add a layer, or a picture file by its path, unless the list already contains it."""
         if any(one == reference for one, _row in self._chosen):
             return
         if isinstance(reference, str):
@@ -63,8 +65,8 @@ class References(Gtk.Box):
         label.set_tooltip_text(hint)
         remove = Gtk.Button.new_from_icon_name("list-remove", Gtk.IconSize.BUTTON)
         remove.set_relief(Gtk.ReliefStyle.NONE)
-        remove.set_tooltip_text(_("Take off the list"))
-        remove.get_accessible().set_name(_("Take “{name}” off the list").format(name=name))
+        remove.set_tooltip_text(_("Remove from the list"))
+        remove.get_accessible().set_name(_("Remove “{name}” from the list").format(name=name))
         remove.connect("clicked", lambda _button: self._remove(row))
         row.pack_start(icon, False, False, 0)
         row.pack_start(label, True, True, 0)
@@ -111,7 +113,7 @@ class References(Gtk.Box):
         pictures = Gtk.FileFilter()
         pictures.set_name(_("Pictures"))
         pictures.add_mime_type("image/*")
-        # GIMP can open its own files, too.
+        # Also list GIMP's own XCF files, because the plug-in lets GIMP open the references.
         pictures.add_pattern("*.xcf")
         chooser.add_filter(pictures)
         if chooser.run() == Gtk.ResponseType.OK:

@@ -1,4 +1,7 @@
-"""The settings window. Changes apply at once, and the worker does what takes time."""
+"""The settings window. Changes apply at once.
+
+The worker, a separate process, saves the key and tests the connection, because these take time.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,24 @@ from typing import Any, TypeVar
 
 from gi.repository import Gdk, GimpUi, GLib, Gtk, Pango
 
-from plugin import job, settings
-from plugin.gimp import worker_process
-from plugin.gimp.messages import _
+from plugin import history, settings, storage
+from plugin.errors import Unusable, UserError
+from plugin.gimp.process import worker_process
+from plugin.gimp.translation import _
 from plugin.limits import TIERS
 
 T = TypeVar("T")
 
 _ANEW = 1
-"""The response of a window that must be created again."""
+"""The response by which the window asks to be created again, after the settings were reset."""
 _BORDER = 12
 _GAP = 6
 _TEXT_WIDTH = 52
 """The maximum width of explanations, in characters."""
 _LEAST_WIDTH = 30
-"""The width, in characters, for which the height of explanations is computed.
+"""The minimum width of explanations, in characters. GTK computes their height for this width.
 
-Without it, the window would reserve space for many short lines.
+Without a minimum, GTK would reserve space for many short lines.
 """
 _WIDTH = 560
 _FRAME = 140
@@ -33,12 +37,13 @@ _FRAME = 140
 
 
 def show(parent: Gtk.Window | None) -> None:
-    """Show the settings over `parent`, or over GIMP if it is None, until they are closed.
+    """Show the settings window until the user closes it.
 
-    This runs a main loop of its own. Don't call it inside the signal of a button, see `_message`.
+    The window is above `parent`, or above GIMP if `parent` is None. This function runs a main loop
+    of its own, so don't call it inside the signal of a button (see `_message`).
     """
     GimpUi.init("dimilinks-settings")
-    # Show the new settings after an unreadable file was moved away.
+    # If the user starts over with new settings, create the window again to show them.
     while _Settings(parent).run():
         pass
 
@@ -60,7 +65,7 @@ class _Settings:
         self._working = 0
         self._closed = False
         self._wrong: list[str] = []
-        """Messages on settings that can't be shown as they are."""
+        """Error messages about saved settings with invalid values."""
         page = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=_BORDER, border_width=_BORDER)
         frames = (self._key(), self._service(), self._edits(), self._kept())
         page.pack_start(self._unusable(frames), False, False, 0)
@@ -71,17 +76,17 @@ class _Settings:
         self._spinner.hide()
         self._show_key("")
         if _key_place():
-            # A field shows its placeholder only without focus. The placeholder shows where the key
-            # is.
+            # Move the focus away from the key's field: its placeholder says where the key is saved,
+            # and GTK shows a placeholder only in a field without focus.
             self._window.get_widget_for_response(Gtk.ResponseType.CLOSE).grab_focus()
         self._show_address()
         self._show_room()
 
     def run(self) -> bool:
-        """Show the window until it is closed. Return whether it must be created again."""
+        """Show the window until the user closes it. Return whether it must be created again."""
         response = Gtk.ResponseType.NONE
         try:
-            # Other responses, such as that of the help button, don't close the window.
+            # Ignore other responses, such as that of the help button: they don't close the window.
             while response not in (
                 Gtk.ResponseType.CLOSE,
                 Gtk.ResponseType.CANCEL,
@@ -92,7 +97,7 @@ class _Settings:
             self._keep_address()
             self._closed = True
             self._window.hide()
-            # Wait until a key is saved: it would be lost if this process ended before.
+            # Wait until the worker has saved the key, which would be lost if this process ended.
             while self._working:
                 GLib.MainContext.default().iteration(True)
         finally:
@@ -102,32 +107,39 @@ class _Settings:
     # Invalid settings
 
     def _unusable(self, frames: Sequence[Gtk.Widget]) -> Gtk.Widget:
-        """Create the widget that reports unusable settings and offers to start over."""
+        """Create the widget that reports invalid settings.
+
+        If the settings file can't be read, the widget has a button that starts with new settings,
+        and all `frames` are disabled.
+        """
         box = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=_GAP)
-        note = _note()
+        note = _note_label()
         box.pack_start(note, False, False, 0)
         try:
             settings.load()
-        except settings.Unusable as error:
-            # Nothing can be saved, so nothing can be chosen.
+        except Unusable as error:
+            # Disable all fields, because no change could be saved.
             for frame in frames:
                 frame.set_sensitive(False)
             _say(note, str(error))
         else:
             try:
                 settings.check_service()
-            except settings.Unusable as error:
+            except Unusable as error:
                 self._wrong.append(str(error))
-            except ValueError:
-                # This is shown where the key or the address is entered.
+            except UserError:
+                # This error is shown below the field of the key or the address.
                 pass
             _say(note, " ".join(dict.fromkeys(self._wrong)))
             return box
-        with contextlib.suppress(settings.Unusable):
-            settings.home()
+        with contextlib.suppress(Unusable):
+            storage.home()
             over = Gtk.Button(label=_("Start _Over"), use_underline=True, halign=Gtk.Align.START)
             over.set_tooltip_text(
-                _("Keeps the old file under another name. Check the service's address afterwards.")
+                _(
+                    "Replace the settings with new ones. The old settings file is kept under "
+                    "another name. Check the service address afterwards."
+                )
             )
             over.connect("clicked", lambda _button: self._start_over())
             box.pack_start(over, False, False, 0)
@@ -142,10 +154,10 @@ class _Settings:
         self._window.response(_ANEW)
 
     def _read(self, setting: Callable[[], T], otherwise: T) -> T:
-        """Return a setting, or `otherwise` if it can't be used."""
+        """Return the value of `setting`, or `otherwise` if the saved value is invalid."""
         try:
             return setting()
-        except settings.Unusable as error:
+        except Unusable as error:
             self._wrong.append(str(error))
             return otherwise
 
@@ -158,7 +170,7 @@ class _Settings:
         )
         self._save_button = Gtk.Button(label=_("_Save"), use_underline=True)
         self._forget_button = Gtk.Button(label=_("For_get"), use_underline=True)
-        self._key_note = _note()
+        self._key_note = _note_label()
         label = _add(grid, 0, _("API _key"), self._key_entry)
         self._labels = Gtk.SizeGroup(mode=Gtk.SizeGroupMode.HORIZONTAL)
         self._labels.add_widget(label)
@@ -172,11 +184,11 @@ class _Settings:
         return _frame(_("Key"), grid)
 
     def _show_key(self, note: str) -> None:
-        """Show where the key is. `note` is a message below it."""
+        """Show where the key is saved, and `note` as a message below the field of the key."""
         places = {
             settings.ENVIRONMENT: _("Set by DIMILINKS_API_KEY"),
-            settings.KEYRING: _("Kept in the system's keyring"),
-            settings.FILE: _("Kept in a private file"),
+            settings.KEYRING: _("Saved in the system's keyring"),
+            settings.FILE: _("Saved in a private file"),
         }
         self._key_entry.set_placeholder_text(places.get(_key_place(), _("None yet")))
         _say(self._key_note, note)
@@ -191,7 +203,7 @@ class _Settings:
     def _save_key(self, afterwards: Callable[[], None] = lambda: None) -> None:
         try:
             key = settings.check_key(self._key_entry.get_text())
-        except ValueError as error:
+        except UserError as error:
             _say(self._key_note, str(error))
             return
         if not key:
@@ -203,10 +215,10 @@ class _Settings:
                 return
             self._key_entry.set_text("")
             places = {
-                settings.KEYRING: _("The key is now in the system's keyring."),
+                settings.KEYRING: _("The key was saved in the system's keyring."),
                 settings.FILE: _(
-                    "There is no keyring that works, so the key is now in a private file, readable "
-                    "by you only: {path}"
+                    "No keyring can be used, so the key is now in a private file that only "
+                    "you can read: {path}"
                 ).format(path=_key_file()),
             }
             self._show_key(places.get(answer["key_in"], ""))
@@ -218,10 +230,10 @@ class _Settings:
     def _forget_key(self) -> None:
         def answered(answer: dict[str, Any]) -> None:
             gone = "key_in" in answer
-            self._show_key(_("The key is forgotten.") if gone else _sentence(answer))
+            self._show_key(_("The key was removed.") if gone else _sentence(answer))
 
         self._ask(["key", "forget"], answered)
-        self._show_key(_("Forgetting the key…"))
+        self._show_key(_("Removing the key…"))
 
     # Service
 
@@ -231,7 +243,7 @@ class _Settings:
         for address in (*settings.DOCUMENTED_BASE_URLS, settings.SANDBOX):
             self._address.append_text(address)
         self._address.set_hexpand(True)
-        self._address_note = _note()
+        self._address_note = _note_label()
         entry = self._address.get_child()
         entry.set_width_chars(36)
         self._labels.add_widget(_add(grid, 0, _("_Address"), self._address))
@@ -240,12 +252,12 @@ class _Settings:
         self._route = Gtk.ComboBoxText(halign=Gtk.Align.START)
         self._route.append(settings.EDITS, _("In one go"))
         self._route.append(settings.ASYNC, _("By a task"))
-        self._route_note = _note()
+        self._route_note = _note_label()
         self._labels.add_widget(_add(grid, 2, _("_Way of sending"), self._route))
         grid.attach(self._route_note, 1, 3, 1, 1)
         self._test_button = Gtk.Button(label=_("_Test Connection"), use_underline=True)
         self._spinner = Gtk.Spinner(valign=Gtk.Align.CENTER)
-        self._test_note = _note()
+        self._test_note = _note_label()
         row = Gtk.Box(spacing=_GAP)
         row.pack_start(self._test_button, False, False, 0)
         row.pack_start(self._spinner, False, False, 0)
@@ -267,8 +279,8 @@ class _Settings:
         by_environment = settings.service_is_set_by_environment()
         try:
             address, note = settings.base_url(), ""
-        except ValueError as error:
-            # An invalid address in the settings can be corrected here.
+        except UserError as error:
+            # Show the invalid address, so that the user can correct it.
             kept = settings.comforts().get("base_url")
             address = kept if isinstance(kept, str) and not by_environment else ""
             note = str(error)
@@ -282,18 +294,19 @@ class _Settings:
         address = combo.get_active_text() or ""
         try:
             note, address = "", settings.check_base_url(address)
-        except ValueError as error:
+        except UserError as error:
             note = str(error)
         self._say_of_address(note, address)
-        # An address from the list is complete. A typed address is saved when it is complete.
+        # Save an address that was chosen from the list. A typed address is saved when the user
+        # presses Enter or leaves the field.
         if combo.get_active() >= 0:
             self._keep_address()
 
     def _say_of_address(self, note: str, address: str) -> None:
         if not note and address == settings.SANDBOX:
             note = _(
-                "Edits are made on this machine, by classical means: to try things out, without a "
-                "key and at no cost."
+                "The sandbox edits on this computer, with simple effects instead of AI. It is "
+                "free and needs no key, so you can try everything out."
             )
         _say(self._address_note, note)
 
@@ -302,13 +315,16 @@ class _Settings:
         return False
 
     def _keep_address(self) -> bool:
-        """Save the address if it is valid, and return whether it is and could be saved."""
+        """Save the address if it is valid.
+
+        Return False if the address is invalid or can't be saved, otherwise True.
+        """
         if settings.service_is_set_by_environment():
             return True
         try:
             address = settings.check_base_url(self._address.get_active_text() or "")
-        except ValueError:
-            # The error is shown below the field.
+        except UserError:
+            # `_address_changed` already shows the error below the field.
             return False
         kept = settings.comforts().get("base_url") or settings.DOCUMENTED_BASE_URLS[0]
         return address == kept or self._save(base_url=address)
@@ -318,7 +334,7 @@ class _Settings:
         self._route.set_sensitive(not by_environment)
         try:
             self._route.set_active_id(settings.route())
-        except ValueError as error:
+        except UserError as error:
             _say(self._route_note, str(error))
             return
         note = _route_sentence(settings.route())
@@ -331,7 +347,7 @@ class _Settings:
             self._show_route()
 
     def _test(self) -> None:
-        """Test whether edits would work with the current contents of the fields."""
+        """Save the address and the key from the fields, and test whether edits would work."""
         _say(self._test_note, "")
         if not self._keep_address():
             return
@@ -367,8 +383,8 @@ class _Settings:
             active=settings.explains_mask(),
         )
         grid.attach(explain, 0, 1, 2, 1)
-        line = _note()
-        _say(line, _("Adds to the prompt: “{line}”").format(line=settings.MASK_LINE))
+        line = _note_label()
+        _say(line, _("Adds this line to the prompt: “{line}”").format(line=settings.MASK_LINE))
         line.set_margin_start(2 * _BORDER)
         grid.attach(line, 0, 2, 2, 1)
         explain.get_accessible().set_description(line.get_text())
@@ -383,8 +399,8 @@ class _Settings:
         days = Gtk.SpinButton.new_with_range(0, settings.MOST_KEEP_DAYS, 1)
         days.set_value(self._read(settings.keep_days, 0))
         days.set_halign(Gtk.Align.START)
-        _add(grid, 0, _("Kee_p edits for (days; 0 for ever)"), days)
-        self._room = _note()
+        _add(grid, 0, _("Kee_p edits for (days, 0 = forever)"), days)
+        self._room = _note_label()
         clear = Gtk.Button(label=_("Clea_r Now…"), use_underline=True)
         row = Gtk.Box(spacing=_GAP)
         row.pack_start(clear, False, False, 0)
@@ -392,15 +408,15 @@ class _Settings:
         grid.attach(row, 0, 1, 2, 1)
         days.connect("value-changed", lambda spin: self._save(keep_days=spin.get_value_as_int()))
         clear.connect("clicked", lambda _button: self._clear())
-        return _frame(_("Kept on This Disk"), grid)
+        return _frame(_("Storage"), grid)
 
     def _show_room(self) -> None:
         try:
-            taken = GLib.format_size(job.total_bytes())
+            taken = GLib.format_size(history.total_bytes())
         except OSError as error:
             _say(self._room, _disk(error))
         else:
-            _say(self._room, _("The edits and their pictures take {size} now.").format(size=taken))
+            _say(self._room, _("The stored files of edits take up {size}.").format(size=taken))
 
     def _clear(self) -> None:
         def answered(asking: Gtk.MessageDialog, response: int) -> None:
@@ -408,7 +424,7 @@ class _Settings:
             if response != Gtk.ResponseType.OK:
                 return
             try:
-                job.clear(time.time())
+                history.clear(time.time())
             except OSError as error:
                 self._tell(_disk(error))
             self._show_room()
@@ -416,12 +432,13 @@ class _Settings:
         asking = _message(
             self._window,
             Gtk.MessageType.QUESTION,
-            _("Remove the kept edits now?"),
+            _("Remove the stored files of earlier edits?"),
             _(
-                "Their prompts, the pictures that were sent and those that came back are deleted. "
-                "Your images stay as they are. What is under way is kept, and so is every result "
-                "that was paid for and has not been in an image yet. Save your images first: a "
-                "result that you have undone, or that was never saved, can't be fetched again."
+                "This removes the prompts, the pictures that were sent, and the results from "
+                "this disk. Your images and their layers stay as they are. Edits in progress "
+                "are kept. Results that you paid for, but have not put into an image yet, are "
+                "kept as well. Save your images first: a result that you undid or did not "
+                "save can't be fetched again."
             ),
         )
         asking.add_button(_("_Cancel"), Gtk.ResponseType.CANCEL)
@@ -443,7 +460,11 @@ class _Settings:
     def _ask(
         self, words: list[str], on_answer: Callable[[dict[str, Any]], None], stdin: str = ""
     ) -> None:
-        """Let the worker change something, and wait for it even after the window was closed."""
+        """Ask the worker to change the key, and call `on_answer` with the worker's answer.
+
+        If the user closes the window meanwhile, `run` still waits for the answer, but `on_answer`
+        is not called.
+        """
         self._working += 1
 
         def answered(answer: dict[str, Any]) -> None:
@@ -485,12 +506,13 @@ def _key_file() -> str:
 def _route_sentence(route: str) -> str:
     if route == settings.EDITS:
         return _(
-            "The answer comes with the picture, at the end of one long connection: if that breaks, "
-            "an edit can be lost that was billed."
+            "The service sends the result at the end of one long connection. If the "
+            "connection breaks, you may lose a result that you were charged for."
         )
     return _(
-        "The service names a task at once, and is then asked for the picture: after any break it "
-        "can be fetched again. The upload is a third larger."
+        "The service gives the edit a task number at once, and Dimilinks then asks for the "
+        "result. If the connection breaks, the result can be fetched again. The upload is a "
+        "third larger."
     )
 
 
@@ -499,23 +521,21 @@ def _sentence(answer: dict[str, Any]) -> str:
 
 
 def _disk(error: OSError) -> str:
-    if isinstance(error, settings.Unusable):
+    if isinstance(error, Unusable):
         return str(error)
-    return _("The settings and edits can't be kept on the disk ({why}): {path}").format(
-        why=error.strerror or error, path=error.filename or ""
-    )
+    return _(
+        "Settings and edits can't be saved on the disk ({why}). Check that it has free space "
+        "and can be written to: {path}"
+    ).format(why=error.strerror or error, path=error.filename or "")
 
 
 def _scrolled(page: Gtk.Widget) -> Gtk.Widget:
-    """Return `page` in a widget that is as high as it needs, up to the height of the screen.
-
-    A higher page can be scrolled.
-    """
+    """Return a widget that contains `page` and scrolls it if it is higher than the screen."""
     frame = Gtk.ScrolledWindow(
         hscrollbar_policy=Gtk.PolicyType.NEVER, propagate_natural_height=True
     )
     frame.add(page)
-    # Scroll to the widget that gets the focus.
+    # Let GTK scroll to the field that gets the focus.
     page.set_focus_vadjustment(frame.get_vadjustment())
     display = Gdk.Display.get_default()
     monitor = display.get_primary_monitor() or display.get_monitor(0)
@@ -536,7 +556,7 @@ def _grid() -> Gtk.Grid:
 
 
 def _add(grid: Gtk.Grid, row: int, text: str, field: Gtk.Widget) -> Gtk.Label:
-    """Put a field and its label into a row. Return the label."""
+    """Put `field` and a label with `text` into a row of the grid. Return the label."""
     label = Gtk.Label(label=text, use_underline=True, xalign=0, mnemonic_widget=field)
     _name(field, text.replace("_", ""))
     grid.attach(label, 0, row, 1, 1)
@@ -548,8 +568,8 @@ def _name(field: Gtk.Widget, name: str) -> None:
     field.get_accessible().set_name(name)
 
 
-def _note() -> Gtk.Label:
-    """Return a label for a message, which takes no space while it is empty."""
+def _note_label() -> Gtk.Label:
+    """Return an empty label for a message. The label takes no space while it is empty."""
     return Gtk.Label(
         xalign=0,
         wrap=True,
@@ -570,10 +590,10 @@ def _say(note: Gtk.Label, sentence: str) -> None:
 def _message(
     window: Gtk.Window, kind: Gtk.MessageType, text: str, explanation: str
 ) -> Gtk.MessageDialog:
-    """Create a message whose answer comes as a signal.
+    """Create a message window, which must be shown, and emits a signal when the user answers.
 
-    A main loop of its own, inside another signal, would keep screen readers waiting and make the
-    message inaccessible to them.
+    `Gtk.Dialog.run` is not used here, because it would run a main loop inside the signal of a
+    button. Screen readers would then wait, and couldn't read the message.
     """
     return Gtk.MessageDialog(
         transient_for=window,

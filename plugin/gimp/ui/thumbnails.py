@@ -1,6 +1,7 @@
-"""Thumbnails of layers, images and files for the windows, also with the selection shown on top.
+"""Make thumbnails of layers, images and files for the windows, also with the selection marked.
 
-They are made from GIMP's own thumbnails within milliseconds, whatever the size of the image.
+Thumbnails of layers and images are made from GIMP's own thumbnails. This takes only milliseconds,
+whatever the size of the image.
 """
 
 from __future__ import annotations
@@ -9,22 +10,26 @@ from pathlib import Path
 
 from gi.repository import GdkPixbuf, Gimp, GLib
 
-from plugin.gimp import pixels
+from plugin.gimp.canvas import pixels
 from plugin.region import Box
 
 _PALE = bytes(min(255, 128 + value * 3 // 10) for value in range(256))
-"""The paler value of an unselected pixel, for each value of a channel."""
+"""For each value of a colour channel, the paler value by which unselected pixels are shown."""
 _SELECTED = bytes(255 if value >= 128 else 0 for value in range(256))
+"""For each value of the selection, 255 if the pixel is shown as selected, otherwise 0."""
 
 
 def fitting(width: int, height: int, side: int) -> tuple[int, int]:
-    """Return (width, height), reduced if necessary so that the longer side is at most `side`."""
+    """Return the (width, height) that fits into `side` × `side` pixels with the same proportions.
+
+    A size that already fits is returned unchanged.
+    """
     factor = min(1.0, side / max(width, height))
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
 def of_box(drawable: Gimp.Drawable, box: Box, side: int) -> GdkPixbuf.Pixbuf:
-    """Return `box` of a drawable, at most `side` pixels wide and high.
+    """Return a thumbnail of `box` of a drawable, at most `side` pixels wide and high.
 
     `box` must be inside the drawable.
     """
@@ -32,9 +37,12 @@ def of_box(drawable: Gimp.Drawable, box: Box, side: int) -> GdkPixbuf.Pixbuf:
 
 
 def of_canvas(image: Gimp.Image, box: Box, side: int) -> GdkPixbuf.Pixbuf:
-    """Return `box` of the canvas as it is visible, at most `side` pixels wide and high."""
+    """Return a thumbnail of everything visible in `box`, at most `side` pixels wide and high.
+
+    `box` is in the coordinates of the canvas.
+    """
     factor = min(1.0, side / max(box.width, box.height))
-    # GIMP makes no larger thumbnails of images.
+    # GIMP's thumbnails of images have at most 1024 pixels on each side.
     most = 1024 / max(image.get_width(), image.get_height())
     factor = min(factor, most)
     width = max(1, round(image.get_width() * factor))
@@ -55,12 +63,15 @@ def of_canvas(image: Gimp.Image, box: Box, side: int) -> GdkPixbuf.Pixbuf:
 
 
 def of_drawable(drawable: Gimp.Drawable, side: int) -> GdkPixbuf.Pixbuf:
-    """Return the whole drawable, at most `side` pixels wide and high."""
+    """Return a thumbnail of the whole drawable, at most `side` pixels wide and high."""
     return of_box(drawable, pixels.extent(drawable), side)
 
 
 def of_file(path: Path | str, side: int) -> GdkPixbuf.Pixbuf | None:
-    """Return a picture file, at most `side` pixels wide and high, or None if it can't be read."""
+    """Return a thumbnail of a picture file, at most `side` pixels wide and high.
+
+    Return None if the file can't be read.
+    """
     try:
         return GdkPixbuf.Pixbuf.new_from_file_at_size(str(path), side, side)
     except GLib.Error:
@@ -70,11 +81,11 @@ def of_file(path: Path | str, side: int) -> GdkPixbuf.Pixbuf | None:
 def sub_thumbnail(
     drawable: Gimp.Drawable, box: Box, size: tuple[int, int]
 ) -> tuple[bytes, int, int, int]:
-    """Return `box`, scaled to about `size`, as (bytes, width, height, bytes per pixel).
+    """Return the pixels of `box`, scaled to about `size`, as GIMP makes them for thumbnails.
 
-    `box` must be inside the drawable. `size` is at most 1024 on each side; with the size of the
-    box, the pixels are not scaled. They are gray or R'G'B', with or without alpha, with 8 bits per
-    channel.
+    The returned tuple is (bytes, width, height, bytes per pixel). The pixels are gray or R'G'B',
+    with or without alpha, with 8 bits per channel. `box` must be inside the drawable. `size` is at
+    most 1024 on each side. If `size` is the size of `box`, the pixels are not scaled.
     """
     data, width, height, bpp = drawable.get_sub_thumbnail_data(
         box.x, box.y, box.width, box.height, *size
@@ -85,7 +96,10 @@ def sub_thumbnail(
 def with_selection(
     picture: GdkPixbuf.Pixbuf, selection: Gimp.Selection, box: Box
 ) -> GdkPixbuf.Pixbuf:
-    """Return a picture of `box` of the canvas in which unselected pixels are paler."""
+    """Return a copy of `picture` in which unselected pixels are paler.
+
+    `picture` shows `box` of the canvas. `box` may extend beyond the canvas.
+    """
     size = (picture.get_width(), picture.get_height())
     canvas = pixels.extent(selection)
     there = box.intersection(canvas)
@@ -115,10 +129,11 @@ def _placed(
     box: Box,
     factor: tuple[float, float],
 ) -> bytes:
-    """Return the selection of the whole `box`, one byte per pixel, from that of its part `there`.
+    """Extend `selected`, which covers only `there`, to all of `box`. Return one byte per pixel.
 
-    Outside `there`, nothing is selected. `part` and `size` are the (width, height) of the two in
-    the picture, and `factor` the scales from the canvas to the picture, across and down.
+    `there` is the part of `box` that is on the canvas. Outside it, nothing is selected. In the
+    picture, `there` has the (width, height) `part`, and `box` has the (width, height) `size`.
+    `factor` is the scale from the canvas to the picture, across and down.
     """
     left = min(round((there.x - box.x) * factor[0]), size[0] - part[0])
     top = min(round((there.y - box.y) * factor[1]), size[1] - part[1])
@@ -130,7 +145,10 @@ def _placed(
 
 
 def _pixbuf(data: bytes, width: int, height: int, bpp: int) -> GdkPixbuf.Pixbuf:
-    """Make an RGB picture from the bytes of a thumbnail in gray or RGB, with or without alpha."""
+    """Make an RGB picture without alpha from the bytes that `sub_thumbnail` returns.
+
+    If the bytes contain alpha, transparent pixels are shown over a checkerboard.
+    """
     if bpp <= 2:
         gray = data[::bpp]
         colours = bytearray(3 * len(gray))
@@ -148,7 +166,7 @@ def _pixbuf(data: bytes, width: int, height: int, bpp: int) -> GdkPixbuf.Pixbuf:
         GLib.Bytes.new(data), GdkPixbuf.Colorspace.RGB, bpp == 4, 8, width, height, width * bpp
     )
     if bpp == 4:
-        # Show transparent pixels over a checkerboard, as other programs do.
+        # Show a checkerboard behind transparent pixels, as other programs do.
         made = made.composite_color_simple(
             width, height, GdkPixbuf.InterpType.NEAREST, 255, 8, 0x999999, 0x666666
         )

@@ -1,8 +1,8 @@
 """The window in which the user writes a prompt, sees what will be sent, edits, and compares.
 
-It stays open until the user closes it. It is GIMP's own dialog for a procedure, run again and
-again, so that GIMP's *Reset* and saved settings work as in other dialogs. The edits and their
-results are rows below the choices.
+The window stays open until the user closes it, so that the user can start several edits. It is
+GIMP's own dialog for procedures, so that *Reset* and saved settings work as in other dialogs of
+GIMP. Each edit has a row below the choices, which shows its progress and its results.
 """
 
 from __future__ import annotations
@@ -15,30 +15,34 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gi.repository import Gdk, Gimp, GimpUi, GLib, GObject, Gtk, Pango
+from gi.repository import Gdk, Gimp, GimpUi, GLib, GObject, Gtk
 
-from plugin import job, settings
-from plugin.gimp import choices, results, worker_process
-from plugin.gimp.capture import PLACE, Request, selection_bounds, shortened
+from plugin import history, settings
+from plugin.errors import NotReplaceable, UserError, WorkerBroken, unforeseen
+from plugin.gimp import choices, results
 from plugin.gimp.edit import Edit, check
-from plugin.gimp.messages import EditError, NotReplaceable, WorkerBroken, _, unforeseen
-from plugin.gimp.ui import settings_dialog
-from plugin.gimp.ui.edit_row import EditRow, has_something, unfinished
-from plugin.gimp.ui.messages import FreshMenuButton, agreed, agreed_to_all
+from plugin.gimp.edit_status import unfinished
+from plugin.gimp.planning import Request, selection_bounds, shortened
+from plugin.gimp.process import worker_process
+from plugin.gimp.translation import _
+from plugin.gimp.ui import earlier, settings_dialog
+from plugin.gimp.ui.earlier import EarlierEdits
+from plugin.gimp.ui.edit_row import EditRow
+from plugin.gimp.ui.mending import Mending
+from plugin.gimp.ui.notice import Notice
 from plugin.gimp.ui.preview import Preview
+from plugin.gimp.ui.questions import FreshMenuButton, agreed, agreed_to_all
 from plugin.gimp.ui.references import References
 
 _ENTER = (Gdk.KEY_Return, Gdk.KEY_KP_Enter, Gdk.KEY_ISO_Enter)
-_EARLIER = 20
-"""The number of earlier edits that are listed at once."""
 _TICK = 500
 """Milliseconds between two updates of the rows."""
 _LAST_WORD = 3
-"""Seconds to wait for the end of workers that have sent nothing."""
+"""Seconds for which a closed window waits for workers that have sent nothing to end."""
 _ONSCREEN = 200
 """The least number of pixels of the window that must be on the screen when it opens."""
 _FRAME = 160
-"""The height of the screen's panels and the window's title and buttons, in pixels."""
+"""The height of the window's title and buttons and the desktop's panels, in pixels (estimated)."""
 
 
 def run(
@@ -46,20 +50,21 @@ def run(
     config: Gimp.ProcedureConfig,
     image: Gimp.Image,
     request: Callable[[], Request],
-    earlier: bool,
+    with_earlier: bool,
 ) -> None:
     """Show the window for `image` until the user closes it.
 
-    `request` returns the arguments in `config`. With `earlier`, the list of earlier edits is shown.
+    `request` converts the arguments in `config` to a Request. If `with_earlier` is true, the list
+    of earlier edits is open at first.
     """
-    # The name is the same for both menu items, so that the desktop sees a single program.
+    # Use this name for both procedures, so that the desktop treats them as a single program.
     GimpUi.init("dimilinks-edit")
     results.clear_up(image)
-    Window(procedure, config, image, request).run(earlier)
+    Window(procedure, config, image, request).run(with_earlier)
 
 
 class Window:
-    """The window of one image. Each edit that was started in it has a row."""
+    """The window of one image, with a row for each edit that the user starts in it."""
 
     def __init__(
         self,
@@ -74,42 +79,46 @@ class Window:
         self._rows: list[EditRow] = []
         self._progress = False
         self._pressed = -math.inf
-        """When *Edit* was last pressed, on the monotonic clock."""
+        """The time when *Edit* was last pressed, on the monotonic clock."""
         self._last: object = None
-        """What the last edit was asked for, as returned by `_asked`."""
+        """The value of `_asked` for the last edit, or None before the first edit."""
         self._had_selection = False
-        """Whether anything was selected since the last edit."""
+        """Whether the image has had a selection since the last edit."""
         self._typed = ""
-        """The prompt at the last tick."""
+        """The contents of the prompt field at the last call of `_tick`."""
         self._kept = config.get_property("prompt") or ""
-        self._stop_mending: Callable[[], None] = lambda: None
         self.dialog = GimpUi.ProcedureDialog.new(procedure, config, _("Edit with AI"))
         self.dialog.set_ok_label(_("_Edit"))
-        # GIMP's manual has no page on this window.
+        # Hide the help button, because GIMP's manual has no page on this window.
         self.dialog.get_widget_for_response(Gtk.ResponseType.HELP).hide()
         close = self.dialog.get_widget_for_response(Gtk.ResponseType.CANCEL)
         close.set_label(_("_Close"))
         self._edit_button = self.dialog.get_widget_for_response(Gtk.ResponseType.OK)
-        self._notice = Gtk.Box(orientation=Gtk.Orientation.VERTICAL)
+        self._notice = Notice(self._notice_changed)
+        self._mending = Mending(self._notice, self._works_again)
         self._references = References()
         self._preview = Preview(image, self._request)
         self._edits = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=12)
-        self._earlier = Gtk.Expander(label=_("Earl_ier edits"), use_underline=True)
+        self._earlier = EarlierEdits(self, self._ids, self._grow)
         self._text = self._prompt_field()
         self._fill()
         self.dialog.connect("key-press-event", self._start_by_ctrl_enter)
         self._restore_references()
-        # Removing old jobs is optional, so errors are ignored.
+        # Ignore errors, because the window works even if old jobs can't be removed.
         with contextlib.suppress(OSError):
-            job.prune(settings.keep_days(), time.time())
+            history.prune(settings.keep_days(), time.time())
         self._offer_unfinished()
         self._ask_service()
 
-    def run(self, earlier: bool) -> None:
-        """Let the user edit until the window is closed."""
-        if earlier:
+    def run(self, with_earlier: bool) -> None:
+        """Show the window, and start an edit for each press of *Edit*, until the user closes it.
+
+        If `with_earlier` is true, open the list of earlier edits.
+        """
+        if with_earlier:
             GLib.timeout_add(_TICK, self._show_earlier)
-        # GIMP gives the focus to the button, which the first space of a prompt would press.
+        # Give the focus to the prompt field. GIMP gives it to *Edit*, so that the first space in a
+        # typed prompt would press this button.
         self._text.grab_focus()
         self._restore_place()
         ticks = GLib.timeout_add(_TICK, self._tick)
@@ -118,13 +127,14 @@ class Window:
                 try:
                     self._start()
                 except Exception as error:
-                    # The image may be closed at any moment, even while a question is shown. The
-                    # other edits of this window must continue.
-                    self._tell(unforeseen(error))
+                    # Don't end this process, because the other edits of this window must continue.
+                    # An exception is possible here, for example because the user can close the
+                    # image even while a question is shown.
+                    self._notice.tell(unforeseen(error))
                 self._text.grab_focus()
         finally:
             GLib.source_remove(ticks)
-            self._stop_mending()
+            self._mending.stop()
             self._remember()
             self._remember_place()
             self._let_go()
@@ -134,8 +144,8 @@ class Window:
     def _let_go(self) -> None:
         """Cancel the running edits.
 
-        Wait up to _LAST_WORD seconds for workers that have sent nothing to end, so that their jobs
-        are removed.
+        If a worker has sent nothing yet, its job is removed when the worker ends. Wait for this up
+        to _LAST_WORD seconds.
         """
         edits = [row.edit for row in self._live() if row.edit is not None and not row.edit.ended]
         for edit in edits:
@@ -163,13 +173,13 @@ class Window:
         scrolled.add(content)
         self._scrolled = scrolled
         self._keep_on_screen()
-        self._earlier.connect("notify::expanded", self._list_earlier)
         area = self.dialog.get_content_area()
         for each in area.get_children():
-            # GIMP's buttons for saved settings. They are needed too rarely to be visible here.
+            # Move GIMP's buttons for saved settings to the rarely needed choices.
             if isinstance(each, Gtk.ButtonBox) and each is not self.dialog.get_action_area():
                 area.remove(each)
-                # In some languages, they would be wider than the window side by side.
+                # Put the buttons below each other. Side by side, they would be wider than the
+                # window in some languages.
                 each.set_orientation(Gtk.Orientation.VERTICAL)
                 each.set_halign(Gtk.Align.START)
                 self._seldom.pack_start(each, False, False, 0)
@@ -179,8 +189,12 @@ class Window:
             area.pack_start(each, each is scrolled, True, 0)
             area.reorder_child(each, place)
 
+    def _notice_changed(self) -> None:
+        self._keep_on_screen()
+        GLib.idle_add(self._grow)
+
     def _keep_on_screen(self) -> None:
-        """Limit the height of the scrolled part, so that the notice and the buttons fit too."""
+        """Limit the height of the scrolled area, so that the whole window fits on the screen."""
         display = self.dialog.get_display()
         monitor = display.get_primary_monitor() or display.get_monitor(0)
         _least, notice = self._notice.get_preferred_height()
@@ -188,15 +202,15 @@ class Window:
         self._scrolled.set_max_content_height(max(100, room))
 
     def _prompt_field(self) -> Gtk.TextView:
-        """Create the field for the prompt, and bind it to the argument."""
+        """Create the field for the prompt, and connect it to the procedure's argument `prompt`."""
         text = Gtk.TextView(wrap_mode=Gtk.WrapMode.WORD_CHAR, left_margin=6, right_margin=6)
-        # A prompt needs no tabs, so Tab moves to the next field.
+        # Let the Tab key move to the next field, because a prompt contains no tabs.
         text.set_accepts_tab(False)
         text.set_input_hints(Gtk.InputHints.SPELLCHECK | Gtk.InputHints.UPPERCASE_SENTENCES)
         text.get_accessible().set_name(_("Prompt"))
         buffer = text.get_buffer()
-        # The binding works in both directions, because Reset and saved settings change the
-        # argument.
+        # Bind the field and the argument in both directions: typing changes the argument, and
+        # *Reset* and saved settings change the field.
         self._config.bind_property(
             "prompt",
             buffer,
@@ -231,7 +245,7 @@ class Window:
 
     def _choices(self) -> Gtk.Widget:
         box = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=6)
-        # Without a type, GIMP 3.2 would use radio buttons for short choices.
+        # Request a combo box for "output". Without a type, GIMP 3.2 would use radio buttons.
         box.pack_start(self._widget("use-selection"), False, False, 0)
         box.pack_start(self._widget("output", Gtk.ComboBox.__gtype__), False, False, 0)
         variations = self._widget("variations")
@@ -258,7 +272,7 @@ class Window:
         return expander
 
     def _widget(self, name: str, kind: GObject.GType = GObject.TYPE_NONE) -> Gtk.Widget:
-        """Return the field of an argument, with its label."""
+        """Return the widget by which the user sets the argument `name`, including its label."""
         widget = self.dialog.get_widget(name, kind)
         label = self._config.find_property(name).nick.replace("_", "")
         for field in _fields(widget):
@@ -275,7 +289,7 @@ class Window:
         )
 
     def _keep_typed(self) -> None:
-        """Save the typed prompt when the user pauses, as this process may end at any moment."""
+        """Save the typed prompt when the user pauses, in case this process dies."""
         typed = self._config.get_property("prompt") or ""
         if typed == self._typed and typed != self._kept:
             self._kept = typed
@@ -286,7 +300,7 @@ class Window:
         choices.remember(self._config, self._references.files, edited)
 
     def _restore_place(self) -> None:
-        """Move the window to its last position, if this is still on a screen."""
+        """Move the window to the position that it had last, if this position is on a screen."""
         place = settings.comforts().get("window")
         display = self.dialog.get_display()
         if not (isinstance(place, list) and [type(each) for each in place] == [int, int]):
@@ -318,18 +332,18 @@ class Window:
     # Methods for the rows
 
     def reuse(self, prompt: str) -> None:
-        """Put this prompt into the field, so that it can be changed."""
+        """Put `prompt` into the prompt field, so that the user can change it."""
         self._config.set_property("prompt", prompt)
         self._scrolled.get_vadjustment().set_value(0)
         self._text.grab_focus()
 
     def again(self, prompt: str) -> None:
-        """Start an edit with this prompt and the current choices."""
+        """Start an edit with `prompt` and the choices that are now set in the window."""
         self.reuse(prompt)
         self.dialog.response(Gtk.ResponseType.OK)
 
     def settings(self) -> None:
-        """Open the settings, and use the changed settings afterwards."""
+        """Open the settings window. When it is closed, apply the changed settings."""
         settings_dialog.show(self.dialog)
         self._ask_service()
 
@@ -343,14 +357,15 @@ class Window:
         return False
 
     def _start(self) -> None:
-        """Start an edit, or show in the window why this is not possible."""
+        """Start an edit, or show in the window why the edit can't be started."""
         request = self._request()
         asked = self._asked(request)
         if asked == self._last and time.monotonic() - self._pressed < choices.ONE_PRESS:
-            # A key that is held down causes further presses.
+            # Ignore this press: it comes from a double click, or from a key that is held down.
+            # Count from this press on, because a key that is held down causes further presses.
             self._pressed = time.monotonic()
             return
-        self._clear_notice()
+        self._notice.clear()
         if not self._means_the_whole(request):
             return
         drawables = self.image.get_selected_drawables() if self.image.is_valid() else []
@@ -367,13 +382,14 @@ class Window:
                 return
             edit = Edit(self.image, layers, request, self._changed)
         except WorkerBroken:
-            self._offer_mending()
+            self._mending.offer()
             return
-        except EditError as error:
+        except UserError as error:
             if not self._service_missing():
-                self._tell(str(error))
+                self._notice.tell(str(error))
             return
-        # Measure the time from here: the second press of a double click was delayed until now.
+        # Measure the time from here, and not from the press: the window handles the second press of
+        # a double click only after this method has ended.
         self._pressed, self._last = time.monotonic(), asked
         self._had_selection = False
         self._remember(request.prompt)
@@ -385,8 +401,8 @@ class Window:
     def _asked(self, request: Request) -> object:
         """Return the request, the bounds of the selection and the ids of the selected layers.
 
-        Return None if the image was closed. If two presses of *Edit* follow each other quickly and
-        have the same value, the second one was not intended.
+        Return None if the image was closed. If *Edit* is pressed twice within a short time, and
+        this value is the same for both presses, the user did not intend the second press.
         """
         if not self.image.is_valid():
             return None
@@ -394,9 +410,10 @@ class Window:
         return request, selection_bounds(self.image), chosen
 
     def _means_the_whole(self, request: Request) -> bool:
-        """Return whether an edit may go on, and ask the user if its selection was lost since.
+        """Return whether the edit should start. Ask the user if the selection was removed.
 
-        Without a selection everything is edited, which costs more.
+        Without a selection, the whole layer or image is edited, which can cost more. The question
+        comes only if the image has had a selection since the last edit.
         """
         if not (request.use_selection and self._had_selection and self.image.is_valid()):
             return True
@@ -404,9 +421,9 @@ class Window:
             return True
         if not agreed(
             self.dialog,
-            _("Nothing is selected any more. Edit all of it?"),
+            _("Nothing is selected now. Edit everything?"),
             _("Edit _All of It"),
-            _("A larger part can cost more. Cancel to select again what is to be edited."),
+            _("A larger area can cost more. To edit only a part, cancel and select it."),
         ):
             return False
         self._had_selection = False
@@ -416,11 +433,11 @@ class Window:
         self._rows.append(row)
         self._edits.pack_start(row, False, False, 0)
         self._edits.reorder_child(row, 0)
-        # Scroll to the row when it has its position.
+        # Wait until GTK has given the row its position, then scroll to it.
         GLib.timeout_add(100, self._scroll_to, row)
 
     def _grow(self) -> bool:
-        """Make the window higher if its content needs it, as far as the screen allows."""
+        """Make the window higher if its contents need more height, as far as the screen allows."""
         width, height = self.dialog.get_size()
         _least, wanted = self.dialog.get_preferred_height_for_width(width)
         self.dialog.resize(width, max(height, wanted))
@@ -435,10 +452,13 @@ class Window:
         return False
 
     def _live(self) -> list[EditRow]:
-        """Return the rows that were not discarded."""
+        """Return the rows that are still in the window, without those that were removed."""
         shown = self._edits.get_children()
         self._rows = [row for row in self._rows if row in shown]
         return self._rows
+
+    def _ids(self) -> set[str]:
+        return {each for row in self._live() for each in row.ids}
 
     def _changed(self) -> None:
         self._update_rows()
@@ -448,12 +468,9 @@ class Window:
     def _update_rows(self) -> None:
         for row in self._live():
             if row.update():
-                # Scroll to the row when it has its position.
+                # Wait until GTK has given the row its new position, then scroll to it.
                 GLib.timeout_add(100, self._scroll_to, row)
-        if self._earlier.get_expanded():
-            for row in self._earlier.get_child().get_children():
-                if isinstance(row, EditRow):
-                    row.update()
+        self._earlier.update()
 
     def _tick(self) -> bool:
         there = self.image.is_valid()
@@ -466,7 +483,7 @@ class Window:
         return True
 
     def _show_progress(self) -> None:
-        """Show the progress of the running edits in the status bar of the image."""
+        """Show the progress of the running edits in the status bar of GIMP's image window."""
         running = [row.edit for row in self._live() if row.running and row.edit is not None]
         if not running:
             if self._progress:
@@ -482,68 +499,26 @@ class Window:
         Gimp.progress_set_text(text)
         Gimp.progress_pulse()
 
-    # Notices
-
-    def _clear_notice(self) -> None:
-        for child in self._notice.get_children():
-            child.destroy()
-        self._keep_on_screen()
-
-    def _tell(
-        self,
-        sentence: str,
-        kind: Gtk.MessageType = Gtk.MessageType.ERROR,
-        buttons: tuple[tuple[str, Callable[[], None]], ...] = (),
-    ) -> Gtk.Label:
-        """Show a message at the top of the window, with buttons for the next steps.
-
-        Return the label of the message.
-        """
-        self._clear_notice()
-        bar = Gtk.InfoBar(message_type=kind, show_close_button=not buttons)
-        bar.connect("response", lambda *_: self._clear_notice())
-        label = Gtk.Label(label=sentence, wrap=True, xalign=0, hexpand=True, max_width_chars=40)
-        label.set_line_wrap_mode(Pango.WrapMode.WORD_CHAR)
-        # Beside the message, the buttons would make the window wider than necessary.
-        below = Gtk.Box(spacing=6)
-        for words, action in buttons:
-            button = Gtk.Button(label=words, use_underline=True)
-            button.connect("clicked", self._answered, action)
-            below.pack_start(button, False, False, 0)
-        box = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=6)
-        box.pack_start(label, False, False, 0)
-        if buttons:
-            box.pack_start(below, False, False, 0)
-        for each in (box, below, label):
-            _show_through(each)
-        bar.get_content_area().pack_start(box, True, True, 0)
-        bar.show_all()
-        self._notice.add(bar)
-        self._keep_on_screen()
-        GLib.idle_add(self._grow)
-        return label
-
-    def _answered(self, _button: Gtk.Button, action: Callable[[], None]) -> None:
-        self._clear_notice()
-        # Don't open a dialog inside a signal, where its main loop would keep screen readers
-        # waiting.
-        GLib.idle_add(action)
+    # The service
 
     def _service_missing(self) -> bool:
-        """Return whether the service can't be used, and offer what to do in this case."""
+        """Return whether the key is missing or the address is invalid.
+
+        If so, show a notice with buttons by which the user can solve the problem.
+        """
         try:
             sandbox = settings.base_url() == settings.SANDBOX
             key = sandbox or settings.key_place()
-        except ValueError as error:
-            self._tell(str(error), buttons=((_("_Settings…"), self.settings),))
+        except UserError as error:
+            self._notice.tell(str(error), buttons=((_("_Settings…"), self.settings),))
             return True
         if key:
             return False
-        self._tell(
+        self._notice.tell(
             _(
-                "There is no API key yet. Enter the one that you have from the service, or "
-                "try the built-in sandbox: it is free, sends nothing, and shows how "
-                "everything works, with simple effects in place of AI."
+                "There is no API key yet. Enter the key that you got from the service, or try "
+                "the built-in sandbox. It is free, sends nothing, and shows how everything "
+                "works, with simple effects instead of AI."
             ),
             Gtk.MessageType.QUESTION,
             (
@@ -554,58 +529,27 @@ class Window:
         return True
 
     def _ask_service(self) -> None:
-        """Ask for the prices, and offer what to do if there is no key or the worker can't run."""
-        self._clear_notice()
+        """Ask the service for its prices, and check that the worker can run.
+
+        If the key is missing, or the worker can't run, show a notice with buttons by which the user
+        can solve the problem.
+        """
+        self._notice.clear()
         self._preview.set_prices({})
         if not self._service_missing() and settings.base_url() != settings.SANDBOX:
             worker_process.ask(["service"], self._service_answered)
-        worker_process.look(self._offer_mending)
+        worker_process.watch_spare(self._mending.offer)
 
-    def _offer_mending(self) -> None:
-        """Report that the worker can't run, with a button that rebuilds its environment."""
-        self._tell(
-            _(
-                "The part of Dimilinks that talks to the service is missing or broken, as happens "
-                "when the system or GIMP is upgraded, or the home folder moves. It can be made "
-                "anew here: about 90 MB are fetched, once. Key, settings and edits stay."
-            ),
-            Gtk.MessageType.WARNING,
-            ((_("_Fix It"), self._mend),),
-        )
-
-    def _mend(self) -> None:
-        sentence = _("Making it anew; this takes a minute or two…")
-        label = self._tell(sentence, Gtk.MessageType.INFO, ((_("Ca_ncel"), self._call_off),))
-        stop = worker_process.mend(
-            lambda line: label.set_text(f"{sentence}\n{shortened(line)}"), self._mended
-        )
-        self._stop_mending = stop
-
-    def _call_off(self) -> None:
-        stop, self._stop_mending = self._stop_mending, self._offer_mending
-        stop()
-
-    def _mended(self, why: str) -> None:
-        called_off = self._stop_mending == self._offer_mending
-        self._stop_mending = lambda: None
-        if called_off:
-            self._offer_mending()
-            return
-        if why:
-            self._tell(
-                _("It could not be made anew: {why}").format(why=why),
-                buttons=((_("T_ry Again"), self._mend),),
-            )
-            return
+    def _works_again(self) -> None:
         self._ask_service()
         if not self._notice.get_children():
-            self._tell(_("Dimilinks works again."), Gtk.MessageType.INFO)
+            self._notice.tell(_("Dimilinks works again."), Gtk.MessageType.INFO)
 
     def _try_sandbox(self) -> None:
         try:
             settings.save(base_url=settings.SANDBOX)
         except OSError as error:
-            self._tell(str(error))
+            self._notice.tell(str(error))
             return
         self._preview.set_prices({})
         self._text.grab_focus()
@@ -618,18 +562,18 @@ class Window:
     # Earlier edits
 
     def _offer_unfinished(self) -> None:
-        """Add rows for the unfinished edits of earlier windows, and let workers finish them.
+        """Add rows for the unfinished edits of earlier windows, and let workers finish these edits.
 
-        These are edits without an answer yet, and edits with results that are in no image yet.
+        An edit is unfinished if an answer is still missing, or if a result is in no image yet.
         """
-        for each in _jobs():
+        for each in earlier.jobs():
             if unfinished(each):
                 self._rows.append(EditRow(self, [each]))
                 self._edits.pack_start(self._rows[-1], False, False, 0)
         self._collect(list(self._rows))
 
     def _collect(self, rows: list[EditRow]) -> None:
-        """Let workers finish what earlier windows have sent, one row after the other."""
+        """Let workers get the answers to edits of earlier windows, one row after the other."""
         if rows:
             rows[0].collect(lambda: self._collect(rows[1:]))
 
@@ -638,55 +582,11 @@ class Window:
         GLib.timeout_add(_TICK, self._scroll_to, self._earlier)
         return False
 
-    def _list_earlier(self, expander: Gtk.Expander, _property: object) -> None:
-        if not expander.get_expanded() or expander.get_child() is not None:
-            return
-        known = {each for row in self._live() for each in row.ids}
-        box = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=12, margin_top=6)
-        jobs = [each for each in _jobs() if each.id not in known and has_something(each)]
-        if not jobs:
-            box.pack_start(Gtk.Label(label=_("None yet"), xalign=0), False, False, 0)
-        box.show_all()
-        expander.add(box)
-        self._list_more(box, jobs)
-
-    def _list_more(self, box: Gtk.Box, jobs: list[job.Job]) -> None:
-        """Add rows for the first of these jobs, and a button if there are more."""
-        for each in jobs[:_EARLIER]:
-            box.pack_start(EditRow(self, [each]), False, False, 0)
-        if rest := jobs[_EARLIER:]:
-            more = Gtk.Button(label=_("Still Earlier Edits"), halign=Gtk.Align.START)
-
-            def pressed(_button: Gtk.Button) -> None:
-                more.destroy()
-                self._list_more(box, rest)
-
-            more.connect("clicked", pressed)
-            more.show()
-            box.pack_start(more, False, False, 0)
-        GLib.timeout_add(100, self._grow)
-
-
-def _show_through(widget: Gtk.Widget) -> None:
-    """Make a widget's background transparent. GIMP's theme would paint it otherwise."""
-    style = Gtk.CssProvider()
-    style.load_from_data(b"* { background-color: transparent; }")
-    widget.get_style_context().add_provider(style, Gtk.STYLE_PROVIDER_PRIORITY_USER)
-
 
 def _fields(widget: Gtk.Widget) -> list[Gtk.Widget]:
-    """Return the entries in a widget. They have no accessible name of their own."""
+    """Return the text entries in a widget. GIMP gives them no names for screen readers."""
     if isinstance(widget, Gtk.Entry):
         return [widget]
     if not isinstance(widget, Gtk.Container):
         return []
     return [field for child in widget.get_children() for field in _fields(child)]
-
-
-def _jobs() -> list[job.Job]:
-    """Return the jobs that were made from an image, the newest first."""
-    try:
-        jobs = job.all_jobs()
-    except OSError:
-        return []
-    return [each for each in reversed(jobs) if (each.folder / PLACE).exists()]

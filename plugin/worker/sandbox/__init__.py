@@ -1,6 +1,7 @@
-"""A stand-in for the image-edit service on the loopback interface: the full API without an AI.
+"""The sandbox: a stand-in for the image-edit service that runs on this computer, without an AI.
 
-`server` implements the HTTP API, and `model` edits the pictures with classical image processing.
+`server` implements the whole HTTP API of the service, and `model` edits the pictures with classical
+image processing.
 """
 
 from plugin.worker.sandbox.server import Edit, Sandbox, Served, UploadedFile

@@ -1,7 +1,8 @@
-"""Simulate what models do to pixels that they should have kept: drift, tone, blur, other sizes.
+"""Imitate what AI models do to pixels that they should have kept.
 
-The amounts are those that users of such services report, and somewhat more. Everything is
-reproducible: the same misbehaviour changes the same picture in the same way.
+Models move the picture, change its colours, blur it, or return it in another size. Here, the
+amounts are those that users of such services report, and somewhat more. Everything is reproducible:
+the same misbehaviour always changes the same picture in the same way.
 """
 
 from __future__ import annotations
@@ -16,16 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from plugin.worker.affine import Layout
+from plugin.worker.fitting.affine import Layout
 from plugin.worker.picture import png
 
 
 @dataclass(frozen=True)
 class Misbehaviour:
-    """The changes to a picture before it is sent as an answer.
+    """The changes that the sandbox makes to a picture before sending it as an answer.
 
-    The picture is moved, smudged, blurred, changed in tone, made noisy and compressed, in this
-    order.
+    The changes are made in this order: move, smudge, blur, change the tone, add noise, compress.
     """
 
     zoom: float = 1.0
@@ -33,32 +33,33 @@ class Misbehaviour:
     stretch: float = 1.0
     """The horizontal zoom divided by the vertical zoom; `zoom` is their geometric mean."""
     rotation: float = 0.0
-    """Degrees, clockwise."""
+    """The clockwise rotation in degrees."""
     shift: tuple[float, float] = (0.0, 0.0)
-    """The shift to the right and down, as shares of the picture's sides."""
+    """The shift to the right and downwards, as shares of the picture's width and height."""
     size: tuple[int, int] | None = None
-    """The (width, height) of the answer in pixels; None means what was asked for."""
+    """The (width, height) of the answer in pixels; None means that the size doesn't change."""
     layout: Layout = "squeeze"
-    """How the picture is brought to a `size` of another ratio."""
+    """How the picture is fitted into a `size` of another ratio."""
     gain: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """Factors for the encoded red, green and blue."""
+    """The factors by which the encoded (sRGB) values of red, green and blue are multiplied."""
     gamma: float = 1.0
-    """The exponent for the encoded values, applied before the gain."""
+    """The exponent to which the encoded values are raised before the gain is applied."""
     blur: float = 0.0
-    """The standard deviation in pixels of the answer."""
+    """The standard deviation of a Gaussian blur, in pixels of the answer."""
     noise: float = 0.0
-    """The standard deviation of encoded values from 0 to 1."""
+    """The standard deviation of the noise that is added to encoded values from 0 to 1."""
     smudges: int = 0
-    """The number of small random places that are painted anew."""
+    """The number of small squares, at random places, that are painted over."""
     quality: int | None = None
-    """The quality of a JPEG; None means that the answer is a PNG."""
+    """The quality of the JPEG file that is sent, or None to send a PNG file."""
     seed: int = 0
     """The seed of the random numbers for noise and smudges."""
 
     def matrix(self, asked: tuple[int, int]) -> NDArray[np.float64]:
-        """Return the 3×3 matrix from pixels of the picture asked for to pixels of the answer.
+        """Return the 3×3 matrix that maps pixels of the unchanged picture to pixels of the answer.
 
-        It applies to pixel centres at whole numbers. `asked` is (width, height).
+        `asked` is the (width, height) of the unchanged picture. The centres of pixels have whole
+        numbers as coordinates.
         """
         width, height = asked
         to_width, to_height = self.size or asked
@@ -84,7 +85,8 @@ class Misbehaviour:
         pixels = np.asarray(picture)
         shrink = float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
         if shrink < 0.9:
-            # warpAffine interpolates between a few neighbours only, so blur first.
+            # warpAffine interpolates between a few neighbours only, so fine detail is blurred
+            # before the picture is scaled down.
             pixels = cv2.GaussianBlur(pixels, (0, 0), 0.45 * np.sqrt(1 / shrink**2 - 1))
         moved = pixels
         if size != picture.size or not np.allclose(matrix, np.eye(3)):
@@ -104,7 +106,7 @@ class Misbehaviour:
         return Image.fromarray(np.rint(answer.clip(0, 1) * 255).astype(np.uint8))
 
     def encoded(self, answer: Image.Image) -> tuple[bytes, str]:
-        """Return the bytes and the media type of a picture from `apply`."""
+        """Return the bytes and the media type of a file with the picture `answer` from `apply`."""
         if self.quality is None:
             return png(answer), "image/png"
         out = io.BytesIO()
@@ -140,13 +142,19 @@ PRESETS: dict[str, Misbehaviour] = {
         quality=75,
     ),
 }
-"""Misbehaviour like that of real models: small deviations, a zoom, another size than asked for, and
-nearly everything at once."""
+"""Misbehaviours like those of real models, by name.
+
+In this order: small deviations, a clear zoom, another size than the request asks for, and nearly
+everything at once.
+"""
 
 _ASKED = re.compile(r"^\s*misbehave:\s*(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
 
 
 def asked_for(prompt: str) -> Misbehaviour | None:
-    """Return the preset that a line of the prompt asks for, such as `misbehave: drifting`."""
+    """Return the preset that a line of the prompt names, such as `misbehave: drifting`.
+
+    Return None if no line names a preset.
+    """
     asked = _ASKED.search(prompt)
     return PRESETS.get(asked[1].lower()) if asked else None

@@ -1,10 +1,11 @@
-"""The sandbox's "model": classical photographic edits, chosen by words in the prompt.
+"""The sandbox's "model": classical photographic edits, called *looks*, chosen by words in a prompt.
 
-There is no machine learning. Like the real service, it resamples and redraws the whole picture,
-even where the mask says *keep*.
+The edits don't use machine learning. But like the AI model of the real service, this model
+resamples and redraws the whole picture, even the pixels that the mask tells it to keep.
 
 In this module, a picture is a float32 array (height, width, 3) of sRGB-encoded values from 0 to 1.
-An area is a float32 array (height, width), 1 where to edit, 0 where to keep.
+An area is a float32 array (height, width) that is 1 where the picture is to be edited, and 0 where
+it is to be kept.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ Array = np.ndarray[Any, Any]
 
 LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
-# A picture whose ratio differs from the answer's by at most this share is stretched. Others are
-# cropped to the answer's ratio.
+# If the ratio of a picture differs from the ratio of the answer by at most this share, the picture
+# is stretched to the answer's ratio. Otherwise it is cropped to the answer's ratio.
 STRETCH = 0.03
 
 
 def is_echo(prompt: str) -> bool:
-    """Return whether the first line of the prompt is `echo`: return the first picture unchanged."""
+    """Return whether the prompt asks to return the first picture without an edit.
+
+    Such a prompt has the word `echo` as its first line.
+    """
     return prompt.strip().partition("\n")[0].strip().lower() == "echo"
 
 
@@ -41,14 +45,15 @@ def edit(
     mask: Image.Image | None,
     size: tuple[int, int],
 ) -> Image.Image:
-    """Edit the first of `pictures` as `prompt` says, and return RGB of `size` (width, height).
+    """Edit the first of `pictures` as `prompt` says, and return the edited picture.
 
-    The pictures (8 bits per channel, treated as sRGB) may have any sizes. Those after the first are
-    references for the style. `mask` covers the whole first picture. If it has transparent pixels,
-    alpha 0 marks where to edit; otherwise white does.
+    The returned picture is RGB of `size`, (width, height). `pictures` have 8 bits per channel, are
+    treated as sRGB, and can have any sizes. All pictures after the first are references for the
+    style. `mask` covers the whole first picture. If the mask has transparent pixels, these mark
+    where to edit; otherwise white pixels do. Without a mask, the whole picture is edited.
 
-    All edits that the prompt names are applied one after the other. If it names none, the plain
-    look is applied. The result is deterministic.
+    All looks that the prompt names are applied, one after the other. If the prompt names none, the
+    plain look is applied. The same arguments always lead to the same picture.
     """
     frame = _frame(pictures[0].size, size)
     picture = _redrawn(_pixels(_fitted(_rgb(pictures[0]), size, frame)))
@@ -68,13 +73,17 @@ def edit(
 
 
 def at_size(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Return `picture` as RGB of `size` (width, height), without redrawing it."""
+    """Return `picture` as RGB of `size`, (width, height), resampled but not edited or redrawn."""
     return _fitted(_rgb(picture), size, _frame(picture.size, size))
 
 
 @dataclass(frozen=True)
 class _Scene:
-    """The input of a look: the picture so far, the area to edit (None = everything), references."""
+    """The input of a look.
+
+    It consists of the picture after the looks that were already applied, of the area to edit (or
+    None for the whole picture), and of the references for the style.
+    """
 
     picture: Array
     area: Array | None
@@ -82,7 +91,10 @@ class _Scene:
 
     @property
     def unit(self) -> float:
-        """A thousandth of the shorter side in pixels, which makes looks independent of the size."""
+        """A thousandth of the picture's shorter side, in pixels.
+
+        All looks measure lengths in this unit, so that they look the same at any size.
+        """
         return min(self.picture.shape[:2]) / 1000
 
 
@@ -90,7 +102,7 @@ class _Scene:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Return the picture as RGB on white."""
+    """Return the picture as RGB, with white behind transparent pixels."""
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")
@@ -99,10 +111,10 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _frame(size: tuple[int, int], target: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Return the part of a picture that is used for the answer.
+    """Return the box of a picture that is used for the answer.
 
-    It is (left, top, right, bottom) as shares of its sides. `size` and `target` are the (width,
-    height) of the picture and of the answer.
+    The box is (left, top, right, bottom), as shares of the picture's width and height. `size` is
+    the (width, height) of the picture, and `target` is the (width, height) of the answer.
     """
     shape = (size[0] / size[1]) / (target[0] / target[1])
     if abs(shape - 1) <= STRETCH:
@@ -127,9 +139,10 @@ def _thumbnail(image: Image.Image) -> Image.Image:
 def _area(
     mask: Image.Image, size: tuple[int, int], frame: tuple[float, float, float, float]
 ) -> Array:
-    """Return the area of a mask, grown by a few pixels.
+    """Return the area that `mask` marks, grown by a few pixels.
 
-    The real service also paints a little beyond the edge.
+    The area is grown because the real service also paints a little beyond the mask. `size` is the
+    (width, height) of the answer, and `frame` is the box of the mask that is used.
     """
     grey = mask.convert("L")
     if mask.has_transparency_data:
@@ -158,9 +171,9 @@ def _luma(picture: Array) -> Array:
 
 
 def _blurred(picture: Array, sigma: float) -> Array:
-    """Return the picture with a Gaussian blur of `sigma` pixels.
+    """Return the picture after a Gaussian blur with a standard deviation of `sigma` pixels.
 
-    A wide blur is computed on a smaller copy, which makes no visible difference.
+    To save time, a wide blur is computed on a smaller copy. This makes no visible difference.
     """
     step = int(sigma / 4)
     if step < 2:
@@ -184,9 +197,10 @@ def _smoothstep(low: float, high: float, values: Array) -> Array:
 
 
 def _curve(values: Array, *points: tuple[float, float]) -> Array:
-    """Apply a tone curve through `points` (input, output).
+    """Return `values` changed by a tone curve, which maps each input level to an output level.
 
-    The curve is smoothed. It passes through the first and last point, and near the others.
+    `points` are pairs (input, output). The curve is smooth: it passes exactly through the first and
+    the last point, and close to the others.
     """
     steps, width = 4096, 512
     x = np.linspace(0, 1, steps)
@@ -198,7 +212,7 @@ def _curve(values: Array, *points: tuple[float, float]) -> Array:
 
 
 def _curves(picture: Array, *channels: tuple[tuple[float, float], ...]) -> Array:
-    """Apply a tone curve to each of red, green and blue."""
+    """Return `picture` with a tone curve applied to each channel: red, green and blue."""
     return np.dstack([_curve(picture[..., i], *points) for i, points in enumerate(channels)])
 
 
@@ -208,7 +222,10 @@ def _saturation(picture: Array, factor: float) -> Array:
 
 
 def _clarity(picture: Array, amount: float, radius: float) -> Array:
-    """Increase the local contrast in the midtones; `radius` is in pixels."""
+    """Return the picture with more local contrast in levels of medium brightness.
+
+    The contrast is increased around each pixel within `radius` pixels.
+    """
     grey = picture if picture.ndim == 2 else _luma(picture)
     detail = (grey - _blurred(grey, radius)) * (4 * grey * (1 - grey)).clip(0, 1)
     detail *= np.float32(amount)
@@ -216,7 +233,10 @@ def _clarity(picture: Array, amount: float, radius: float) -> Array:
 
 
 def _noise(picture: Array, size: float, seed: int) -> Array:
-    """Return reproducible grain of unit variance, (height, width), about `size` pixels coarse."""
+    """Return random noise, (height, width), with a variance of 1.
+
+    Spots of the noise are about `size` pixels wide. The same `seed` always gives the same noise.
+    """
     height, width = picture.shape[:2]
     size = max(1.0, size)
     shape = int(np.ceil(height / size)), int(np.ceil(width / size))
@@ -228,7 +248,10 @@ def _noise(picture: Array, size: float, seed: int) -> Array:
 
 
 def _film_grain(picture: Array, amount: float, size: float) -> Array:
-    """Add film grain, which is the same in all channels and strongest in the midtones."""
+    """Return the picture with film grain.
+
+    The grain is the same in all channels, and strongest in levels of medium brightness.
+    """
     grey = picture if picture.ndim == 2 else _luma(picture)
     grain = 0.6 * _noise(picture, size, seed=2) + 0.4 * _noise(picture, 2 * size, seed=3)
     grain *= np.float32(amount) * (0.35 + 2.6 * grey * (1 - grey))
@@ -236,7 +259,7 @@ def _film_grain(picture: Array, amount: float, size: float) -> Array:
 
 
 def _redrawn(picture: Array) -> Array:
-    """Return the picture as a model redraws it: without the finest detail, with less contrast."""
+    """Return the picture as an AI model redraws it: with less fine detail and less contrast."""
     return cv2.bilateralFilter(picture, 5, 0.06, 1.6) * np.float32(0.985) + np.float32(0.008)
 
 
@@ -244,7 +267,11 @@ def _redrawn(picture: Array) -> Array:
 
 
 def _film(scene: _Scene) -> Array:
-    """Imitate old colour film: lifted blacks, cream highlights, halation, vignette, grain."""
+    """Imitate old colour film.
+
+    Blacks are lifted, highlights are cream-coloured and surrounded by a glow, corners are darker,
+    and grain is added.
+    """
     picture = _saturation(scene.picture, 0.85)
     glow = _blurred(_smoothstep(0.72, 1.0, _luma(picture)), 14 * scene.unit)
     picture = picture + glow[..., None] * np.array([0.10, 0.04, 0.01], np.float32)
@@ -262,7 +289,7 @@ def _film(scene: _Scene) -> Array:
 
 
 def _black_and_white(scene: _Scene) -> Array:
-    """Imitate panchromatic film with a yellow filter, printed with deep blacks."""
+    """Imitate black-and-white film behind a yellow filter, printed with deep blacks."""
     mix = np.array([[0.36, 0.50, 0.14]], np.float32)
     grey = cv2.transform(scene.picture, mix).reshape(scene.picture.shape[:2])
     grey = _clarity(grey, 0.35, 30 * scene.unit)
@@ -297,7 +324,10 @@ def _sketch(scene: _Scene) -> Array:
 
 
 def _strokes(picture: Array, angle: float, unit: float) -> Array:
-    """Return hatching, (height, width): noise of unit variance, smeared along `angle` (degrees)."""
+    """Return hatching, (height, width): noise that is smeared into lines at `angle`, in degrees.
+
+    The variance of the hatching is 1. `unit` is the unit of the scene, in pixels.
+    """
     height, width = picture.shape[:2]
     step = max(1.0, unit)
     noise = np.random.default_rng(100 + int(angle)).standard_normal(
@@ -315,17 +345,20 @@ def _strokes(picture: Array, angle: float, unit: float) -> Array:
 
 
 def _warmer(scene: _Scene) -> Array:
-    """Shift the white balance towards afternoon sun."""
+    """Make the colours warmer, as in afternoon sun."""
     return _balanced(scene.picture, 1.10, 0.80)
 
 
 def _colder(scene: _Scene) -> Array:
-    """Shift the white balance towards open shade."""
+    """Make the colours colder, as in the shade under a blue sky."""
     return _balanced(scene.picture, 0.87, 1.14)
 
 
 def _balanced(picture: Array, red: float, blue: float) -> Array:
-    """Multiply red and blue, compress the highlights, and keep the luminance of the picture."""
+    """Return the picture with red and blue multiplied by the factors `red` and `blue`.
+
+    The brightness of each pixel is kept, and bright colours are compressed so that they don't clip.
+    """
     gains = [((0, 0), (0.7, 0.7 * gain), (1, min(1.0, gain))) for gain in (red, 1.0, blue)]
     balanced = _curves(picture, *gains)
     light = (_luma(picture) + 0.02) / (_luma(balanced) + 0.02)
@@ -333,25 +366,26 @@ def _balanced(picture: Array, red: float, blue: float) -> Array:
 
 
 def _blur_background(scene: _Scene) -> Array:
-    """Imitate a wide aperture: blur the area.
+    """Blur the area as a lens with a wide aperture would blur the background.
 
-    Without an area, blur everything except a subject in the centre.
+    Without an area, blur everything except a subject near the centre.
     """
     picture = scene.picture
     far = 1 - _subject(picture) if scene.area is None else scene.area
     radius = 14 * scene.unit
-    # So strong a blur can be computed with fewer pixels.
+    # A strong blur is computed on a smaller copy, which makes no visible difference.
     step = max(1.0, radius / 8)
     height, width = far.shape
     small = (round(width / step), round(height / step))
     light, weight = (
         cv2.resize(array, small, interpolation=cv2.INTER_AREA) for array in (picture, far)
     )
-    # The blur is computed in linear light, where highlights are much brighter than their
-    # surroundings and become discs.
+    # The blur is computed in linear light. There, highlights are much brighter than their
+    # surroundings, so that the blur turns them into discs.
     light = light.clip(0, 1) ** np.float32(2.2)
     light = light * (1 + 1.5 * _smoothstep(0.7, 1, _luma(light)))[..., None]
-    # It is weighted by the background, so that the sharp subject does not bleed into it.
+    # Each pixel is weighted by how much it belongs to the background, so that the colours of the
+    # sharp subject do not bleed into the background.
     weight = weight + np.float32(1e-4)
     lens = _disc(radius / step).astype(np.float32)
     gathered = cv2.filter2D(light * weight[..., None], -1, lens)
@@ -362,10 +396,11 @@ def _blur_background(scene: _Scene) -> Array:
 
 
 def _subject(picture: Array) -> Array:
-    """Return a soft estimate of where the subject is, (height, width), 1 on the subject.
+    """Return an estimate of where the subject of the picture is.
 
-    The subject is what is near the centre and differs from the border of the picture. If the
-    colours don't separate it from the background, it is an ellipse in the middle.
+    The estimate, (height, width), is 1 on the subject and 0 on the background, with soft edges. The
+    subject is assumed to be near the centre and to differ in colour from the picture's border. If
+    the colours don't separate a subject from the background, an ellipse in the middle is returned.
     """
     height, width = picture.shape[:2]
     scale = 256 / max(height, width)
@@ -396,7 +431,10 @@ def _subject(picture: Array) -> Array:
 
 
 def _guided(values: Array, guide: Array, radius: int) -> Array:
-    """Smooth `values` over `radius` pixels with a guided filter, keeping the edges of `guide`."""
+    """Return `values` smoothed over `radius` pixels, except across edges in the picture `guide`.
+
+    The method is called a guided filter.
+    """
     box = (2 * radius + 1, 2 * radius + 1)
     mean, level = cv2.blur(guide, box), cv2.blur(values, box)
     slope = (cv2.blur(guide * values, box) - mean * level) / (
@@ -407,10 +445,11 @@ def _guided(values: Array, guide: Array, radius: int) -> Array:
 
 
 def _blend_styles(scene: _Scene) -> Array:
-    """Give the picture the palette of the references: their mean and covariance in CIE Lab.
+    """Give the picture the palette of the references. Without references, apply the plain look.
 
-    Of all linear maps between the two colour distributions, this is the one that changes the
-    colours least (the linear Monge-Kantorovich map). Without references, apply the plain look.
+    The mean and the covariance of the colours in the colour space CIE Lab become those of the
+    references. Of all linear maps that achieve this, the one used changes the colours least (the
+    linear Monge-Kantorovich map).
     """
     if not scene.references:
         return _plain(scene)
@@ -428,32 +467,32 @@ def _blend_styles(scene: _Scene) -> Array:
     root = _power(spread, 0.5)
     inverse = _power(spread, -0.5)
     change = inverse @ _power(root @ palette @ root, 0.5) @ inverse
-    # The limits avoid amplifying the noise of a flat picture, and flattening a picture of high
-    # contrast.
+    # The limits keep the noise of a flat picture from being amplified, and keep a picture with high
+    # contrast from becoming flat.
     values, axes = np.linalg.eigh(change)
     change = (axes * values.clip(0.55, 1.9)) @ axes.T
     moved = cv2.transform(lab - mean.astype(np.float32), change.astype(np.float32))
-    # The lightness keeps 40 % of its own level, so that a palette of snow does not make a picture
-    # of the night white.
+    # The mean lightness keeps 40 % of its own value, so that references that show snow don't turn a
+    # picture of the night white.
     target = wanted * [0.6, 0.9, 0.9] + mean * [0.4, 0.1, 0.1]
     return cv2.cvtColor(moved + target.astype(np.float32), cv2.COLOR_LAB2RGB).clip(0, 1)
 
 
 def _statistics(colours: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the mean (3,) and the covariance (3, 3) of colours (n, 3)."""
+    """Return the mean, (3,), and the covariance, (3, 3), of `colours`, (n, 3)."""
     return colours.mean(0, np.float64), np.cov(colours.T) + np.eye(3)
 
 
 def _power(matrix: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:
-    """Return a power of a symmetric positive matrix."""
+    """Return `matrix`, which is symmetric with positive eigenvalues, to the power of `exponent`."""
     values, axes = np.linalg.eigh(matrix)
     return (axes * values.clip(1e-6, None) ** exponent) @ axes.T
 
 
 def _plain(scene: _Scene) -> Array:
-    """Apply the look for prompts without a known word.
+    """Apply the plain look, which is used if the prompt names no other look.
 
-    The picture becomes crisper and more saturated, with teal shadows and warm highlights.
+    The picture becomes crisper and more saturated, with bluish-green shadows and warm highlights.
     """
     picture = _clarity(scene.picture, 0.45, 25 * scene.unit)
     picture = _curves(
@@ -469,7 +508,10 @@ def _plain(scene: _Scene) -> Array:
 
 
 def _remove(scene: _Scene) -> Array:
-    """Fill the area from its surroundings, or remove dust and scratches if all is to be edited."""
+    """Remove what is in the area, and fill the area from its surroundings.
+
+    If the whole picture is to be edited, remove dust and scratches instead.
+    """
     hole = None if scene.area is None else scene.area > 0.02
     if hole is None or hole.all():
         return _cleaned(scene)
@@ -479,7 +521,7 @@ def _remove(scene: _Scene) -> Array:
 
 
 def _cleaned(scene: _Scene) -> Array:
-    """Remove specks on an even background: dust, scratches, hot pixels."""
+    """Remove small specks on an even background, such as dust, scratches, and defective pixels."""
     width = 2 * round(3.5 * scene.unit) + 3
     ground = cv2.medianBlur(_bytes(scene.picture), width).astype(np.float32) / np.float32(255)
     speck = np.abs(_luma(scene.picture) - _luma(ground))
@@ -496,7 +538,8 @@ def _words(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE)
 
 
-# The looks are in the order in which a retoucher would apply them: repair, optics, colour, print.
+# The looks are in the order in which a retoucher would apply them: first repairs, then blur, then
+# colours, then imitations of films and drawings.
 _LOOKS: tuple[tuple[re.Pattern[str], Callable[[_Scene], Array]], ...] = (
     (
         _words(r"\b(remov|eras)(e|es|ed|ing)\b|\bget rid of\b|去除|移除|去掉|消除|擦除|删除"),
@@ -517,7 +560,8 @@ _LOOKS: tuple[tuple[re.Pattern[str], Callable[[_Scene], Array]], ...] = (
     (_words(r"\bwarm(er|th)?\b|暖"), _warmer),
     (_words(r"\b(cold|cool)(er)?\b|冷"), _colder),
     (_words(r"\bvintage\b|\bretro\b|\b(analog(ue)?|old) film\b|复古|胶片"), _film),
-    # This must not match a sentence that explains a mask.
+    # This pattern must not match the words "black and white mask", because a prompt that contains
+    # them explains a mask and doesn't ask for this look.
     (
         _words(r"\bblack[ -](and|&)[ -]white\b(?! mask)|\bmonochrome\b|黑白(?!蒙版|遮罩)"),
         _black_and_white,

@@ -1,12 +1,13 @@
-"""Fill a hole in a picture from its surroundings.
+"""Fill a hole in a picture so that the filled area looks like the hole's surroundings.
 
-First, the hole in a small copy is filled, from coarse to fine, so that every patch over the hole
-looks like some patch outside it (Wexler, Shechtman and Irani, 2007). Then the hole is covered at
-full size by a few shifted copies of the picture (He and Sun, 2012) that look like the small copy.
-This keeps the texture sharp.
+A *patch* is a small square of pixels. First, the hole is filled in a small copy of the picture,
+from coarse to fine, so that every patch over the hole looks like some patch outside the hole
+(Wexler, Shechtman and Irani, 2007). This small filled picture is the *guide*. Then the hole is
+covered at full size by a few shifted copies of the picture (He and Sun, 2012) that resemble the
+guide. Because pixels are copied at full size, the texture stays sharp.
 
-Arrays have the same form as in `model`. A hole is a bool array (height, width), True where pixels
-are missing.
+Arrays of pixels have the same form as in `model`. A hole is a bool array (height, width) that is
+True where pixels are missing.
 """
 
 from __future__ import annotations
@@ -22,23 +23,35 @@ Array = np.ndarray[Any, Any]
 Mask = NDArray[np.bool_]
 
 WORKING_SIDE = 112
-"""The longer side of the small copy in pixels. The search time grows with its fourth power."""
+"""The longer side of the small copy, in pixels. The search time grows with its fourth power."""
 PATCH = 7
-"""The side of a patch in pixels of the small copy; an odd number."""
+"""The side of a patch, in pixels of the small copy. The number must be odd."""
 NEARNESS = 0.04
-"""The cost of a patch from the opposite end of the picture, as a squared difference per pixel."""
+"""How strongly near patches are preferred to distant patches.
+
+This is the cost of a patch from the opposite end of the picture, as a squared difference per pixel.
+"""
 STRANGENESS = 4
-"""The weight of how much a patch's colours differ from those around the hole; its fit has 1."""
+"""How strongly patches with the colours around the hole are preferred to others.
+
+This is the weight of the difference in these colours. The weight of how well a patch fits is 1.
+"""
 FEWEST_SOURCES = 100
-"""The fewest known patches with which a search makes sense."""
+"""The least number of known patches with which a search makes sense."""
 MOST_HOLES = 12
-"""The most holes that are filled one by one. More are filled together, which is less precise."""
+"""The largest number of holes that are filled one by one.
+
+If there are more holes, all are filled together, which is less precise.
+"""
 MOST_SHIFTS = 32
-"""The most shifted copies that cover one hole."""
+"""The largest number of shifted copies that cover one hole."""
 
 
 def fill(picture: Array, hole: Mask) -> Array:
-    """Return a copy of `picture` with `hole` filled. Some pixels must be outside the hole."""
+    """Return a copy of `picture` in which `hole` is filled.
+
+    At least some pixels must be outside the hole.
+    """
     picture = picture.copy()
     missing = hole.copy()
     reach = max(3, min(hole.shape) // 64)
@@ -61,31 +74,37 @@ def fill(picture: Array, hole: Mask) -> Array:
 
 
 def _fill_one(picture: Array, hole: Mask, missing: Mask) -> None:
-    """Fill `hole` in place. `missing` is the hole and other pixels that must not be copied."""
+    """Fill `hole` in `picture`, in place.
+
+    `missing` is True at the pixels of the hole and of other holes that are not yet filled. None of
+    these pixels can be copied.
+    """
     height, width = hole.shape
     factor = max(1.0, max(hole.shape) / WORKING_SIDE)
     size = (max(1, round(width / factor)), max(1, round(height / factor)))
     small = cv2.resize(_with_roughness(picture, factor), size, interpolation=cv2.INTER_AREA)
     unknown = cv2.resize(missing.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
     guide, shifts = _completed(small, unknown)
-    # The average of many patches shows larger forms only. So just the tones are taken from it, and
-    # detail is copied from the picture.
+    # The guide is an average of many patches, so it shows larger forms only. Therefore only the
+    # tones are taken from the guide, and the detail is copied from the picture.
     tones = cv2.resize(
         _blurred(guide[..., :3], 1.5), (width, height), interpolation=cv2.INTER_CUBIC
     )
     filling = tones + _detail(picture - tones, missing, small, unknown, guide, shifts)
-    # A small step in tone that is left at the edge is spread over the hole. A larger step is due to
-    # structure, so the correction is limited.
+    # If a small step in tone is left at the hole's edge, the filling is corrected smoothly so that
+    # the step disappears. A larger step belongs to the structure of the picture, so the correction
+    # is limited.
     beside = (cv2.dilate(hole.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0) & ~missing
     filling = filling + _diffused((picture - filling).clip(-0.08, 0.08), beside)
     picture[hole] = filling[hole]
 
 
 def _with_roughness(picture: Array, scale: float) -> Array:
-    """Return red, green, blue and roughness, (height, width, 4).
+    """Return `picture` with a fourth channel, the roughness: an array (height, width, 4).
 
-    Roughness is the strength of the texture that is lost when the picture is scaled down by
-    `scale`. Without it, fur and a wall of the same colour would look the same in the small copy.
+    The roughness is the strength of the texture that is lost when the picture is scaled down by the
+    factor `scale`. Without this channel, fur and a wall of the same colour would look the same in
+    the small copy.
     """
     grey = picture.mean(-1)
     rough = _blurred(np.abs(grey - _blurred(grey, scale)), scale)
@@ -96,9 +115,10 @@ def _with_roughness(picture: Array, scale: float) -> Array:
 
 
 def _completed(picture: Array, hole: Mask) -> tuple[Array, NDArray[np.intp]]:
-    """Return `picture` with its hole filled, and the shifts from which its patches were taken.
+    """Return the guide, which is `picture` with its hole filled, and the shifts of its patches.
 
-    The shifts are (down, across) in pixels, an array (n, 2).
+    A shift is the distance (down, across), in pixels, from a patch over the hole to the known patch
+    that replaced it. The shifts are an array (n, 2).
     """
     levels = [(picture, hole)]
     while min(levels[-1][1].shape) >= 4 * PATCH and _thickness(levels[-1][1]) > PATCH / 2:
@@ -124,11 +144,13 @@ def _completed(picture: Array, hole: Mask) -> tuple[Array, NDArray[np.intp]]:
 
 
 def _strange(picture: Array, hole: Mask) -> Array:
-    """Return how much the colours of each patch differ from those around the hole, (height, width).
+    """Return how much the colours of the patch around each pixel differ from those around the hole.
 
-    The value is the mean squared difference of each pixel from the nearest colour at the edge. A
-    hole should be filled with what surrounds it: next to grey cloth, a face would be wrong, even if
-    its outline matches.
+    For each pixel of a patch, the most similar colour at the hole's edge is found. The value of the
+    patch is the mean of the squared differences. The array has the shape (height, width).
+
+    The value is needed because a hole should be filled with what surrounds the hole: in grey cloth,
+    a face would be wrong, even if the outline of the face matches.
     """
     rim = cv2.dilate(hole.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
     usual = picture[rim & ~hole]
@@ -140,10 +162,11 @@ def _strange(picture: Array, hole: Mask) -> Array:
 
 @dataclass(frozen=True)
 class _Index:
-    """The known patches of a picture, for a search of the most similar ones.
+    """The known patches of a picture, prepared so that similar patches are found quickly.
 
-    The distance depends on the colours, the place, and the value of `_strange`. Patches are
-    compared in their principal components.
+    The search minimizes a distance between patches, which depends on their colours, on their
+    places, and on the value of `_strange`. To save time, not all colours of two patches are
+    compared, but only their 24 most important components (principal components).
     """
 
     centres: NDArray[np.intp]
@@ -154,7 +177,7 @@ class _Index:
 
     @staticmethod
     def of(picture: Array, hole: Mask) -> _Index:
-        """Index the patches of `picture` that don't touch `hole`."""
+        """Return the index of all patches of `picture` that don't touch `hole`."""
         centres = np.argwhere(_sources(hole))
         patches = _patches(picture, centres)
         mean = patches.mean(0)
@@ -167,15 +190,17 @@ class _Index:
         return _Index(centres, mean, axes, place, rows)
 
     def nearest(self, guide: Array, targets: NDArray[np.intp]) -> tuple[NDArray[np.intp], Array]:
-        """Return the known patches that are most similar to those of `guide` at `targets` (n, 2).
+        """Return the known patch that is most similar to each patch of `guide` at `targets`.
 
-        They are given by their centres (n, 2) and squared distances (n,), which depend on colours
-        and place only.
+        `targets`, (n, 2), are the centres of the patches of `guide`. Return the centres of the
+        known patches, (n, 2), and their squared distances, (n,). These distances depend on colours
+        and places, but not on the value of `_strange`.
         """
         wanted = np.hstack(
             [(_patches(guide, targets) - self.mean) @ self.axes, targets * self.place]
         )
-        # |known - wanted|^2 + penalty as a product of matrices, without the constant |wanted|^2.
+        # The product of these matrices is |known - wanted|^2 + penalty for each pair of patches,
+        # without |wanted|^2, which is the same for all known patches.
         queries = np.hstack([-2 * wanted, np.ones((len(wanted), 1))]).astype(np.float32)
         chunks = np.array_split(queries, len(queries) // 512 + 1)
         found = np.concatenate([(chunk @ self.rows.T).argmin(1) for chunk in chunks])
@@ -196,7 +221,8 @@ def _improved(
     touching[inner] = cv2.dilate(hole.astype(np.uint8), np.ones((PATCH, PATCH), np.uint8))[inner]
     targets = np.argwhere(touching)
     found, far = index.nearest(guide, targets)
-    # Good matches, and patches near or outside the edge of the hole, have a larger weight.
+    # A patch has a larger weight if it matches well, and if its centre is near the edge of the hole
+    # or outside the hole.
     depth = cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, 5)
     say = np.exp(-far / (2 * np.quantile(far, 0.75) + 1e-6))
     say *= 1.3 ** -depth[targets[:, 0], targets[:, 1]]
@@ -212,7 +238,7 @@ def _improved(
 
 
 def _sources(hole: Mask) -> Mask:
-    """Return where the centres of patches are that don't touch the hole."""
+    """Return an array that is True at the centres of all patches that don't touch the hole."""
     half = PATCH // 2
     valid = np.zeros_like(hole)
     inner = (slice(half, hole.shape[0] - half), slice(half, hole.shape[1] - half))
@@ -222,7 +248,10 @@ def _sources(hole: Mask) -> Mask:
 
 
 def _patches(picture: Array, centres: NDArray[np.intp]) -> Array:
-    """Return the patches around `centres` (n, 2) as rows (n, channels * PATCH * PATCH)."""
+    """Return the patches around `centres`, (n, 2), one in each row.
+
+    The returned array has the shape (n, channels * PATCH * PATCH).
+    """
     half = PATCH // 2
     views = np.lib.stride_tricks.sliding_window_view(picture, (PATCH, PATCH), (0, 1))
     return views[centres[:, 0] - half, centres[:, 1] - half].reshape(len(centres), -1)
@@ -249,10 +278,10 @@ def _detail(
 ) -> Array:
     """Return detail for the hole, copied from where the picture looks like `guide` in the hole.
 
-    `detail` is the difference of the picture at full size from its tones, and `missing` its hole.
-    `small`, `unknown` and `guide` are the picture, its hole and the filled picture at the working
-    size; `shifts` are in pixels of that size. Because only detail is copied, there is no step in
-    tone between copies from different places.
+    `detail` is the difference between the picture at full size and its tones, and `missing` is its
+    hole at full size. `small` is the small copy, `unknown` is the hole in this copy, and `guide` is
+    the copy with its hole filled. `shifts` are in pixels of the small copy. Because only detail is
+    copied, and no tones, there is no visible step between copies from different places.
     """
     height, width = missing.shape
     rows, columns = unknown.shape
@@ -264,7 +293,7 @@ def _detail(
     strange = _strange(small, unknown)
     costs = np.stack([_cost(small, unknown, guide, strange, shift) for shift in chosen])
     labels = costs.argmin(0)
-    # Neighbouring pixels should be copied from the same place, unless that is much worse.
+    # Neighbouring pixels should get the same shift, unless another shift fits much better.
     typical = np.median(costs.min(0)[unknown]) + 1e-4
     for _ in range(4):
         alike = np.stack(
@@ -285,7 +314,10 @@ def _detail(
 
 
 def _common(shifts: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return the most frequent shifts, (n, 2), at most MOST_SHIFTS. Similar shifts count as one."""
+    """Return the most frequent of `shifts`, an array (n, 2) with at most MOST_SHIFTS rows.
+
+    Shifts that are similar to a more frequent shift are left out.
+    """
     low = shifts.min(0)
     counts = np.zeros(shifts.max(0) - low + 1, np.float32)
     np.add.at(counts, tuple((shifts - low).T), 1)
@@ -299,7 +331,10 @@ def _common(shifts: NDArray[np.intp]) -> NDArray[np.intp]:
 def _cost(
     small: Array, unknown: Mask, guide: Array, strange: Array, shift: NDArray[np.intp]
 ) -> Array:
-    """Return how much the picture shifted by `shift` differs from `guide`, (height, width)."""
+    """Return the cost of copying each pixel by `shift`, an array (height, width).
+
+    The cost is mainly the difference between `guide` and the small picture after it is shifted.
+    """
     down, across = int(shift[0]), int(shift[1])
     difference = ((_shifted(small, down, across) - guide) ** 2).sum(-1)
     difference += STRANGENESS * _shifted(strange, down, across)
@@ -308,9 +343,10 @@ def _cost(
 
 
 def _shifted(array: Array, down: int, across: int) -> Array:
-    """Return an array in which each pixel has the value from `down` and `across` pixels farther on.
+    """Return a copy of `array`, shifted so that each pixel gets the value of a pixel farther on.
 
-    Beyond the edge, the values are 0.
+    The value comes from the pixel that is `down` rows below and `across` columns to the right. If
+    this pixel would be beyond the edge, the value is 0.
     """
     height, width = array.shape[:2]
     shifted = np.zeros_like(array)
@@ -327,15 +363,17 @@ def _shifted(array: Array, down: int, across: int) -> Array:
 
 
 def _diffused(values: Array, known: Mask) -> Array:
-    """Return `values` where they are `known`, and a smooth interpolation elsewhere."""
+    """Return a copy of `values` in which values that are not `known` are interpolated smoothly."""
     weight = known.astype(np.float32)
     return _pulled_and_pushed(values * weight[..., None], weight)
 
 
 def _pulled_and_pushed(sums: Array, weight: Array) -> Array:
-    """Fill gaps smoothly by pull-push interpolation.
+    """Return values in which all gaps are filled smoothly, by pull-push interpolation.
 
-    `sums` are the values multiplied by their `weight` (height, width), 0 to 1.
+    `weight`, (height, width), is 1 where a value is known and 0 where it is missing; values between
+    0 and 1 are possible. `sums` are the values multiplied by this weight. The method fills gaps
+    from a copy of half the size, in which gaps are filled in the same way.
     """
     height, width = weight.shape
     if max(height, width) <= 2:
@@ -343,8 +381,8 @@ def _pulled_and_pushed(sums: Array, weight: Array) -> Array:
     size = ((width + 1) // 2, (height + 1) // 2)
     low_sums = cv2.resize(sums, size, interpolation=cv2.INTER_AREA)
     low_weight = cv2.resize(weight, size, interpolation=cv2.INTER_AREA)
-    # A cell of which a quarter is known counts as known, so that near values take precedence over
-    # distant ones.
+    # A pixel of the half-size copy counts as known if at least a quarter of its area is known, so
+    # that near values take precedence over distant ones.
     gain = np.minimum(1, 4 * low_weight) / np.maximum(low_weight, np.float32(1e-6))
     low = _pulled_and_pushed(low_sums * gain[..., None], low_weight * gain)
     smooth = cv2.resize(np.ascontiguousarray(low), (width, height), interpolation=cv2.INTER_LINEAR)

@@ -1,11 +1,12 @@
 """The HTTP server of the sandbox: edits, generations, tasks, signed links, models, prices.
 
-`POST /v1/images/edits` takes a form, `POST /v1/images/generations` takes JSON with pictures as data
-URLs. On request, the latter answers at once with the name of a task, and `GET /v1/tasks/{id}`
-returns the task's state.
+Edits are requested in two ways. `POST /v1/images/edits` takes a form. `POST /v1/images/generations`
+takes JSON with pictures as data URLs; if the request asks for it, the server replies at once with
+the name of a *task*, and `GET /v1/tasks/{id}` then returns the state of this task.
 
-The server is as strict as the service: it has the limits of the proxy, drops files that look like
-duplicates, and lets links expire. Everything is kept in memory.
+The server is as strict as the real service. It refuses requests that are too large for the proxy in
+front of the service, drops files that look like duplicates, and lets links expire. All data is kept
+in memory.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ _DATA_URL = re.compile(r"data:(image/[a-z]+);base64,(.*)", re.DOTALL)
 _RESULT_PATH = re.compile(r"/p/img/(img_[0-9a-f]+)/0")
 _TASK_PATH = re.compile(r"/v1/tasks/([^/]+)")
 _QUEUED = 0.2
-"""The share of the thinking time in which a task is still queued."""
+"""The share of the thinking time during which the state of a task is "queued"."""
 _PROXY_413 = (
     b"<html>\r\n<head><title>413 Request Entity Too Large</title></head>\r\n<body>\r\n"
     b"<center><h1>413 Request Entity Too Large</h1></center>\r\n</body>\r\n</html>\r\n"
@@ -76,7 +77,7 @@ _log = logging.getLogger(__name__)
 
 
 class UploadedFile(NamedTuple):
-    """A file as it arrived, with the name and content type that the client sent."""
+    """A file that arrived in a request, with the name and content type that the client sent."""
 
     field: str
     name: str
@@ -86,7 +87,11 @@ class UploadedFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Edit:
-    """An accepted edit: text fields, files in order of arrival, headers (case-insensitive)."""
+    """A request for an edit that the server accepted.
+
+    It consists of the text fields, the files in their order of arrival, and the headers, whose
+    names are case-insensitive.
+    """
 
     fields: dict[str, str]
     files: list[UploadedFile]
@@ -95,41 +100,48 @@ class Edit:
 
 @dataclass
 class Task:
-    """An accepted edit that is in progress or has ended; `key` is that of its sender."""
+    """An accepted edit that is in progress or has ended.
+
+    `key` is the API key of the client that sent the edit.
+    """
 
     key: str
     began: float
-    """The time of its start on the monotonic clock."""
+    """The time at which the edit began, on the monotonic clock."""
     result: tuple[bytes, str] | None = None
-    """The bytes and the media type of the picture."""
+    """The bytes and the media type of the edited picture, or None if there is no picture yet."""
     error: dict[str, str] | None = None
-    """The code and the message of the error, if it failed."""
+    """The code and the message of the error if the edit failed, otherwise None."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """A GET request that arrived: its path with query, and its headers (case-insensitive)."""
+    """A GET request that arrived.
+
+    `path` includes the query. The names of the headers are case-insensitive.
+    """
 
     path: str
     headers: Message
 
 
 class Sandbox:
-    """The service on a free port of 127.0.0.1, running inside a `with` block.
+    """The sandbox, which serves on a free port of 127.0.0.1 inside a `with` block.
 
-    Prepared replies (`answers`, `pages` and `task_answers`) may be changed at any time.
+    The prepared replies (`answers`, `pages` and `task_answers`) can be changed at any time.
 
-    `keys`: the accepted Bearer keys; None accepts any.
-    `balance`: the number of edits that are paid for; None is unlimited.
-    `thinking`: the time in seconds before an edit is made.
-    `link_life`: the time in seconds for which links are valid.
-    `link_form`: how results are returned.
-    `answers`: prepared replies (status, headers, body) to the next POSTs, whatever these contain. A
-    body that is a dict is sent as JSON. None in place of a reply closes the connection.
+    `keys`: the API keys that are accepted; None accepts any key.
+    `balance`: the number of edits that are paid for; None means that there is no limit.
+    `thinking`: how many seconds the server waits before it makes an edit.
+    `link_life`: for how many seconds a link to a result is valid.
+    `link_form`: the form in which results are returned.
+    `answers`: prepared replies (status, headers, body) to the next POST requests, whatever these
+    contain. A body that is a dict is sent as JSON. None in place of a reply closes the connection.
     `prices`: the price of an edit at each tier.
-    `pages`: prepared replies to GETs by path, in place of the usual ones.
-    `task_answers`: like `answers`, for the next GETs of tasks.
-    `misbehaviour`: the changes to each picture before it is sent. A prompt may name others.
+    `pages`: prepared replies to GET requests, by path. They replace the usual replies.
+    `task_answers`: prepared replies, like `answers`, to the next GET requests for tasks.
+    `misbehaviour`: the changes that are made to each picture before it is sent. If a prompt names
+    another misbehaviour, that one is used for its edit.
     """
 
     def __init__(
@@ -157,11 +169,11 @@ class Sandbox:
         self.task_answers: deque[Answer | None] = deque(task_answers)
         self.misbehaviour = misbehaviour
         self.posts = 0
-        """The number of POSTs that arrived completely, accepted or not."""
+        """The number of POST requests that arrived completely, accepted or refused."""
         self.edits: list[Edit] = []
-        """The latest accepted edits."""
+        """The latest accepted edits, oldest first."""
         self.served: list[Served] = []
-        """The latest GET requests."""
+        """The latest GET requests, oldest first."""
         self._secret = secrets.token_bytes(32)
         self._tasks: OrderedDict[str, Task] = OrderedDict()
         self._lock = threading.Lock()
@@ -172,14 +184,20 @@ class Sandbox:
 
     @property
     def origin(self) -> str:
-        """`http://127.0.0.1:PORT`. Raises RuntimeError outside the `with` block."""
+        """The server's address, `http://127.0.0.1:PORT`.
+
+        Raises RuntimeError outside the `with` block.
+        """
         if self._server is None:
             raise RuntimeError("the sandbox is not running")
         return f"http://127.0.0.1:{self._server.server_port}"
 
     @property
     def base_url(self) -> str:
-        """`http://127.0.0.1:PORT/v1`. Raises RuntimeError outside the `with` block."""
+        """The address of the API, `http://127.0.0.1:PORT/v1`.
+
+        Raises RuntimeError outside the `with` block.
+        """
         return f"{self.origin}/v1"
 
     def __enter__(self) -> Sandbox:
@@ -206,27 +224,34 @@ class Sandbox:
     # --- called by the handler ------------------------------------------------------------------
 
     def next_answer(self) -> tuple[bool, Answer | None]:
-        """Count a POST, and return whether there is a prepared answer to it, and that answer.
+        """Count a POST request, and take the next prepared reply.
 
-        The answer is None if there is none, or if the connection is to be closed.
+        Return whether there is a prepared reply, and the reply. If there is a prepared reply, but
+        it is None, the connection is to be closed.
         """
         with self._lock:
             self.posts += 1
             return (True, self.answers.popleft()) if self.answers else (False, None)
 
     def next_task_answer(self) -> tuple[bool, Answer | None]:
-        """Do the same as `next_answer` for the GET of a task, without counting it."""
+        """Take the next prepared reply to a GET request for a task.
+
+        Return the same values as `next_answer`. The request is not counted.
+        """
         with self._lock:
             return (True, self.task_answers.popleft()) if self.task_answers else (False, None)
 
     def record(self, served: Served) -> None:
-        """Record a GET request."""
+        """Add a GET request to `served`, and drop the oldest request if there are too many."""
         with self._lock:
             self.served.append(served)
             del self.served[:-KEPT_RECORDS]
 
     def authorize(self, headers: Message) -> str:
-        """Return the Bearer key. Raises Refusal if it is missing or not accepted."""
+        """Return the API key in the headers of a request.
+
+        Raises Refusal if the key is missing or not accepted.
+        """
         scheme, _, key = (headers.get("Authorization") or "").partition(" ")
         key = key.strip()
         if scheme.lower() != "bearer" or not key:
@@ -236,7 +261,7 @@ class Sandbox:
         return key
 
     def pricing(self) -> dict[str, Any]:
-        """Return the public list of prices as a JSON object."""
+        """Return the public list of prices, as a dict for JSON."""
         options = [
             {"resolution": tier, "model_price": price, "max_n": 1 if tier == "1k" else 4}
             for tier, price in self.prices.items()
@@ -244,14 +269,19 @@ class Sandbox:
         return {"success": True, "data": [{"model_name": MODEL, "resolution_options": options}]}
 
     def edit(self, key: str, body: bytes, headers: Message) -> dict[str, Any]:
-        """Make an edit, and return the JSON object of the reply. Raises Refusal."""
+        """Make the edit that the form in `body` requests, and return the reply as a dict for JSON.
+
+        Raises Refusal if the request is not valid or the balance is used up.
+        """
         fields, files = _form(headers.get("Content-Type", ""), body)
         return self._answered(*self._taken(key, Edit(fields, files, headers)))
 
     def generate(self, key: str, query: str, body: bytes, headers: Message) -> dict[str, Any]:
-        """Accept a generation, and return the JSON object of the reply. Raises Refusal.
+        """Make the edit that the JSON in `body` requests, and return the reply as a dict for JSON.
 
-        If the query, the headers or the body ask for that, reply at once with the name of the task.
+        If the query, the headers or the body ask not to wait, return the name of a task at once,
+        and make the edit in another thread. Raises Refusal if the request is not valid or the
+        balance is used up.
         """
         asked = _json_object(body)
         fields, files = _generation(asked)
@@ -266,9 +296,9 @@ class Sandbox:
         return {"created": int(time.time()), "task_id": name, "status": "queued", "data": []}
 
     def _taken(self, key: str, edit: Edit) -> tuple[str, Task, _Request]:
-        """Check and charge an edit, and return its name, its task and its request.
+        """Check and charge an edit, and return the task's name, the task and the model's input.
 
-        Raises Refusal if it is not valid or the balance is used up.
+        Raises Refusal if the edit is not valid or the balance is used up.
         """
         request = _Request.read(edit.fields, edit.files)
         name, task = f"img_{secrets.token_hex(12)}", Task(key, time.monotonic())
@@ -285,14 +315,14 @@ class Sandbox:
         return name, task, request
 
     def _answered(self, name: str, task: Task, request: _Request) -> dict[str, Any]:
-        """Make an accepted edit, and return the JSON object with its result."""
+        """Make an accepted edit, and return the reply with its result as a dict for JSON."""
         result = self._make(task, request)
         return {"created": int(time.time()), "task_id": name, "data": self._data(name, result)}
 
     def _make(self, task: Task, request: _Request) -> tuple[bytes, str]:
-        """Make an accepted edit, and return the bytes and the media type of its picture.
+        """Make an accepted edit, and return the bytes and the media type of the edited picture.
 
-        If that fails, the edit is not charged.
+        If the edit fails, its charge is given back.
         """
         try:
             if self._closing.wait(self.thinking):
@@ -308,7 +338,7 @@ class Sandbox:
             raise
 
     def _work_on(self, task: Task, request: _Request) -> None:
-        """Make an accepted edit in a thread of its own, after the reply was sent."""
+        """Make an accepted edit. A thread of its own runs this while the client polls the task."""
         try:
             self._make(task, request)
         except ConnectionAbortedError:
@@ -317,9 +347,10 @@ class Sandbox:
             _log.exception("The sandbox failed to make an edit.")
 
     def task(self, key: str, name: str) -> dict[str, Any]:
-        """Return the state of an edit, with a new link, as the JSON object of the reply.
+        """Return the state of the task `name`, as a dict for JSON.
 
-        Raises Refusal if there is no such edit, or if it was sent with another key.
+        If the edit has succeeded, the dict contains a new link to the result. Raises Refusal if
+        there is no such task, or if its edit was sent with another API key.
         """
         with self._lock:
             task = self._tasks.get(name)
@@ -337,7 +368,10 @@ class Sandbox:
         return {**answer, "status": "in_progress", "progress": min(99, int(100 * passed))}
 
     def _data(self, name: str, result: tuple[bytes, str]) -> list[dict[str, str]]:
-        """Return the list with the only result. Its link is valid for `link_life` from now."""
+        """Return a list with one entry, which contains the result or a link to the result.
+
+        A link is valid for `link_life` seconds from now on.
+        """
         handed_over = self._handed_over(name, *result)
         return [{**handed_over, "file_id": f"file_{secrets.token_hex(12)}"}]
 
@@ -351,9 +385,10 @@ class Sandbox:
         return {"url": self.origin + link if self.link_form == "absolute" else link}
 
     def result(self, target: str) -> tuple[bytes, str]:
-        """Return the bytes and the media type of the picture to which a link's path and query lead.
+        """Return the bytes and the media type of the picture to which a link leads.
 
-        Raises Refusal if there is none, or if the link's signature is wrong or has expired.
+        `target` is the path and the query of the link. Raises Refusal if there is no such picture,
+        if the link's signature is wrong, or if the link has expired.
         """
         parts = urlsplit(target)
         match = _RESULT_PATH.fullmatch(parts.path)
@@ -376,7 +411,7 @@ class Sandbox:
 
 
 class Refusal(Exception):
-    """An error to be returned to the client: HTTP status, error code and a sentence."""
+    """An error that the server sends to the client: HTTP status, error code and a sentence."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -385,7 +420,7 @@ class Refusal(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        """The JSON object of the reply."""
+        """The body of the reply, as a dict for JSON."""
         kind = {401: "authentication_error", 402: "insufficient_quota"}.get(
             self.status, "server_error" if self.status >= 500 else "invalid_request_error"
         )
@@ -400,7 +435,10 @@ def _bad(message: str) -> Refusal:
 
 
 def _form(content_type: str, body: bytes) -> tuple[dict[str, str], list[UploadedFile]]:
-    """Return the text fields and the files of a multipart form. Raises Refusal."""
+    """Return the text fields and the files of the multipart form in `body`.
+
+    Raises Refusal if the form can't be read.
+    """
     media_type, options = parse_options_header(content_type)
     if media_type != "multipart/form-data" or not options.get("boundary"):
         raise _bad("The request must be multipart/form-data.")
@@ -411,7 +449,7 @@ def _form(content_type: str, body: bytes) -> tuple[dict[str, str], list[Uploaded
         options["boundary"],
         len(body),
         part_limit=MOST_PARTS,
-        # As much as a whole request may have, so that no part is written to the disk.
+        # These limits are as large as the largest request, so that no file is written to the disk.
         spool_limit=MOST_REQUEST_BYTES,
         memory_limit=MOST_REQUEST_BYTES,
     )
@@ -428,7 +466,7 @@ def _form(content_type: str, body: bytes) -> tuple[dict[str, str], list[Uploaded
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
-    """Parse a JSON object. Raises Refusal if the body is something else."""
+    """Return the JSON object in `body`. Raises Refusal if `body` contains no JSON object."""
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -439,7 +477,10 @@ def _json_object(body: bytes) -> dict[str, Any]:
 
 
 def _generation(asked: Mapping[str, Any]) -> tuple[dict[str, str], list[UploadedFile]]:
-    """Return the fields and pictures of a generation like those of a form. Raises Refusal."""
+    """Return the text fields and the pictures of a generation, in the same form as `_form`.
+
+    `asked` is the JSON object of the request. Raises Refusal if a value in it is not valid.
+    """
     fields: dict[str, str] = {}
     for name in ("model", "prompt", "size", "resolution"):
         value = asked.get(name, "")
@@ -463,7 +504,7 @@ def _generation(asked: Mapping[str, Any]) -> tuple[dict[str, str], list[Uploaded
 
 
 def _linked(field: str, name: str, link: Any) -> UploadedFile:
-    """Return the picture in a data URL. Raises Refusal if it is not one."""
+    """Return the picture in the data URL `link`. Raises Refusal if `link` is no valid data URL."""
     match = _DATA_URL.fullmatch(link) if isinstance(link, str) else None
     if match is None:
         message = f"{name} can't be used: the sandbox takes data URLs with base64 only."
@@ -477,9 +518,9 @@ def _linked(field: str, name: str, link: Any) -> UploadedFile:
 
 
 def _place(field: str) -> tuple[int, int] | None:
-    """Return a sort key for the order in which the model sees the pictures of a form field.
+    """Return the sort key of a form field with pictures, or None if no such field exists.
 
-    Return None if there is no such file field.
+    The model sees the pictures in the order of these keys.
     """
     if field in _IMAGE_FIELDS:
         return min(_IMAGE_FIELDS.index(field), 1), 0
@@ -490,18 +531,21 @@ def _place(field: str) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class _Request:
-    """The input of the model for an edit that is valid."""
+    """The input of the model for a valid edit."""
 
     prompt: str
     pictures: list[Image.Image]
     mask: Image.Image | None
     size: tuple[int, int]
     first: UploadedFile
-    """The first picture as it arrived, for prompts that ask for it unchanged."""
+    """The file of the first picture, which is sent back if the prompt asks for no edit."""
 
     @staticmethod
     def read(fields: Mapping[str, str], files: Iterable[UploadedFile]) -> _Request:
-        """Return the input for a form. Raises Refusal if the form is not valid."""
+        """Return the model's input for the fields and files of a request.
+
+        Raises Refusal if a field or a file is not valid.
+        """
         if (fields.get("model") or MODEL) != MODEL:
             raise Refusal(403, "model_not_allowed", f"Only the model {MODEL} is allowed.")
         prompt = fields.get("prompt", "").strip()
@@ -534,7 +578,10 @@ class _Request:
         )
 
     def result(self, misbehaviour: Misbehaviour | None) -> tuple[bytes, str]:
-        """Make the edit, and return the bytes and the media type of the picture."""
+        """Make the edit, and return the bytes and the media type of the edited picture.
+
+        `misbehaviour` is used unless the prompt names another one.
+        """
         misbehaviour = asked_for(self.prompt) or misbehaviour
         if misbehaviour is None and model.is_echo(self.prompt):
             return self.first.data, _media_type(self.first.data)
@@ -569,9 +616,10 @@ def _media_type(data: bytes) -> str:
 def answer_size(size: str, resolution: str, first: tuple[int, int]) -> tuple[int, int]:
     """Return the (width, height) of the answer in pixels.
 
-    `size` and `resolution` are fields of the request, empty if they were not sent. `first` is the
-    (width, height) of the first picture; `auto` means the ratio that is nearest to it. Raises
-    Refusal if a field is not valid.
+    `size` and `resolution` are fields of the request, and are empty if the client didn't send them.
+    `first` is the (width, height) of the first picture. If `size` is empty or `auto`, the answer
+    gets the available ratio that is nearest to the ratio of this picture. Raises Refusal if a field
+    is not valid.
     """
     tier = resolution.strip().lower() or "1k"
     if tier not in RATIOS["1:1"]:
@@ -609,7 +657,7 @@ def answer_size(size: str, resolution: str, first: tuple[int, int]) -> tuple[int
 class _Server(ThreadingHTTPServer):
     """A server with a thread for each connection.
 
-    It keeps a set of its connections, so that they can be closed with the sandbox.
+    The server keeps a set of all open connections, so that the sandbox can close them when it ends.
     """
 
     def __init__(self, sandbox: Sandbox) -> None:
@@ -629,14 +677,14 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def cut_connections(self) -> None:
-        """Shut down all connections: idle ones, and those that still wait for an answer."""
+        """Shut down all connections, even if they still wait for a reply."""
         with self._connections_lock:
             for connection in self._connections:
                 with contextlib.suppress(OSError):  # The client has closed it.
                     connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # A client that closes its connection is no error of the server.
+        # If a client closes its connection, this is no error of the server, so it is not logged.
         if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
             _log.exception("The sandbox failed to answer.")
 
@@ -650,7 +698,10 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = 64 * 1024
 
     def do_GET(self) -> None:
-        """Return a result, a task, the models, the prices, or the reply prepared for this path."""
+        """Reply to a GET request for a result, a task, the list of models, or the prices.
+
+        If a reply is prepared for the path, send that reply instead.
+        """
         sandbox = self.server.sandbox
         sandbox.record(Served(self.path, self.headers))
         path = urlsplit(self.path).path
@@ -681,7 +732,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(HTTPStatus.OK, {"Content-Type": kind, "Cache-Control": "private"}, data)
 
     def do_POST(self) -> None:
-        """Make an edit, or return the next prepared answer."""
+        """Reply to a POST request: send the next prepared reply; if there is none, make an edit."""
         body = self._body()
         if body is None:
             return
@@ -711,7 +762,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply_json(HTTPStatus.OK, made)
 
     def handle_expect_100(self) -> bool:
-        """Ask a client that waits for it to send its body, or refuse a body that is too large."""
+        """Reply to a client that wants to know whether it should send the body of its request.
+
+        Ask for the body, or refuse the request if the body is too large.
+        """
         if (self._length() or 0) > MOST_REQUEST_BYTES:
             self._refuse_as_proxy()
             return False
@@ -725,7 +779,7 @@ class _Handler(BaseHTTPRequestHandler):
         return int(length) if re.fullmatch(r"[0-9]{1,15}", length) else None
 
     def _body(self) -> bytes | None:
-        """Return the body of the request; None if it was refused without being read."""
+        """Return the body of the request, or None if the request was refused before it was read."""
         length = self._length()
         if length is None:
             self.close_connection = True
@@ -745,7 +799,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._reply(413, {"Content-Type": "text/html"}, _PROXY_413)
 
     def _linger(self, length: int) -> None:
-        """Read some of what the client still sends. Closing at once could lose the answer."""
+        """Read and drop data that the client still sends, up to a limit.
+
+        If the connection was closed at once instead, the client could lose the reply.
+        """
         self.wfile.flush()
         left = min(length, 4 * MOST_REQUEST_BYTES)
         while left > 0 and (chunk := self.rfile.read1(min(left, 1 << 16))):
@@ -779,7 +836,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Return errors of HTTP itself in the format of the service."""
+        """Send an error that the HTTP server itself found, in the error format of the service."""
         self.close_connection = True
         self._reply_json(code, _bad(message or HTTPStatus(code).phrase).body)
 

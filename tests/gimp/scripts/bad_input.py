@@ -1,4 +1,7 @@
-"""What can't be edited: each call must end in an error with a sentence, the image untouched."""
+"""Invalid calls: each must fail with a message, and leave the image as it is.
+
+With an argument, there is one valid call instead, which fails for a reason that the test sets up.
+"""
 
 import os
 import sys
@@ -7,7 +10,7 @@ import inside
 from gi.repository import Gimp
 
 sys.path.insert(0, os.environ["GIMP3_DIRECTORY"] + "/plug-ins/dimilinks_gimp")
-from plugin.gimp import procedure
+from plugin.gimp.procedures import edit
 
 image, layer = inside.photo()
 image.select_rectangle(Gimp.ChannelOps.REPLACE, 200, 100, 200, 150)
@@ -74,9 +77,9 @@ for name, (drawables, arguments) in CASES.items():
     status, message, layers = inside.edit(edited, drawables, **arguments)
     found[name] = [status, message, layers, inside.picture_of(edited) == before]
 if not inside.ARGUMENTS:
-    # As GIMP 3.0 begins it right after the only selected layer was deleted.
+    # GIMP 3.0 calls the procedure like this right after the only selected layer was deleted.
     known = Gimp.get_pdb().lookup_procedure("dimilinks-edit")
     interactive = Gimp.RunMode.INTERACTIVE
-    said = procedure._run(known, interactive, None, [], known.create_config(), None)
+    said = edit._run(known, interactive, None, [], known.create_config(), None)
     found["no image"] = [int(said.index(0)), said.index(1), [], True]
 inside.found(found)

@@ -1,7 +1,7 @@
-"""What a user may do between any two calls of an edit's two quick halves: capture and placing.
+"""What the user may do between two calls to GIMP while an edit is captured or placed.
 
-The halves run in this process. A function of the plug-in that they call on their way is wrapped, so
-that the user's action happens just before it; each pair of function and action is an edit.
+Capturing and placing run in this process. One of the functions that they call is wrapped, so that
+the user's action happens just before it. There is an edit for each pair of function and action.
 """
 
 import os
@@ -15,8 +15,10 @@ from gi.repository import Gegl, Gimp
 PLUG_IN = os.environ["GIMP3_DIRECTORY"] + "/plug-ins/dimilinks_gimp"
 sys.path.insert(0, PLUG_IN)
 from plugin import job  # noqa: E402
-from plugin.gimp import capture, landmarks, pixels, placing, results, write_procedure  # noqa: E402
-from plugin.gimp.messages import EditError  # noqa: E402
+from plugin.errors import UserError  # noqa: E402
+from plugin.gimp import capture, placing, planning, replacing, results  # noqa: E402
+from plugin.gimp.canvas import landmarks, pixels  # noqa: E402
+from plugin.gimp.procedures import write  # noqa: E402
 
 WIDTH, HEIGHT = 300, 200
 SELECTED = (80, 40, 120, 100)
@@ -83,7 +85,7 @@ def make_gray(image, layer):
 
 
 def paint(image, layer):
-    """Paint a stripe through all that is selected."""
+    """Paint a stripe across the selection, which stays the same."""
     selection = image.get_selection().save(image)
     image.select_rectangle(Gimp.ChannelOps.REPLACE, 120, 0, 30, HEIGHT)
     layer.edit_fill(Gimp.FillType.WHITE)
@@ -130,13 +132,16 @@ MOMENTS = {
     "replace": (
         (landmarks, "find"),
         (pixels, "lay_over"),
-        (placing, "keep_for_undo"),
-        # The first thing after the pixels are written.
+        (replacing, "keep_for_undo"),
+        # This is called right after the pixels were written.
         (Gimp.Layer, "update"),
     ),
-    "large": ((write_procedure, "run"), (Gimp.Layer, "update")),
+    "large": ((write, "run"), (Gimp.Layer, "update")),
 }
-"""A large result is written by a process of its own, which GIMP may kill for it."""
+"""The wrapped functions, by what the plug-in does when it calls them.
+
+A large result is written by another process, which GIMP may kill because of the action.
+"""
 
 
 def photo(is_selected=True):
@@ -150,9 +155,9 @@ def photo(is_selected=True):
 
 
 def request(output="new-layer"):
-    return capture.Request(
+    return planning.Request(
         *("black and white", "gpt-image-2", "auto", "auto", output, "layer"),
-        # So little context that the layer is larger than what is sent.
+        # With so little context, only a part of the layer is sent.
         *(True, 1, [], [], 0, 8, True),
         titled=True,
     )
@@ -160,17 +165,17 @@ def request(output="new-layer"):
 
 FATAL = lock_pixels, into_locked_group, delete, cut, extend
 WHILE_WRITTEN = [action for action in ACTIONS if action not in (*FATAL, paint)]
-"""Those for which GIMP doesn't kill the process that writes: here that is this one.
+"""The actions that are safe while this process writes: GIMP doesn't kill it for them.
 
-What is painted into a tile that is on its way is lost; `painted_meanwhile` paints between tiles.
+What is painted into a tile while it is written is lost. `painted_meanwhile` paints between tiles.
 """
-QUICK = placing._QUICK_BYTES
+QUICK = replacing._QUICK_BYTES
 worked = {}
-"""The first job that a worker has finished for pictures of that size: others have the same ones."""
+"""A job that a worker has finished, by the size of its pictures. Others of this size get copies."""
 
 
 def work(captured):
-    """Have the job received and fitted; one worker does it for all of them."""
+    """Bring the job to its fitted result, with a worker or with copies from an earlier job."""
     size = captured.box.width, captured.box.height
     if size in worked:
         for name in ("result-1.png", "placed-1.png", "state.json"):
@@ -187,7 +192,10 @@ def worker_python():
 
 
 def interrupted(module, name, action):
-    """Have `action` happen once, just before the module's function does its work."""
+    """Wrap a function of a module or class, so that `action` happens once, before its next call.
+
+    Return a function that removes the wrapper.
+    """
     original = getattr(module, name)
 
     def wrapped(*arguments, **named):
@@ -200,7 +208,7 @@ def interrupted(module, name, action):
 
 
 def left_behind(image):
-    """What of an edit must not be left in the image or in GIMP."""
+    """Return what an edit has left in the image, although it must not leave anything."""
     if not image.is_valid():
         return []
     left = [each.get_name() for each in image.get_channels()]
@@ -210,7 +218,7 @@ def left_behind(image):
 
 
 def state(image, layer):
-    """The user's own state, which an edit leaves alone."""
+    """Return what an edit must not change: the selection, and the layer's properties."""
     if not (image.is_valid() and layer.is_valid()):
         return None
     locks = layer.get_lock_content(), layer.get_lock_position(), layer.get_lock_alpha()
@@ -218,18 +226,21 @@ def state(image, layer):
 
 
 def written_meanwhile(action):
-    """Have `action` happen while the pixels are written: with some of them on their way to GIMP."""
+    """Have `action` happen while the pixels are written: just before the first flush to GIMP.
+
+    Return a function that removes the wrappers.
+    """
     restore = []
 
     def next_flush():
         restore.append(interrupted(Gegl.Buffer, "flush", action))
 
-    restore.append(interrupted(placing, "keep_for_undo", next_flush))
+    restore.append(interrupted(replacing, "keep_for_undo", next_flush))
     return lambda: [each() for each in restore]
 
 
 def expected(action, is_selected=True):
-    """The user's state and the layer's bytes after `action` alone, in an image of its own."""
+    """Return the `state` and the layer's bytes after `action`, in an image without an edit."""
     image, layer = photo(is_selected)
     action(image, layer)
     there = image.is_valid() and layer.is_valid()
@@ -240,12 +251,15 @@ def expected(action, is_selected=True):
 
 
 def captured_meanwhile(module, name, action):
-    """Capture with an action in between: what is sent is what was there before."""
+    """Capture an edit with an action in between, and return what is wrong, or "".
+
+    What is sent must be what was there before the action.
+    """
     image, layer = photo()
     restore = interrupted(module, name, lambda: action(image, layer))
     try:
         (made,) = capture.capture(image, [layer], request())
-    except EditError as error:
+    except UserError as error:
         return str(error)
     finally:
         restore()
@@ -258,7 +272,7 @@ def placed_meanwhile(output, module, name, action):
     is_selected = output != "replace all"
     image, layer = photo(is_selected)
     selected = inside.selected(image) if is_selected else bytes([255]) * (WIDTH * HEIGHT)
-    placing._QUICK_BYTES = (0, 0) if output == "large" else QUICK
+    replacing._QUICK_BYTES = (0, 0) if output == "large" else QUICK
     output = "new-layer" if output == "new-layer" else "replace"
     (made,) = capture.capture(image, [layer], request(output))
     work(made)
@@ -305,7 +319,7 @@ def placed_meanwhile(output, module, name, action):
 
 
 def sent_alone():
-    """The source and the mask of an edit during which nobody does anything."""
+    """Return the source and the mask of an edit during which the user does nothing."""
     image, layer = photo()
     (made,) = capture.capture(image, [layer], request())
     image.delete()

@@ -1,4 +1,4 @@
-"""The procedure's other arguments: variations, references, several layers, visible, blend, none."""
+"""The other arguments: variations, references, several layers, visible, blend, no selection."""
 
 import inside
 from gi.repository import Gimp
@@ -51,7 +51,7 @@ found["visible"] = [
 for each in layers:
     image.remove_layer(each)
 
-# The blend fades in from the selection's edge, and stays within the selection.
+# The result fades in from the selection's edge, and only inside the selection.
 status, message, (made,) = inside.edit(image, [layer], prompt="warmer", blend=20)
 _ok, x, y = made.get_offsets()
 row = inside.raw(made.get_mask(), (0, 175 - y, made.get_width(), 1), "Y u8")
@@ -71,7 +71,7 @@ def change(column):
 
 found["blended replace"] = [change(199), change(201), change(300), change(400)]
 
-# The edit of a whole layer: no mask, the same size, its own alpha.
+# The result of a whole layer has no layer mask, and the same size and alpha as the layer.
 image.undo_disable()
 Gimp.Selection.none(image)
 image.remove_layer(group)

@@ -1,4 +1,4 @@
-"""Edits that change nothing: what is seen must stay, every pixel must come back to its place."""
+"""Edits that change nothing: the view must stay, and every pixel must come back to its place."""
 
 import struct
 
@@ -72,7 +72,7 @@ def indexed(output):
 
 
 def grid(image, layer):
-    """Lines one pixel wide, in a rhythm that fits no shift but its own."""
+    """Draw lines one pixel wide, at irregular distances, so that any shift is noticed."""
     width, height = layer.get_width(), layer.get_height()
     dark = bytes((20, 60, 30))
     light = (bytes((240, 230, 210)), bytes((255, 255, 255)))
@@ -92,7 +92,7 @@ def grid(image, layer):
 
 
 def aligned(size, offset, selection, output):
-    """Return how many pixels inside the selection are not those that were sent."""
+    """Edit a grid, and return how many pixels of the result differ from those of the layer."""
     image, layer = photo()
     layer.resize(300, 220, 0, 0)
     grid(image, layer)
@@ -120,7 +120,10 @@ def aligned(size, offset, selection, output):
 
 
 def gamut_loss(linear):
-    """What becomes of a colour (linear sRGB) on its way through a wide-gamut image, 0 to 255."""
+    """Return a colour before and after an edit of an image in Adobe RGB.
+
+    The argument is in linear sRGB. The returned values are those of the image, from 0 to 255.
+    """
     image, layer = photo(False, Gimp.ColorProfile.new_rgb_adobe(), inside.U16)
     layer.get_buffer().set(
         Gegl.Rectangle.new(0, 0, 240, 160), "RGB float", struct.pack("<3f", *linear) * (240 * 160)
@@ -144,7 +147,8 @@ KINDS = (
     ("new-layer", False, "linear"),
     ("new-layer", True, "wide gamut"),
 )
-# The service's ratios by name; places off every edge; selections at the borders and tiny ones.
+# Sizes, offsets and selections: ratios of the service, layers that extend beyond each edge of the
+# canvas, selections at the borders, and tiny ones.
 GRIDS = [
     ("auto", (0, 0), (100, 80, 60, 50)),
     ("auto", (37, -21), (100, 80, 60, 50)),
@@ -164,7 +168,7 @@ inside.found(
             )
             for output, gray, profile, precision in [
                 *((*KINDS[n % len(KINDS)], each) for n, each in enumerate(PRECISIONS)),
-                # What most photographs in another space are.
+                # Most photographs in another colour space are of this kind.
                 ("new-layer", False, "wide gamut", PRECISIONS[0]),
             ]
         },

@@ -1,4 +1,4 @@
-"""An edit for each fault that the test's service has in store: the image before and after."""
+"""An edit for each fault that the test's service causes, and the image before and after it."""
 
 import os
 

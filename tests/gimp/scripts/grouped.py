@@ -1,4 +1,4 @@
-"""Variations that share a group, as a window asks for them: seen as if they had none."""
+"""Variations in a group, as the window makes them: the view outside the selection must stay."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from gi.repository import Gimp
 
 PLUG_IN = os.environ["GIMP3_DIRECTORY"] + "/plug-ins/dimilinks_gimp"
 sys.path.insert(0, PLUG_IN)
-from plugin.gimp import capture, edit, results  # noqa: E402
+from plugin.gimp import edit, planning, results  # noqa: E402
 
 found = {}
 for name, precision, mode, opacity in (
@@ -33,7 +33,7 @@ for name, precision, mode, opacity in (
         return data
 
     before = seen()
-    request = capture.Request(
+    request = planning.Request(
         *("black and white", "gpt-image-2", "auto", "auto", "new-layer", "layer"),
         *(True, 2, [], [], 0, -1, True),
         titled=True,

@@ -1,4 +1,4 @@
-"""What the scripts inside GIMP share: photographs, the call of the procedure, exact pixels."""
+"""Functions for the scripts in GIMP: open photographs, call the procedure, and compare pixels."""
 
 import hashlib
 import json
@@ -23,14 +23,14 @@ FLOAT = Gimp.Precision.FLOAT_LINEAR
 
 
 def photo(name="coffee.png"):
-    """Open a photograph; return the image and its layer."""
+    """Open a photograph, and return the image and its layer."""
     file = Gio.File.new_for_path(f"{PHOTOS}/{name}")
     image = Gimp.file_load(Gimp.RunMode.NONINTERACTIVE, file)
     return image, image.get_layers()[0]
 
 
 def edit(image, drawables, **arguments):
-    """Call dimilinks-edit; return (status, message, layers)."""
+    """Call dimilinks-edit, and return (status, message, layers)."""
     procedure = Gimp.get_pdb().lookup_procedure("dimilinks-edit")
     config = procedure.create_config()
     config.set_property("run-mode", Gimp.RunMode.NONINTERACTIVE)
@@ -49,7 +49,7 @@ def edit(image, drawables, **arguments):
 
 
 def raw(drawable, box=None, pixel_format=None):
-    """The drawable's very bytes, or converted to the format named."""
+    """Return the drawable's own bytes, or its pixels in another format."""
     x, y, width, height = box or (0, 0, drawable.get_width(), drawable.get_height())
     return drawable.get_buffer().get(
         Gegl.Rectangle.new(x, y, width, height), 1.0, pixel_format, Gegl.AbyssPolicy.NONE
@@ -57,19 +57,22 @@ def raw(drawable, box=None, pixel_format=None):
 
 
 def selected(image, pixel_format="Y u8"):
-    """The selection's bytes, the size of the canvas."""
+    """Return the bytes of the selection for the whole canvas."""
     return raw(image.get_selection(), (0, 0, image.get_width(), image.get_height()), pixel_format)
 
 
 def compare(before, after, selection):
-    """Count pixels that differ (outside, inside) the selection; all of the same size."""
+    """Return how many pixels differ (outside, inside) the selection.
+
+    All arguments have the same number of pixels; the selection has one byte per pixel.
+    """
     changed = differing(before, after, len(selection))
     inside = sum(1 for i in changed if selection[i])
     return len(changed) - inside, inside
 
 
 def hide_by_mask(image, layer, ellipse, feather):
-    """Give the layer a mask that hides a soft ellipse of the canvas; nothing is selected then."""
+    """Give the layer a mask that hides a feathered ellipse, and select nothing."""
     mask = layer.create_mask(Gimp.AddMaskType.WHITE)
     layer.add_mask(mask)
     image.select_ellipse(Gimp.ChannelOps.REPLACE, *ellipse)
@@ -80,7 +83,7 @@ def hide_by_mask(image, layer, ellipse, feather):
 
 
 def differing(before, after, count):
-    """Numbers of the pixels that differ, of `count` in each."""
+    """Return the numbers of the pixels that differ. Each argument contains `count` pixels."""
     size = len(before) // count
     assert len(before) == len(after) == size * count
     places = (slice(i * size, (i + 1) * size) for i in range(count))
@@ -92,7 +95,7 @@ def digest(data):
 
 
 def picture_of(image):
-    """Everything of an image that an edit must not change, for comparison."""
+    """Return a description of an image, from which changes can be recognised."""
     return {
         "layers": [
             [layer.get_name(), list(layer.get_offsets())[1:], digest(raw(layer))]
@@ -113,6 +116,6 @@ def all_layers(layers):
 
 
 def found(value):
-    """Leave what the test shall see."""
+    """Write `value` to the file that the test reads."""
     with open(f"{FOLDER}/found.json", "w", encoding="utf-8") as file:
         json.dump(value, file)

@@ -1,4 +1,4 @@
-"""A photograph edited in its selection, as a new layer and in place, at two precisions."""
+"""Edits of a selection in a photograph, as a new layer and in its layer, at two precisions."""
 
 import inside
 from gi.repository import Gimp

@@ -1,5 +1,7 @@
-"""Edits by a service that drifts, zooms and changes tone: how far what is seen is off, inside and
-outside the selection, with repair and without."""
+"""Edits with a service that misbehaves in several ways, without and with repair.
+
+The findings are the mean difference inside the selection and the largest one outside.
+"""
 
 import inside
 from gi.repository import Gimp

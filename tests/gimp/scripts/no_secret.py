@@ -1,4 +1,4 @@
-"""Edits that work and one that fails, then the image as a file, as a client gets it."""
+"""Three edits, and the image saved as a file. The test's service may refuse one of the edits."""
 
 import inside
 from gi.repository import Gimp, Gio

@@ -1,7 +1,7 @@
-"""The user paints beside the selection while a result is written into the layer.
+"""The user paints beside the selection while a result is written to the layer.
 
-`inside.found` gets, by the kind of the layer, how many of the strokes are there afterwards, of how
-many, and whether the result is there.
+The findings for each kind of layer are how many strokes are there afterwards, how many were made,
+and whether the result is there.
 """
 
 import os
@@ -11,7 +11,7 @@ import inside
 from gi.repository import Gegl, Gimp
 
 sys.path.insert(0, os.environ["GIMP3_DIRECTORY"] + "/plug-ins/dimilinks_gimp")
-from plugin.gimp import pixels, writing
+from plugin.gimp.canvas import pixels, writing
 from plugin.region import Box
 
 WIDTH, HEIGHT = 1000, 900
@@ -37,7 +37,7 @@ def painted(kind):
     original = pixels.selected_part
 
     def looked_at(*arguments):
-        """Looking at what is selected comes between the tiles; so does the user."""
+        """Paint a stroke, unless it would touch the selection. This is called for each tile."""
         x, y = (97 * len(strokes)) % (WIDTH - DOT), (61 * len(strokes)) % (HEIGHT - DOT)
         if not any(pixels.shares(shares, Box(x, y, DOT, DOT))):
             image.select_rectangle(Gimp.ChannelOps.REPLACE, x, y, DOT, DOT)

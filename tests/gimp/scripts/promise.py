@@ -1,7 +1,7 @@
-"""Edits images of every kind inside a selection, and writes down all that must not have changed.
+"""Edit images of every kind inside a selection, and record everything that must not change.
 
-Reads `cases.json` in the folder; adds to each case what was found, with the names of files of raw
-pixels, and leaves the list as `found.json`.
+The cases are in the file `cases.json`. The findings for each case are added to it, with the names
+of files of raw pixels.
 """
 
 import json
@@ -28,7 +28,7 @@ def small_photo(name="coffee.png"):
 def profile(case):
     gray = case["base"].startswith("gray")
     if case["profile"] == "wide gamut":
-        # A gray image has no gamut: the tone curve that belongs to such profiles.
+        # A gray image has no gamut. Its profile has another tone curve instead.
         return (
             Gimp.ColorProfile.new_d50_gray_lab_trc() if gray else Gimp.ColorProfile.new_rgb_adobe()
         )
@@ -40,7 +40,7 @@ def profile(case):
 
 
 def build(case):
-    """Make the image of a case: the layer to edit above another photograph."""
+    """Return the image of a case, its lower layer, and the layer to edit above it."""
     image, below = small_photo("chelsea.png")
     below.set_name("below")
     photo, source = small_photo()
@@ -54,7 +54,8 @@ def build(case):
         Gimp.Selection.feather(image, 14)
         edited.edit_clear()
         Gimp.Selection.none(image)
-    # The colours first, then the depth: GIMP's conversions are not the matter here.
+    # Convert the colours first, and the precision after that. GIMP's own conversions are not tested
+    # here.
     if case["base"].startswith("gray"):
         image.convert_grayscale()
     wanted = profile(case)
@@ -128,7 +129,7 @@ def select(image, kind):
 
 
 def speckles(image):
-    """Every second pixel or so of a part, some faintly: what a selection by colour leaves."""
+    """Select scattered pixels of a part, some of them faintly, as a selection by colour does."""
     values = bytearray(WIDTH * HEIGHT)
     any_of = random.Random(5)
     for y in range(40, 130):
@@ -158,12 +159,12 @@ def view(image):
 
 
 def mask_bytes(drawable):
-    """Each pixel's own bytes: what is not exactly 0 must show."""
+    """Return the bytes in the drawable's own format, so that any value above 0 is noticed."""
     return inside.raw(drawable)
 
 
 def structure(image, but=()):
-    """The stack as names with their parents, masks by digest, and all that an edit must keep."""
+    """Return what an edit must not change, apart from pixels. The layers in `but` are left out."""
     known = [layer for layer in inside.all_layers(image.get_layers()) if layer not in but]
     return {
         "stack": [

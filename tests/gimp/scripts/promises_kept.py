@@ -1,4 +1,4 @@
-"""What must not be paid for in vain, and what must look right: hidden results, clips, rotations."""
+"""Edits whose results would be hidden, and edits with unusual layers, references and filters."""
 
 import os
 import sys
@@ -9,7 +9,8 @@ from gi.repository import Gimp
 
 PLUG_IN = os.environ["GIMP3_DIRECTORY"] + "/plug-ins/dimilinks_gimp"
 sys.path.insert(0, PLUG_IN)
-from plugin.gimp import results, undo  # noqa: E402
+from plugin.gimp import results  # noqa: E402
+from plugin.gimp.canvas import undo  # noqa: E402
 
 WIDTH, HEIGHT = 300, 200
 JOBS = Path(os.environ["DIMILINKS_HOME"], "jobs")
@@ -26,7 +27,7 @@ def jobs():
 
 
 def attempt(image, layer, **arguments):
-    """Edit; return [status, message, how many jobs that made]."""
+    """Edit a layer, and return [status, message, number of jobs that were made]."""
     before = len(jobs())
     status, message, _made = inside.edit(image, [layer], prompt="black and white", **arguments)
     image.delete()
@@ -45,7 +46,7 @@ def hide_all(layer):
 
 
 def hidden():
-    """Edits whose result nobody would see; none of them may be sent."""
+    """Try edits whose results would be invisible. None of them may be sent."""
     found = {}
     image, _layer = photo()
     found["empty layer"] = attempt(image, blank(image))
@@ -74,7 +75,7 @@ def hidden():
     image, layer = photo()
     layer.set_opacity(0)
     found["opacity 0"] = attempt(image, layer)
-    # The corners of a box around an ellipse are not selected.
+    # Only the corners of the selection's bounding box are visible, and they are not selected.
     image, layer = photo()
     layer.add_alpha()
     Gimp.context_set_antialias(False)
@@ -87,7 +88,7 @@ def hidden():
 
 
 def seen_all_the_same():
-    """Edits near those whose result is seen."""
+    """Make similar edits with visible results, and return their statuses."""
     image, _layer = photo()
     empty = blank(image)
     image.select_rectangle(Gimp.ChannelOps.REPLACE, 60, 40, 100, 80)
@@ -117,9 +118,10 @@ def view(image):
 
 
 def clipped(composite):
-    """A layer that clips what lies beneath it or is clipped; its unchanged result changes no view.
+    """Make an edit that changes nothing in a layer with this composite mode.
 
-    Also where it is transparent itself, beside what is edited.
+    The layers are transparent in parts beside the selection. Return the largest difference in the
+    view, and whether the result has the layer's colour spaces.
     """
     image, layer = photo()
     image.select_ellipse(Gimp.ChannelOps.REPLACE, 80, 40, 120, 100)
@@ -149,7 +151,7 @@ def clipped(composite):
 
 
 def rotated_reference():
-    """The size at which a reference file that EXIF has turned by 90° goes up."""
+    """Return the size of a reference in its job if EXIF data rotate the file by 90°."""
     image, layer = photo()
     path = f"{inside.FOLDER}/turned.jpg"
     status, message, _made = inside.edit(
@@ -162,7 +164,11 @@ def rotated_reference():
 
 
 def undo_of_a_dead_process():
-    """What a process left that died between freezing the undo history and giving it back."""
+    """Clear up after a process that has died while undo was frozen.
+
+    Return whether undo was frozen, whether it was enabled again, whether it was also enabled after
+    the user had disabled it, and the layers that are left.
+    """
     image, layer = photo()
     held = undo.without_undo(image)
     held.__enter__()
@@ -172,7 +178,7 @@ def undo_of_a_dead_process():
     image.insert_layer(before, None, 0)
     results.clear_up(image)
     mended = image.undo_is_enabled()
-    # What the user has switched off himself stays off.
+    # If the user disables undo, it stays disabled.
     image.undo_disable()
     results.clear_up(image)
     users = image.undo_is_enabled()
@@ -180,7 +186,10 @@ def undo_of_a_dead_process():
 
 
 def undone_filter():
-    """A replaced layer keeps filters, of which one reaches a selection alone, and its masks."""
+    """Replace a part of a layer with a mask, a lock and a filter, which must stay.
+
+    The filter is limited to a selection, in which the view must not change.
+    """
     image, layer = photo()
     image.select_rectangle(Gimp.ChannelOps.REPLACE, 200, 100, 60, 60)
     effect = Gimp.DrawableFilter.new(layer, "gegl:gaussian-blur", "blur")

@@ -1,4 +1,4 @@
-"""The procedure called from Script-Fu, with most arguments left out."""
+"""A call of the procedure from Script-Fu, without most of its arguments."""
 
 import inside
 from gi.repository import Gimp

@@ -1,4 +1,4 @@
-"""The settings without a window: a clear error."""
+"""A call of the settings without a window, which must fail with a message."""
 
 import inside
 from gi.repository import Gimp

@@ -1,7 +1,8 @@
-"""One edit after the other in one GIMP, and now and then what GIMP and this process hold.
+"""Make many edits in one GIMP, and measure from time to time what GIMP and this process hold.
 
-Arguments: `procedure`, a plug-in process for each edit, or `window`, all from this one, as the
-window makes them; how many; after how many it is measured.
+The arguments are the mode, the number of edits, and the number of edits from one measurement to the
+next. In the mode `procedure`, each edit is made by a plug-in process of its own. In the mode
+`window`, all of them are made by this process, as the window does it.
 """
 
 import os
@@ -16,13 +17,13 @@ from gi.repository import Gimp
 PLUG_IN = os.environ["GIMP3_DIRECTORY"] + "/plug-ins/dimilinks_gimp"
 sys.path.insert(0, PLUG_IN)
 from plugin.gimp import edit as editing  # noqa: E402
-from plugin.gimp.capture import Request  # noqa: E402
+from plugin.gimp.planning import Request  # noqa: E402
 
 HOME = Path(os.environ["DIMILINKS_HOME"])
 
 
 def stat(process):
-    """Parent, and resident memory in kB; None if it has ended."""
+    """Return a process's parent and its resident memory in kB, or None if it has ended."""
     try:
         fields = (process / "stat").read_text().rpartition(")")[2].split()
         return int(fields[1]), int(fields[21]) * os.sysconf("SC_PAGE_SIZE") // 1024
@@ -39,7 +40,7 @@ def held(process):
 
 
 def below(process):
-    """How many processes were started by it, or by one of those."""
+    """Return the number of the processes that descend from a process."""
     parents = {}
     for entry in Path("/proc").glob("[0-9]*"):
         if known := stat(entry):
@@ -52,9 +53,9 @@ def below(process):
 
 
 def wait_for_workers():
-    """Return when those of this process have packed the pictures of their jobs, and ended."""
+    """Wait until the workers of this process have compressed their pictures and ended."""
     end = time.monotonic() + 30
-    # To each listens a thread until it is gone.
+    # A thread listens to each worker until it has ended.
     while threading.active_count() > 1 and time.monotonic() < end:
         time.sleep(0.05)
 
@@ -90,7 +91,7 @@ for done in range(1, number + 1):
     if done % every:
         continue
     wait_for_workers()
-    # What undo remembers is meant to be kept.
+    # Empty the undo history, whose memory is not to be measured.
     image.undo_disable()
     image.undo_enable()
     rows.append(

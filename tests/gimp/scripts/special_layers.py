@@ -1,7 +1,7 @@
-"""Layers of every special kind: what the service sees of them, and what the result becomes.
+"""Layers of every special kind: what is sent of them, and what their results are like.
 
-The uploads themselves are looked at by the test: `expected-N.raw` is what the N-th should show,
-found out another way, by GIMP's own view of the layer alone over white.
+The test looks for a similar upload for each `expected-N.raw`. These files contain GIMP's own view
+of the layer alone over white, so they are made in another way than the uploads.
 """
 
 import json
@@ -35,7 +35,7 @@ def apart(one, other):
 
 
 def over_white(image, layer, box=None):
-    """How the layer looks by itself over white, as bytes of its own size or of a box in it."""
+    """Return the view of the layer alone over white, as a whole or only a box of it."""
     copy = image.duplicate()
     copy.undo_disable()
     twin = at(copy, layer)
@@ -47,7 +47,7 @@ def over_white(image, layer, box=None):
         twin.set_visible(True)
     twin.set_opacity(100)
     twin.set_mode(Gimp.LayerMode.NORMAL)
-    # As the worker mixes what is half transparent, and unmixes it again.
+    # The worker also mixes partly transparent colours with white in encoded values.
     twin.set_composite_space(Gimp.LayerColorSpace.RGB_NON_LINEAR)
     white = Gimp.Layer.new(
         copy, "white", 1, 1, Gimp.ImageType.RGB_IMAGE, 100, Gimp.LayerMode.NORMAL
@@ -76,7 +76,7 @@ def expect(data, width, height):
 
 
 def sent(image, layer):
-    """Edit the whole layer; note down what must have been sent."""
+    """Edit the whole layer, record what must have been sent, and return the new layers."""
     expect(over_white(image, layer), layer.get_width(), layer.get_height())
     status, message, made = inside.edit(image, [layer], prompt="echo")
     assert status == inside.SUCCESS, message
@@ -117,7 +117,7 @@ def filters():
     image.select_rectangle(Gimp.ChannelOps.REPLACE, 60, 40, 100, 80)
     status, _message, _layers = inside.edit(image, [layer], prompt="echo", output="replace")
     replaced = [status, apart(own, inside.raw(layer)), apart(before, view(image))]
-    # A filter that is switched off counts for nothing.
+    # A filter that is switched off has no effect on what is sent.
     layer.get_filters()[0].set_visible(False)
     Gimp.Selection.none(image)
     sent(image, layer)
@@ -130,7 +130,7 @@ def masks():
     mask = inside.raw(layer.get_mask(), None, "Y u8")
     whole = apart(inside.raw(made, None, "A u8"), mask)
     image.remove_layer(made)
-    # What the mask hides stays hidden under a selection too, and the colours have no pale fringe.
+    # What the layer mask hides stays hidden with a selection, too.
     image.select_rectangle(Gimp.ChannelOps.REPLACE, 60, 10, 150, 140)
     before = view(image)
     status, _message, (made,) = inside.edit(image, [layer], prompt="black and white")
@@ -141,7 +141,7 @@ def masks():
         if value == 0
     ]
     image.remove_layer(made)
-    # In place the mask goes on hiding what it hid; the layer's own pixels are what is edited.
+    # When the layer is replaced, its own pixels are edited, and its mask stays the same.
     own = inside.raw(layer)
     status, _message, _layers = inside.edit(image, [layer], prompt="echo", output="replace")
     replaced = [status, apart(own, inside.raw(layer)), inside.raw(layer.get_mask(), None, "Y u8")]
@@ -159,7 +159,7 @@ def masks():
 
 
 def part():
-    """A part of a layer with a mask and a filter, that reaches beyond the canvas."""
+    """Edit a part of a layer that has a mask and a filter, and extends beyond the canvas."""
     image, layer = inside.photo()
     image.undo_disable()
     layer.set_offsets(-90, 35)
@@ -210,7 +210,7 @@ def locked_alpha(output):
     return [
         apart(inside.raw(made, None, "A u8"), inside.raw(layer, box, "A u8")),
         inside.raw(layer, None, "A u8") == alpha,
-        # Half transparent colours come back without the white that the service saw behind them.
+        # Partly transparent colours come back without the white on which they were sent.
         max(apart(old[3 * i : 3 * i + 3], new[3 * i : 3 * i + 3]) for i in visible),
     ]
 
@@ -258,7 +258,7 @@ def invisible():
 
 
 def empty():
-    """A new, transparent layer: a place to let something be drawn."""
+    """Edit a selection on an empty layer, in which the result must be opaque."""
     image, _layer = photo()
     blank = Gimp.Layer.new(
         image, "blank", WIDTH, HEIGHT, Gimp.ImageType.RGBA_IMAGE, 100, Gimp.LayerMode.NORMAL
@@ -270,7 +270,10 @@ def empty():
 
 
 def without_pixels_of_their_own():
-    """Text, and in GIMP 3.2 links and paths: a new layer of each, never a replacement."""
+    """Edit a text layer, and in GIMP 3.2 a link layer and a vector layer.
+
+    The result must be a new layer; replacing these layers must be refused.
+    """
     image, _layer = photo()
     text = Gimp.TextLayer.new(image, "Words", Gimp.context_get_font(), 40, Gimp.Unit.pixel())
     image.insert_layer(text, None, 0)

@@ -1,10 +1,12 @@
-"""How long edits take, beside what they can't do without and what most plug-ins do.
+"""Measure how long edits take, beside the least that any plug-in needs and the plain plug-in.
 
-The argument is JSON: a list of cases. Each names a `file`, which may be cut (`crop`: width, height,
-x, y), then scaled (`scale`) and blurred (`blur`: pixels) and converted to `adobe` RGB, or fill a
-larger `canvas` with `layers` more, or under a `mask`; what to `select` (an ellipse), the `prompt`,
-further `arguments`, how many `drawables` are edited together; how many `times`, whether with the
-`limit` and how often the `naive` way.
+The argument is a list of cases in JSON. A case has a `name`, the `file` of a photograph, a `prompt`
+and the number of `times`. The photograph is cropped (`crop`: width, height, x, y), scaled
+(`scale`), converted to Adobe RGB (`adobe`) and blurred (`blur`: pixels), as far as the case says
+so; or it fills a `canvas`, which may have several `layers` and a layer `mask`. `select` is the
+selected ellipse, `arguments` are further arguments of the edit, and `drawables` is the number of
+layers that are edited together. With `limit`, the least that any plug-in needs is measured as well.
+`naive` is how often the plain plug-in runs.
 """
 
 import http.client
@@ -20,7 +22,7 @@ from gi.repository import Gegl, Gimp, Gio
 HOME = Path(os.environ["DIMILINKS_HOME"])
 TEMPORARY = Path(os.environ["TMPDIR"])
 BASE_URL = os.environ["DIMILINKS_BASE_URL"]
-# What a single program would have to load that did it all by itself.
+# A program that loads the libraries that are needed for an edit, and encodes and decodes pictures.
 BARE = """
 import io, sys, time
 import gi
@@ -57,7 +59,7 @@ def timed(step):
 
 
 def opened(case):
-    """The image of a case, and the layer to edit."""
+    """Return the image of a case, and the layer to edit."""
     if "canvas" in case:
         return tiled(case)
     image = Gimp.file_load(Gimp.RunMode.NONINTERACTIVE, Gio.File.new_for_path(case["file"]))
@@ -78,7 +80,7 @@ def opened(case):
 
 
 def tiled(case):
-    """A canvas of any size, full of the photograph, with more layers of it if need be."""
+    """Return an image whose top layer is filled with copies of the photograph, and this layer."""
     photograph = Gimp.file_load(Gimp.RunMode.NONINTERACTIVE, Gio.File.new_for_path(case["file"]))
     picture = photograph.get_layers()[0]
     width, height = case["canvas"]
@@ -107,8 +109,8 @@ def tiled(case):
 
 
 def edit(image, layers, case):
-    """One edit, from the call to the layer in the image; and when its parts were done."""
-    # As GIMP's window has done it for its marching ants, after every change of the layers.
+    """Make one edit, and return its time, when its parts were done, its region and its job."""
+    # GIMP's window does this for its marching ants, after every change of the layers.
     Gimp.Selection.bounds(image)
     began = time.time()
     seconds, (status, message, results) = timed(
@@ -121,11 +123,11 @@ def edit(image, layers, case):
         for name, file in (
             ("exported", "request.json"),
             ("fetched", "result-1.png"),
-            # Not the picture: that is packed later, while nobody waits.
+            # The picture itself is compressed later, and nobody waits for that.
             ("fitted", "state.json"),
             ("placed", "imported-1"),
         )
-        # An earlier version names them otherwise.
+        # An earlier version has other names for them.
         if (job / file).exists()
     }
     region = json.loads((job / "request.json").read_text())["region"]
@@ -137,7 +139,7 @@ def edit(image, layers, case):
 
 
 def limit(image, layer, made):
-    """The seconds of what no plug-in can do without, by part, for the edit that was `made`."""
+    """Return the seconds that any plug-in needs at least for the edit `made`, by part."""
     box = made["region"]["content"]
     width, height = box["width"], box["height"]
     place = Gegl.Rectangle.new(box["x"], box["y"], width, height)
@@ -169,7 +171,7 @@ def limit(image, layer, made):
     host = BASE_URL.removeprefix("http://").partition("/")[0]
 
     def move():
-        """The bytes up, and those of the result down again."""
+        """Send the bytes of the request, and then as many as the result has."""
         for path, body in (("/v1/images/edits", sent), ("/v1/images/edits", result.read_bytes())):
             connection = http.client.HTTPConnection(host)
             connection.request("POST", path, body)
@@ -195,7 +197,7 @@ def limit(image, layer, made):
 
 
 def naive(image, layer):
-    """The same by a plug-in that leaves all to GIMP: seconds, and the bytes of its files."""
+    """Run the plain plug-in, and return its seconds and the bytes of its files."""
     procedure = Gimp.get_pdb().lookup_procedure("plain-edit")
     config = procedure.create_config()
     config.set_property("run-mode", Gimp.RunMode.NONINTERACTIVE)
@@ -216,7 +218,7 @@ def measured(case):
         image.insert_layer(layers[-1], None, 0)
     if case.get("select"):
         image.select_ellipse(Gimp.ChannelOps.REPLACE, *case["select"])
-    edit(image, layers, case)  # The service makes its answer.
+    edit(image, layers, case)  # The service makes its answer now, and only repeats it later.
     found = {"name": case["name"], "edits": [], "limits": [], "naive": []}
     for turn in range(case["times"]):
         made = edit(image, layers, case)

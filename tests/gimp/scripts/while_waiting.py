@@ -1,4 +1,4 @@
-"""What a user may do while the service thinks: the two halves of an edit with changes between."""
+"""What the user may do while the service works: changes between the capture and the placing."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from gi.repository import Gimp
 
 PLUG_IN = os.environ["GIMP3_DIRECTORY"] + "/plug-ins/dimilinks_gimp"
 sys.path.insert(0, PLUG_IN)
-from plugin.gimp import capture, placing  # noqa: E402
+from plugin.gimp import capture, placing, planning  # noqa: E402
 
 GONE = (
     "layer",
@@ -46,7 +46,7 @@ RESHAPED = (
 
 
 def begin(image, layer, output="new-layer", source="layer"):
-    request = capture.Request(
+    request = planning.Request(
         *("black and white", "gpt-image-2", "auto", "auto", output, source),
         *(True, 1, [], [], 0, -1, True),
     )
@@ -68,7 +68,7 @@ def place(captures):
 
 
 def repeat(layer, across, down):
-    """Fill the layer with equal copies of its corner."""
+    """Fill the layer with copies of its top left corner."""
     width, height = layer.get_width() // across, layer.get_height() // down
     tile = inside.raw(layer, (0, 0, width, height), "R'G'B' u8")
     rows = [tile[3 * width * y : 3 * width * (y + 1)] * across for y in range(height)]
@@ -96,7 +96,7 @@ def moved_and_reselected(output):
     layer.set_name("renamed")
     image.select_rectangle(Gimp.ChannelOps.REPLACE, 5, 5, 30, 30)
     now_selected = inside.selected(image)
-    # A script's own way of selecting, which GIMP hands on to those it calls.
+    # GIMP passes a script's settings for selecting on to the procedures that the script calls.
     Gimp.context_set_feather(True)
     Gimp.context_set_feather_radius(20, 20)
     (result,), _missing = place([captured])
@@ -124,7 +124,10 @@ def moved_and_reselected(output):
 
 
 def gone(what):
-    """What leaves the result no place: it must stay in its job, and the image as it is."""
+    """Place a result after a change that leaves no place for it.
+
+    It must stay in its job, and the image must stay as it is.
+    """
     image, layer = photo("retina.jpg" if what.startswith("symmetric") else "coffee.png")
     if what.startswith("twins"):
         repeat(layer, 2, 1)
@@ -168,7 +171,7 @@ def gone(what):
 
 
 def reshaped(what, output, source, deep):
-    """What moves the exported pixels: the result must lie where they are."""
+    """Place a result after a change to the image or layer: it must lie on the exported pixels."""
     image, layer = inside.photo()
     image.scale(300, 200)
     if deep:
@@ -177,7 +180,7 @@ def reshaped(what, output, source, deep):
         repeat(layer, 2, 2)
     image.select_rectangle(Gimp.ChannelOps.REPLACE, 110, 70, 60, 50)
     captured = begin(image, layer, output, source)
-    # Where the canvas's former origin is by now.
+    # The current position of the canvas's former origin.
     dx, dy = 0, 0
     if what == "canvas larger":
         dx, dy = 30, 20
@@ -248,7 +251,7 @@ def reshaped(what, output, source, deep):
 
 
 def two_layers_one_step():
-    """Each has its own edit, cut out of the same selection by its own place."""
+    """Place the edits of two layers, each with the part of the selection at its own place."""
     image, layer = photo()
     second = layer.copy()
     image.insert_layer(second, None, 0)
@@ -280,7 +283,7 @@ def selection_extended(precision):
 
 
 def moved_off_the_canvas():
-    """A layer has its pixels beyond the canvas, too."""
+    """Replace a part of a layer that was moved partly off the canvas, where it has pixels, too."""
     image, layer = photo()
     before, was_selected = inside.raw(layer), inside.selected(image)
     captured = begin(image, layer, "replace")

@@ -1,4 +1,4 @@
-"""What GIMP and its user read in another language: the menu's label, errors of both sides."""
+"""Texts in the user's language: labels of the procedure, and errors of plug-in and worker."""
 
 import inside
 from gi.repository import Gimp

@@ -1,4 +1,6 @@
-"""Lets a process inside answer the tests: one function call per line of JSON over a Unix socket.
+"""A server through which tests call functions of another process, over a Unix socket.
+
+Each call is a line of JSON, and so is its answer:
 
 {"call": "layers", "args": {…}}  →  {"value": …}  or  {"error": "the traceback"}
 """
@@ -11,15 +13,15 @@ import traceback
 
 
 def serve(path, functions):
-    """Answer one caller after the other, until one says goodbye with {"call": null}."""
+    """Answer the calls of one client after the other, until one sends {"call": null}."""
     with socket.socket(socket.AF_UNIX) as listener:
-        # Under its final name only when it listens: a caller waits for the name.
+        # The socket gets its final name when it accepts connections: clients wait for this name.
         listener.bind(path + ".new")
         listener.listen()
         os.rename(path + ".new", path)
         while True:
             connection, _ = listener.accept()
-            # A caller that is interrupted may leave in the middle of an answer.
+            # An interrupted client may disconnect in the middle of an answer.
             with contextlib.suppress(ConnectionError), connection:
                 if not _answer(connection, functions):
                     return

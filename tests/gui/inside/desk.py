@@ -1,6 +1,6 @@
-"""The tests' hands and eyes at the screen: what a person sees and presses.
+"""Functions that read the windows of a desktop and use them as a person does: `desk.py SOCKET`.
 
-SOCKET. Reads windows through the accessibility bus, types with xdotool.
+Widgets are read and pressed through the accessibility bus. xdotool moves the mouse and types.
 """
 
 import contextlib
@@ -17,15 +17,16 @@ from gi.repository import Atspi, GLib  # noqa: E402
 
 
 def look(app="", hidden=False):
-    """Everything that the windows of `app` (all if empty) show now, or have at all.
+    """Return the widgets that are visible in the windows of `app`, or of all programs.
 
-    A list of {app, role, name, text, focused, on}; `on`: checked or unfolded.
+    Each widget is {app, role, name, text, focused, on}. `on` means checked or expanded. With
+    `hidden`, the widgets that are not visible are returned as well.
     """
     found = []
     for program in _programs(app):
         for window in _children(program):
             for thing in _walk(window, hidden):
-                # Rows come and go while they are looked at.
+                # Widgets may disappear while they are read.
                 with contextlib.suppress(GLib.Error):
                     found.append(_description(program, thing))
     return found
@@ -43,16 +44,16 @@ def _description(program, thing):
 
 
 def press(app, role, name, within=""):
-    """Press what is called so, even an item of a closed menu; False if there is none to press.
+    """Press a widget, even an item of a closed menu. Return False if there is none to press.
 
-    `within` is the role of the window to look in, where several have such a thing.
+    `within` is the role of the window to search, if several windows have such a widget.
     """
     thing = _find(app, role, name, within)
     return bool(thing) and thing.get_action_iface().do_action(0)
 
 
 def place(app, role, name, within=""):
-    """The middle of what is called so, on the screen; None if there is none to press."""
+    """Return the centre of a widget on the screen, [x, y], or None if there is none to press."""
     thing = _find(app, role, name, within)
     if not thing:
         return None
@@ -61,19 +62,19 @@ def place(app, role, name, within=""):
 
 
 def hold(x, y):
-    """Press the mouse's button there, and do not let go."""
+    """Press the mouse button at this point of the screen, and hold it."""
     subprocess.run(["xdotool", "mousemove", str(x), str(y), "mousedown", "1"], check=True)
 
 
 def release():
-    """Let go of the mouse's button."""
+    """Release the mouse button."""
     subprocess.run(["xdotool", "mouseup", "1"], check=True)
 
 
 def time_presses(app, role, name, seconds, pause):
-    """Press a thing that can be on or off again and again, with pauses between.
+    """Press a widget that can be on or off again and again, with a pause after each press.
 
-    Returns for each time after how many milliseconds it had changed.
+    Returns after how many milliseconds it had changed, for each press.
     """
     thing = _find(app, role, name, "")
     took = []
@@ -90,11 +91,11 @@ def time_presses(app, role, name, seconds, pause):
 
 
 def time_opening(item, app, role, name):
-    """Choose an item of GIMP's menu; return after how many milliseconds a thing of it can be used.
+    """Choose an item of GIMP's menu, and return after how many milliseconds a widget can be used.
 
-    The thing is one of `app`.
+    `role` and `name` are those of the widget, which belongs to the program `app`.
     """
-    # GIMP makes its menu fit a new image a moment later.
+    # GIMP updates its menu a moment after an image was opened.
     while not (chosen := _find("gimp", "menu item", item, "")):
         time.sleep(0.1)
     began = time.monotonic()
@@ -105,7 +106,7 @@ def time_opening(item, app, role, name):
 
 
 def active_window():
-    """The title of the window that the keyboard goes to."""
+    """Return the title of the active window."""
     found = subprocess.run(
         ["xdotool", "getactivewindow", "getwindowname"], capture_output=True, text=True
     )
@@ -113,7 +114,7 @@ def active_window():
 
 
 def activate(title):
-    """Bring the window whose title matches to the front, with the keyboard, if there is one now."""
+    """Activate the window whose title matches the pattern `title`, if there is one."""
     subprocess.run(["xdotool", "search", "--name", title, "windowactivate", "--sync"], check=False)
 
 
@@ -123,9 +124,9 @@ def key(name):
 
 
 def write(text):
-    """Type into whatever has the focus."""
-    # Characters that the keyboard lacks are mapped to a spare key one by one: a program needs
-    # time to notice, also on a busy machine.
+    """Type a text into the widget that has the focus."""
+    # xdotool maps each character that the keyboard lacks to a spare key. Programs need time to
+    # notice the new mapping, especially on a busy machine.
     for part in re.findall(r"[\x00-\x7f]+|[^\x00-\x7f]+", text):
         delay = "12" if part.isascii() else "500"
         subprocess.run(["xdotool", "type", "--delay", delay, part], check=True)
@@ -143,19 +144,19 @@ def picture(path):
 
 
 def area():
-    """Where the active window is on the screen: x, y, width and height."""
+    """Return position and size of the active window, [x, y, width, height]."""
     lines = _xdotool("getactivewindow", "getwindowgeometry", "--shell").splitlines()
     values = dict(line.split("=") for line in lines)
     return [int(values[name]) for name in ("X", "Y", "WIDTH", "HEIGHT")]
 
 
 def move_mouse(x, y):
-    """Move the mouse, which lets tips come up where it rests."""
+    """Move the mouse, so that tooltips appear where it rests."""
     _xdotool("mousemove", str(x), str(y))
 
 
 def arrange(x, y, width, height):
-    """Move the active window, and give it that size."""
+    """Move and resize the active window."""
     place, size = ["windowmove", str(x), str(y)], ["windowsize", str(width), str(height)]
     _xdotool("getactivewindow", *place, *size)
 
@@ -169,19 +170,19 @@ def _xdotool(*words):
 def _programs(name):
     found = []
     for program in _children(Atspi.get_desktop(0)):
-        # Programs come and go while they are looked at.
+        # Programs may end while they are read.
         with contextlib.suppress(GLib.Error):
             if name in ("", program.get_name()):
-                # What is scrolled into view does not say so by itself.
+                # The cache is not updated when a widget is scrolled into view.
                 program.clear_cache()
                 found.append(program)
     return found
 
 
 def _walk(thing, hidden):
-    # Windows come and go while they are looked at.
+    # Windows may be closed while they are read.
     with contextlib.suppress(GLib.Error):
-        # GTK takes a scrolled viewport itself for one that was scrolled out of view.
+        # GTK reports a scrolled viewport as not visible, as if it were itself out of view.
         seen = _has(thing, Atspi.StateType.SHOWING) or thing.get_role_name() == "viewport"
         if hidden or seen:
             yield thing

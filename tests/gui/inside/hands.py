@@ -1,8 +1,8 @@
-"""Programs that work in one GIMP at the same time: one looks, one is the user, two have edits made.
+"""A plug-in with four processes that work for the tests in one GIMP at the same time.
 
-A plug-in with a procedure for each of them. GIMP starts these by itself, each in a process of its
-own, and each answers the tests on a socket of its name: one can act while another one waits for
-the end of an edit.
+One of them reads images, one does what a user does, and two request edits. Each is a procedure,
+which GIMP starts by itself in a process of its own and which answers the tests on a socket of its
+name. So one can act while another one waits for the end of an edit.
 """
 
 import hashlib
@@ -26,14 +26,14 @@ LOCKS = ("content", "alpha", "position", "visibility")
 photographs = {}
 
 
-# The watcher's
+# Functions of the watcher
 
 
 def open_image(path, precision, selection):
-    """Show a photograph above its mirror image, with a part of it selected.
+    """Open a photograph as a layer above its mirror image, with a part of it selected.
 
-    Returns the ids of the image, of a twin without a window, and of the display. There is nothing
-    to undo.
+    Returns the ids of the image, of a copy without a display (the twin), and of the display. The
+    image has no undo history.
     """
     if path not in photographs:
         photographs[path] = _photograph(path)
@@ -42,7 +42,7 @@ def open_image(path, precision, selection):
         image.convert_precision(PRECISIONS[precision])
     _select(image, selection)
     twin = image.duplicate()
-    # Clears the history.
+    # This clears the undo history.
     image.undo_disable()
     image.undo_enable()
     display = Gimp.Display.new(image)
@@ -82,14 +82,15 @@ def _select(image, kind):
 
 
 def duplicate(image):
-    """Return the id of a copy without a window."""
+    """Copy an image without a display, and return the id of the copy."""
     return Gimp.Image.get_by_id(image).duplicate().get_id()
 
 
 def state(image, folder, known=None):
-    """Everything that counts of an image; pixels are files of raw bytes named by their digests.
+    """Return the state of an image, or None if the image is gone.
 
-    `known` is a state in which all layers had the same pixels. None where the image is gone.
+    Pixels are written to `folder` as raw bytes, in files named by their digests. `known` is an
+    earlier state with the same pixels in each layer, which needn't be read again.
     """
     image = Gimp.Image.get_by_id(image)
     if image is None or not image.is_valid():
@@ -134,14 +135,14 @@ def _keep(drawable, folder, pixel_format=None):
 
 
 def colours(layer, folder):
-    """Write a layer's R'G'B' u8 values; return the file's name."""
+    """Write a layer's R'G'B' u8 values to `folder`, and return the file's name."""
     return _keep(Gimp.Layer.get_by_id(layer), folder, "R'G'B' u8")
 
 
 def glance(image):
-    """What tells soon that an image has changed: of pixels only a line here and there.
+    """Return a summary that differs after the image has changed, or None while it changes.
 
-    None while it changes.
+    To be quick, it covers only some rows of pixels.
     """
     image = Gimp.Image.get_by_id(image)
     seen = []
@@ -153,13 +154,13 @@ def glance(image):
         locks = [getattr(layer, f"get_lock_{name}")() for name in LOCKS]
         seen.append([layer.get_name(), *places, *locks, digest])
     channels = [channel.get_name() for channel in image.get_channels()]
-    # In deep images the bounds of a feathered selection are those of all.
+    # The bounds are not enough: in deep images, those of a feathered selection are the whole image.
     selection = _lines(image.get_selection())
     return [seen, selection, channels, image.get_precision().value_nick]
 
 
 def _lines(drawable):
-    """A digest of a line of pixels here and there; None while they change."""
+    """Return a digest of some rows of pixels, or None while the drawable changes."""
     width, height = drawable.get_width(), drawable.get_height()
     digest = hashlib.blake2b()
     for line in range(0, height, max(1, height // 60)):
@@ -172,13 +173,13 @@ def _lines(drawable):
 
 
 def images():
-    """Ids of all open images but the photographs kept for copies."""
+    """Return the ids of all open images, without the photographs that are kept to be copied."""
     kept = {image.get_id() for image in photographs.values()}
     return [image.get_id() for image in Gimp.get_images() if image.get_id() not in kept]
 
 
 def close_images(displays):
-    """Close all images but the photographs, shown in these displays or not at all."""
+    """Close these displays, and all images except the photographs that are kept to be copied."""
     for display in map(Gimp.Display.get_by_id, displays):
         if display is not None and display.is_valid():
             display.delete()
@@ -187,11 +188,11 @@ def close_images(displays):
             image.delete()
 
 
-# An editor's
+# Functions of the editors
 
 
 def edit(image, prompt, **values):
-    """Edit the layer called edited; return the call's status and its message."""
+    """Edit the layer called edited, and return the status and the error message of the call."""
     image = Gimp.Image.get_by_id(image)
     procedure = Gimp.get_pdb().lookup_procedure("dimilinks-edit")
     config = procedure.create_config()
@@ -202,18 +203,18 @@ def edit(image, prompt, **values):
         config.set_property(name, value)
     status = procedure.run(config).index(0)
     message = "" if status == Gimp.PDBStatusType.SUCCESS else Gimp.get_pdb().get_last_error()
-    # Or the menu doesn't know that there is something to undo.
+    # Without this, GIMP's menu doesn't offer to undo the edit.
     Gimp.displays_flush()
     return status.value_nick, message
 
 
-# The user's
+# Functions of the user
 
 
 def act(image, deed, values):
-    """Do what a user does, with the layer called edited if it is there; return whether it worked.
+    """Do one of DEEDS, by default to the layer called edited, and return whether it worked.
 
-    With the same values on the same image the same comes of it.
+    Equal values have the same effect on equal images.
     """
     image = Gimp.Image.get_by_id(image)
     if image is None or not image.is_valid():
@@ -252,7 +253,7 @@ def _on_layer(deed):
 
 
 def _stroke(image, layer, box):
-    """A line of a pencil, which the selection cuts off."""
+    """Draw a pencil line, which GIMP clips to the selection."""
     width, height = image.get_width(), image.get_height()
     x, y, across, down = box
     Gimp.context_set_brush_size(max(4, width / 100))
@@ -323,25 +324,25 @@ DEEDS = {
 
 
 def view(image):
-    """Show the image in one more display; return its id."""
+    """Show the image in another display, and return the display's id."""
     display = Gimp.Display.new(Gimp.Image.get_by_id(image))
     Gimp.displays_flush()
     return display.get_id()
 
 
 def chosen(image):
-    """Whether any layer is selected in the image."""
+    """Return whether any layer of the image is selected."""
     return bool(Gimp.Image.get_by_id(image).get_selected_layers())
 
 
 def close(displays):
-    """Close displays, and the image with its last one."""
+    """Close displays. An image is closed with its last display."""
     for display in map(Gimp.Display.get_by_id, displays):
         display.delete()
 
 
 def _end_with_gimp(gimp):
-    """End when GIMP does: who listens to the tests alone would not notice."""
+    """End this process when GIMP has ended, which it doesn't notice while it waits for tests."""
     while os.getppid() == gimp:
         time.sleep(0.5)
     os._exit(1)

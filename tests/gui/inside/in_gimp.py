@@ -1,6 +1,7 @@
-"""The tests' eyes inside the running GIMP: what its images really hold.
+"""Functions that open, change and read images in the running GIMP for the tests.
 
-Runs as a batch script, in a plug-in process of its own. GIMP goes on serving its windows meanwhile.
+This runs as a batch script, in a plug-in process of its own, so GIMP's windows can be used
+meanwhile.
 """
 
 import hashlib
@@ -20,11 +21,11 @@ displays = []
 
 
 def open_image(path, precision="u8", feather=0, kind="", beside=False):
-    """Show a picture with an ellipse of it selected, as the only image; return its id.
+    """Open a picture with an ellipse selected as the only image, and return its id.
 
-    `kind` is what is special about it: indexed, gray, mask, filter, alpha lock, group, text,
-    floating, copied image, copied layer.
-    `beside` leaves the others open.
+    `feather` is in pixels. `kind` makes the image special: indexed, gray, mask, filter, alpha
+    lock, group, text, floating, copied image, or copied layer. With `beside`, other images stay
+    open.
     """
     if not beside:
         close_images()
@@ -78,7 +79,7 @@ def open_image(path, precision="u8", feather=0, kind="", beside=False):
 
 
 def select(image, box):
-    """Select a rectangle: x, y, width, height; nothing if there is no box."""
+    """Select the rectangle `box`, [x, y, width, height], or nothing if it is empty."""
     image = Gimp.Image.get_by_id(image)
     if box:
         Gimp.context_set_feather(False)
@@ -89,7 +90,7 @@ def select(image, box):
 
 
 def add_layer(image, box, also=False):
-    """Add a layer called white there, and make it the active one; or active `also`."""
+    """Add a layer called white at `box`, and select it alone, or with `also` in addition."""
     image = Gimp.Image.get_by_id(image)
     chosen = image.get_selected_layers()
     x, y, width, height = box
@@ -104,14 +105,14 @@ def add_layer(image, box, also=False):
 
 
 def remove_layer(image, number):
-    """Remove a layer, by its place from above."""
+    """Remove the layer with this number, counted from the top."""
     image = Gimp.Image.get_by_id(image)
     image.remove_layer(image.get_layers()[number])
     Gimp.displays_flush()
 
 
 def come_and_go(image, times):
-    """Put a copy of the lowest layer above all others and take it out again, so many times."""
+    """Add a copy of the lowest layer on top and remove it again, `times` times."""
     image = Gimp.Image.get_by_id(image)
     for number in range(times):
         layer = image.get_layers()[-1].copy()
@@ -124,7 +125,7 @@ def come_and_go(image, times):
 
 
 def close_images():
-    """Close every image, those without a display too."""
+    """Close all images, also those without a display."""
     while displays:
         displays.pop().delete()
     for image in Gimp.get_images():
@@ -132,12 +133,12 @@ def close_images():
 
 
 def images():
-    """Ids of all open images, shown or not."""
+    """Return the ids of all open images, with or without a display."""
     return [image.get_id() for image in Gimp.get_images()]
 
 
 def state(image):
-    """Everything that an undo has to bring back, with digests for pixels in their own format."""
+    """Return everything that an undo must restore, with digests of pixels in their own format."""
     image = Gimp.Image.get_by_id(image)
     return {
         "layers": [_layer(layer) for layer in image.get_layers()],
@@ -149,7 +150,7 @@ def state(image):
 
 
 def outline(image):
-    """The layers alone, while they come and go: name, whether visible, children."""
+    """Return name, visibility and children of the layers, which may disappear meanwhile."""
     return _outline(Gimp.Image.get_by_id(image).get_layers())
 
 
@@ -186,13 +187,13 @@ def _digest(drawable):
 
 
 def _bytes(drawable, pixel_format=None):
-    """The drawable's pixels, in its own format if no other is named."""
+    """Return a drawable's pixels, by default in its own format."""
     whole = Gegl.Rectangle.new(0, 0, drawable.get_width(), drawable.get_height())
     return drawable.get_buffer().get(whole, 1.0, pixel_format, Gegl.AbyssPolicy.NONE)
 
 
 def write_view(image, path):
-    """Write what is seen as raw R'G'B'A u16 values."""
+    """Write what is visible as raw R'G'B'A u16 values."""
     image = Gimp.Image.get_by_id(image)
     seen = Gimp.Layer.new_from_visible(image, image, "seen")
     with open(path, "wb") as file:
@@ -201,14 +202,14 @@ def write_view(image, path):
 
 
 def write_selection(image, path):
-    """Write the selection as raw bytes, 255 = selected."""
+    """Write the selection as raw bytes, in which 255 is fully selected."""
     image = Gimp.Image.get_by_id(image)
     with open(path, "wb") as file:
         file.write(_bytes(image.get_selection(), "Y u8"))
 
 
 def edit(image, **values):
-    """Edit the image's selected layers without a dialog; return the status and the message."""
+    """Edit the selected layers without a dialog, and return the status and the last error."""
     image = Gimp.Image.get_by_id(image)
     procedure = Gimp.get_pdb().lookup_procedure("dimilinks-edit")
     config = procedure.create_config()
@@ -222,13 +223,13 @@ def edit(image, **values):
 
 
 def save(image, path):
-    """Save as XCF."""
+    """Save an image as XCF."""
     image = Gimp.Image.get_by_id(image)
     Gimp.file_save(Gimp.RunMode.NONINTERACTIVE, image, Gio.File.new_for_path(path), None)
 
 
 def serve(path):
-    """Answer the tests until they say goodbye."""
+    """Answer the tests until they need no more answers."""
     Gegl.init(None)
     functions = (
         *(open_image, close_images, images, select, add_layer, remove_layer, come_and_go),

@@ -1,7 +1,8 @@
-"""A desktop for one GIMP: an X server, a window manager, the two that answer the tests, GIMP.
+"""Run GIMP on a desktop of its own: `dbus-run-session -- python3 session.py GIMP FOLDER`.
 
-GIMP FOLDER. Runs under dbus-run-session. Ends when GIMP does, and takes everything along when its
-standard input is closed.
+The desktop has an X server, a window manager, and the two programs that answer the tests, on the
+sockets FOLDER/desk and FOLDER/gimp. It ends with GIMP. When its standard input is closed, it kills
+GIMP.
 """
 
 import os
@@ -51,7 +52,7 @@ def main(gimp, folder):
     for helper in helpers:
         helper.terminate()
         helper.wait()
-    # Not by exit: the thread may still be reading.
+    # Exit at once, because the thread may still be reading.
     os._exit(1 if code else 0)
 
 

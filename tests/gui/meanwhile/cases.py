@@ -1,4 +1,4 @@
-"""What is edited, and what the user does meanwhile."""
+"""Cases: what is edited, and what the user does meanwhile."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ ROUTES = ("procedure", "window")
 
 Deed = tuple[str, dict[str, Any]]
 PAINTS = ("stroke", "fill", "convert", "delete", "add layer", "copy layer")
-"""Deeds after which some layer holds other pixels."""
+"""Deeds after which the pixels of some layer are different."""
 OURS = ("undo", "redo", "close", "kill", "view", "second window", "edit again")
 """Deeds that are not done to the twin."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """An edit, and what the user does from a moment of it on, with `pauses` (s) before each deed.
+    """An edit, and what the user does from a certain moment on.
 
-    `moment` is a phase and how far it has got, from 0 to 1: *capture* is while the job is written;
-    *waiting* while the service has it; *both* when it has two; *placing* from the fitted result
-    on; *any* is all of it. The deed *wait for* lets another one come.
+    `moment` is a phase of the edit and how much of it has passed, from 0 to 1. The phases are
+    *capture*, in which the job is written; *waiting*, when the service has the edit; *both*, when
+    the service has two edits; *placing*, from the fitted result on; and *any*, the whole edit. The
+    deed *wait for* waits for another moment. `pauses` are the seconds before each deed.
     """
 
     seed: int
@@ -42,12 +43,12 @@ class Case:
 
     @property
     def names(self) -> list[str]:
-        """What the user does, in words."""
+        """The user's deeds in words."""
         return [_name(deed) for deed in self.deeds if deed[0] != "wait for"]
 
     @property
     def kinds(self) -> list[str]:
-        """The same without particulars."""
+        """The names of the user's deeds, without further words."""
         return [name for name, _values in self.deeds if name != "wait for"]
 
     def __str__(self) -> str:
@@ -72,7 +73,7 @@ def _select_elsewhere() -> Deed:
 
 
 def directed() -> list[Case]:
-    """Return the cases in which something is known to go wrong easily, seeds -1, -2, …"""
+    """Return cases in which something easily goes wrong. Their seeds are -1, -2, …"""
     made: list[Case] = []
 
     def add(
@@ -87,7 +88,7 @@ def directed() -> list[Case]:
 
     none: Deed = ("select none", {})
     elsewhere: Deed = ("select", {"box": [0.05, 0.75, 0.3, 0.2]})
-    # The selection goes while the layer is replaced.
+    # The selection changes while the layer is replaced.
     for number in range(9):
         add("24 MP", "replace", SELECTIONS[number % 3], ("placing", (number + 0.5) / 9), none)
     for share in (0.25, 0.6):
@@ -96,7 +97,7 @@ def directed() -> list[Case]:
     for output, selection in itertools.product(OUTPUTS, ("rectangle", "none")):
         for size, share in (("8 MP", 0.4), ("24 MP", 0.1), ("24 MP", 0.5)):
             add(size, output, selection, ("capture", share), elsewhere, route="window")
-    # The layer is deleted or the image closed.
+    # The layer is deleted, or the image is closed.
     for name, output, phase in itertools.product(
         ("delete", "close"), OUTPUTS, ("capture", "placing")
     ):
@@ -110,13 +111,13 @@ def directed() -> list[Case]:
         add("8 MP", output, "feathered ellipse", (phase, 0.4), ("lock", {"what": what}))
     for share in (0.1, 0.5):
         add("24 MP", "replace", "none", ("placing", share), ("lock", {"what": "content"}))
-    # The plug-in is killed, once with another selection by then.
+    # The plug-in is killed. If it replaces the layer, it is also killed with another selection.
     for output, share in itertools.product(OUTPUTS, (0.15, 0.4, 0.65, 0.9)):
         add("24 MP", output, "feathered ellipse", ("placing", share), ("kill", {}))
         if output == "replace":
             deeds = elsewhere, ("wait for", {"phase": "placing", "share": share}), ("kill", {})
             add("24 MP", output, "feathered ellipse", ("waiting", 0), *deeds)
-    # Two edits in one image are placed at once.
+    # Two edits of one image are placed at the same time.
     for outputs, size in itertools.product((("replace",) * 2, OUTPUTS), ("8 MP", "24 MP")):
         again: Deed = ("edit again", {"output": outputs[1]})
         two = elsewhere, again, ("wait for", {"phase": "both", "share": 0})
@@ -126,7 +127,7 @@ def directed() -> list[Case]:
 
 
 def case(seed: int) -> Case:
-    """Return what chance brings; the same for a seed."""
+    """Return a random case, which is always the same for a seed."""
     chance = random.Random(seed)
     (size,) = chance.choices(list(SIZES), (45, 30, 25))
     (precision,) = chance.choices(("u8", "u16", "float"), (80, 10, 10))
@@ -136,7 +137,7 @@ def case(seed: int) -> Case:
             deeds.append(("wait for", {"phase": "placing", "share": round(chance.random(), 2)}))
         deeds.append(_deed(chance, number))
         if deeds[-1][0] == "close":
-            # There is nothing left to do something with.
+            # There is no image left to work on.
             break
     (phase,) = chance.choices(("capture", "placing", "any"), (22.5, 22.5, 55))
     return Case(
@@ -154,8 +155,8 @@ def case(seed: int) -> Case:
 
 def _route(deeds: list[Deed], chance: random.Random) -> str:
     (route,) = chance.choices(ROUTES, (75, 25))
-    # GIMP itself dies when a script calls a procedure that returns layers, and their image is
-    # closed before that: it lets go of the image first, and then looks at the layers.
+    # GIMP itself crashes if a script calls a procedure that returns layers, and their image is
+    # closed before it returns: GIMP frees the image first, and then looks at the layers.
     return "window" if ("close", {}) in deeds else route
 
 

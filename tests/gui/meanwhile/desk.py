@@ -1,4 +1,4 @@
-"""A GIMP in a window, and edits in it with a user who acts meanwhile."""
+"""A GIMP in a window, and edits during which a user acts."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ import skimage
 from gui_service import use_service
 from gui_window import INSIDE, PATIENCE, PLUG_IN, Remote, Window, until
 
-from installer.host import PrivateGimp
+from installer.private.host import PrivateGimp
 from meanwhile.cases import SIZES, Case, Deed
 from meanwhile.service import ANSWERS, Answers
 from plugin import settings
 
 _LAST_LINES = 10
-"""Lines of GIMP's output that are told of a plug-in that is gone."""
+"""The number of lines of GIMP's output that are reported if the plug-in is gone."""
 KEYS = {"undo": "ctrl+z", "redo": "ctrl+y"}
 
 
 @dataclass
 class Lengths:
-    """Seconds that an edit takes which nobody disturbs, and its phases."""
+    """The seconds that an undisturbed edit takes, and those of its phases."""
 
     capture: float
     placing: float
@@ -42,9 +42,9 @@ class Lengths:
 
 
 class Desk:
-    """A GIMP of that series in a window, with hands in it, and a service. A context manager.
+    """A context manager for a GIMP in a window, the processes of `inside/hands.py`, and a service.
 
-    It is started anew when GIMP has died.
+    `start_again` replaces a GIMP that has crashed or hangs.
     """
 
     window: Window
@@ -52,16 +52,16 @@ class Desk:
     def __init__(self, series: str) -> None:
         self.series = series
         self.starting = 0.0
-        """Seconds that the plug-in takes to find out that it has nothing to do."""
+        """The seconds that the plug-in takes to start and to notice that there is no prompt."""
         self.firsts: dict[tuple[str, ...], dict[str, Any]] = {}
-        """The states of images that were just opened."""
+        """The states of images right after they were opened, by size, precision and selection."""
         self._lengths: dict[tuple[str, ...], Lengths] = {}
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Desk:
         with contextlib.ExitStack() as stack:
             self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="desk-")))
-            # Many gigabytes go through it.
+            # Many gigabytes are written to this folder.
             memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
             self.kept = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=memory)))
             self.service = stack.enter_context(contextlib.closing(Answers()))
@@ -83,7 +83,7 @@ class Desk:
 
     @property
     def version(self) -> str:
-        """That of GIMP, in full."""
+        """GIMP's full version."""
         return self._gimp.gimp.version
 
     def _start(self) -> None:
@@ -120,12 +120,12 @@ class Desk:
         return True
 
     def start_again(self) -> None:
-        """Go on with a new GIMP."""
+        """End GIMP, and start a new one."""
         self._end()
         self._start()
 
     def choose(self, output: str, use_selection: bool = True) -> None:
-        """Have the dialog offer this next."""
+        """Set the choices with which the dialog opens next."""
         with _environ(DIMILINKS_HOME=str(self.window.home)):
             use_service(self.window, self.service.base_url)
             choices = {"output": output, "variations": 1, "repair": False}
@@ -133,31 +133,31 @@ class Desk:
             settings.save(prompt="magenta", prompts=["magenta"], choices=choices)
 
     def photograph(self, size: str) -> Path:
-        """A photograph of that size: enlarged, with the grain of a film."""
+        """Return the file of a photograph of a size. It is enlarged, and has some grain."""
         path = self._folder / f"{size}.png"
         if not path.exists():
             with PIL.Image.open(Path(skimage.data_dir) / "coffee.png") as picture:
                 large = picture.convert("RGB").resize(SIZES[size], PIL.Image.Resampling.BICUBIC)
             pixels = np.asarray(large).astype(np.int16)
-            # As bright as the answers must nothing be.
+            # No pixel may be as bright as the answers.
             grain = np.random.default_rng(7).integers(-5, 6, pixels.shape, np.int16)
             pixels = np.clip(pixels + grain, 0, 235).astype(np.uint8)
             PIL.Image.fromarray(pixels).save(path, compress_level=1)
         return path
 
     def begun(self) -> list[Path]:
-        """The folders of all jobs, also of those that are not complete."""
+        """Return the folders of all jobs, also of incomplete ones."""
         return [path for path in self.window.home.glob("jobs/*") if path.is_dir()]
 
     def jobs(self) -> list[Path]:
-        """The folders of all jobs that are complete."""
+        """Return the folders of all complete jobs."""
         return [path.parent for path in self.window.home.glob("jobs/[!.]*/request.json")]
 
     def lengths(self, case: Case) -> Lengths:
-        """How long such an edit takes undisturbed, by the procedure."""
+        """Return how long such an edit takes if it is undisturbed, and made by the procedure."""
         key = (case.size, case.precision, case.output, case.selection)
         if not self.starting:
-            # The first of all takes longer.
+            # The first edit takes longer, so it doesn't count.
             self._undisturbed(Case(0, "2 MP", "new-layer", "rectangle", (), ("any", 0)))
             image, _twin, display = self.watcher.open_image(
                 path=str(self.photograph("2 MP")), precision="u8", selection="none"
@@ -199,14 +199,14 @@ def _environ(**values: str) -> Iterator[None]:
 
 @dataclass
 class Edit:
-    """An edit that was asked for; times are on the monotonic clock."""
+    """An edit. Its times are those of the monotonic clock."""
 
     prompt: str
     output: str
     began: float
     ended: float = 0.0
     status: str = ""
-    """That of the call; in the window *success* if it told nothing new, else *told*."""
+    """The status of the call. In the window, it is *told* after new messages, or else *success*."""
     message: str = ""
 
 
@@ -221,7 +221,7 @@ class Done:
 
 @dataclass
 class Run:
-    """What was found out while the edits were made."""
+    """What was recorded while the edits were made."""
 
     image: int
     twin: int
@@ -229,15 +229,15 @@ class Run:
     edits: list[Edit] = field(default_factory=list)
     done: list[Done] = field(default_factory=list)
     begun: list[float] = field(default_factory=list)
-    """When each job began to be written, on the monotonic clock."""
+    """When the first file of each job was written, on the monotonic clock."""
     captured: float = 0.0
-    """When the first was complete; 0: never."""
+    """When the first job was complete, or 0 if it never was."""
     placed: float = 0.0
-    """When the first fitted result was there."""
+    """When the first fitted result was on the disk, or 0 if it never was."""
     died: list[str] = field(default_factory=list)
 
     def did(self, *names: str) -> list[Done]:
-        """The deeds of these names that worked."""
+        """Return the deeds with these names that worked."""
         return [each for each in self.done if each.worked and each.deed[0] in names]
 
     @property
@@ -246,9 +246,9 @@ class Run:
 
 
 def edited(desk: Desk, case: Case, lengths: Lengths) -> Run:
-    """Have the edit of a case made, with all that the user does meanwhile. The image stays open."""
+    """Make the edit of a case with all that the user does meanwhile. The image stays open."""
     window = desk.window
-    # Also what a plug-in has left unfinished.
+    # Remove also the incomplete jobs of killed plug-ins.
     for job in desk.begun():
         shutil.rmtree(job)
     desk.service.posts.clear()
@@ -311,7 +311,7 @@ def edited(desk: Desk, case: Case, lengths: Lengths) -> Run:
 
 
 def _act(desk: Desk, case: Case, run: Run, lengths: Lengths, calls: list[threading.Thread]) -> None:
-    """Do all that the user does, from the moment on; edits that are asked for join the `calls`."""
+    """Do the deeds of the user from the moment on. Calls for further edits are added to `calls`."""
     if case.deeds:
         _wait_for(case.moment, desk, case, run, lengths)
     for (name, values), pause in zip(case.deeds, case.pauses or itertools.repeat(0.0)):
@@ -326,7 +326,7 @@ def _act(desk: Desk, case: Case, run: Run, lengths: Lengths, calls: list[threadi
 
 
 def _call(desk: Desk, run: Run, output: str) -> threading.Thread:
-    """Call the procedure in a thread of its own."""
+    """Call the procedure in a thread, and return the thread."""
     prompt = list(ANSWERS)[len(run.edits)]
     edit = Edit(prompt, output, time.monotonic())
     editor = desk.editors[len(run.edits)]
@@ -348,7 +348,7 @@ def _call(desk: Desk, run: Run, output: str) -> threading.Thread:
 
 @contextlib.contextmanager
 def _watched(desk: Desk, run: Run) -> Iterator[None]:
-    """Note when each job is begun and when there is a result."""
+    """Record when each job is begun, and when the first is complete and has a fitted result."""
     ended = threading.Event()
 
     def watch() -> None:
@@ -372,10 +372,10 @@ def _watched(desk: Desk, run: Run) -> Iterator[None]:
 def _wait_for(
     moment: tuple[str, float], desk: Desk, case: Case, run: Run, lengths: Lengths
 ) -> None:
-    """Return at that moment of the edit, or at its end."""
+    """Wait for a moment of the edit, or for its end."""
     phase, share = moment
     first = run.edits[0]
-    # In the window the plug-in has started already.
+    # In the window, the plug-in has already started.
     total = lengths.total - (desk.starting if case.route == "window" else 0.0)
 
     def reached() -> bool:
@@ -392,13 +392,13 @@ def _wait_for(
             return bool(run.placed) and now >= run.placed + share * lengths.placing
         return now >= first.began + share * total
 
-    # An edit in the window may have come to nothing, and does not tell its end.
+    # An edit in the window may have failed, and its end is not recorded yet.
     with contextlib.suppress(TimeoutError):
         until(reached, phase, PATIENCE + 3 * total, pause=0.001)
 
 
 def _do(desk: Desk, run: Run, calls: list[threading.Thread], deed: Deed) -> bool:
-    """Do what the user does; return whether it worked."""
+    """Do a deed of the user, and return whether it worked."""
     name, values = deed
     window = desk.window
     if name in ("undo", "redo"):
@@ -417,8 +417,9 @@ def _do(desk: Desk, run: Run, calls: list[threading.Thread], deed: Deed) -> bool
                 os.kill(process, signal.SIGKILL)
         return bool(killed)
     if name == "second window":
-        # GIMP 3.0 lets it be pressed where it does nothing: without a layer, and now and then after
-        # another was deleted or another view closed. A plug-in that was begun counts.
+        # In GIMP 3.0, the item can be pressed although nothing happens: without a layer, and
+        # sometimes after another layer was deleted or another view was closed. Therefore, wait for
+        # a new process of the plug-in.
         before = set(window.plug_in())
         with contextlib.suppress(RuntimeError, TimeoutError):
             if window.desk.press(app="gimp", role="menu item", name="Edit with AI…"):
@@ -430,20 +431,20 @@ def _do(desk: Desk, run: Run, calls: list[threading.Thread], deed: Deed) -> bool
             calls.append(_call(desk, run, values["output"]))
             return True
         return False
-    # What it is done to may be gone in the middle of it.
+    # The image or the layer may disappear during the deed.
     with contextlib.suppress(RuntimeError):
         return desk.user.act(image=run.image, deed=name, values=values)
     return False
 
 
 def _texts(window: Window) -> set[str]:
-    """The sentences that the dialog shows, beside what it says of the next edit."""
+    """Return the sentences that the dialog shows, without those about the next edit."""
     labels = [t["name"] for t in window.desk.look(app=PLUG_IN) if t["role"] == "label"]
-    return {text for text in labels if len(text.split()) > 4 and "Asked for" not in text}
+    return {text for text in labels if len(text.split()) > 4 and "Requested" not in text}
 
 
 def _wait_for_the_window(window: Window) -> None:
-    """Return when the dialog waits for nothing any more, or is gone."""
+    """Wait until the dialog has no edit under way, or is gone."""
 
     def at_rest() -> bool:
         if not window.plug_in():
@@ -454,7 +455,7 @@ def _wait_for_the_window(window: Window) -> None:
 
 
 def _close_windows(desk: Desk) -> None:
-    """Close the plug-in's windows, and by force what doesn't close."""
+    """Close the plug-in's windows, and kill the processes that don't end."""
     window = desk.window
 
     def closed() -> bool:

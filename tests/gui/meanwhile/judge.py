@@ -1,4 +1,4 @@
-"""What is wrong after an edit."""
+"""The judge, which finds out what is wrong after an edit."""
 
 from __future__ import annotations
 
@@ -20,35 +20,38 @@ from meanwhile.service import ANSWERS
 
 PAINT = (0, 255, 0)
 GRAY = {(255, 0, 255): 146, (0, 255, 255): 229, (0, 255, 0): 220}
-"""The colours of answers and paint in gray images."""
+"""The levels of answers and paint in gray images."""
 
 
 @dataclass
 class Verdict:
-    """What became of a case, and what is wrong: kind and words; `outside` counts pixels."""
+    """The outcome of a case, and what is wrong: pairs of a kind and a description.
+
+    `outside` is the number of pixels that changed outside of what was selected.
+    """
 
     case: Case
     outcome: str = ""
     outside: int = 0
     wrong: list[tuple[str, str]] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
-    """What the calls said."""
+    """The status and the message of each edit."""
     seconds: float = 0.0
 
     def say(self, kind: str, words: str) -> None:
         self.wrong.append((kind, words))
 
     def count(self, kind: str) -> int:
-        """How much of that kind is wrong."""
+        """Return how many things of this kind are wrong."""
         return sum(each == kind for each, _words in self.wrong)
 
 
 History = tuple[int, ...]
-"""The numbers of the deeds that count, in their order: what was undone does not."""
+"""The numbers of the deeds that have an effect, in their order. Undone deeds have none."""
 
 
 def judge(desk: Desk, case: Case) -> Verdict:
-    """Have the edit made with all that the user does, and say what is wrong."""
+    """Make the edit of a case with all that the user does, and return what is wrong."""
     verdict = Verdict(case)
     began = time.monotonic()
     displays: list[int] = []
@@ -73,7 +76,7 @@ def judge(desk: Desk, case: Case) -> Verdict:
 
 
 def _tidy(desk: Desk, displays: Sequence[int]) -> None:
-    """Leave nothing of the case for the next one."""
+    """Remove everything that the case has left."""
     desk.watcher.close_images(displays=list(displays))
     stays = {
         digest
@@ -83,25 +86,28 @@ def _tidy(desk: Desk, displays: Sequence[int]) -> None:
     for file in desk.kept.iterdir():
         if file.name not in stays:
             file.unlink()
-    # Whatever GIMP has to say of a plug-in that is gone would cover the next window.
+    # GIMP's message about a plug-in that is gone would cover the next window.
     while desk.window.desk.active_window() in ("GIMP Message", "GIMP Warning", "GIMP Error"):
         desk.window.desk.press(app="gimp", role="button", name="OK")
 
 
 @dataclass(frozen=True)
 class _Found:
-    """How an image differs from a twin: what is wrong, pixels outside, edits that are lost."""
+    """The differences of an image from a twin.
+
+    `rank` has the numbers of what is wrong, of changed pixels outside, and of lost edits.
+    """
 
     rank: tuple[int, int, int]
     expected: Any
     regions: Sequence[Region]
     wrong: list[tuple[str, str]]
     shown: list[float | None]
-    """How much of each edit's answer is there."""
+    """For each edit, the share of what it should have changed that shows the answer, 0 to 1."""
 
 
 class _Judge:
-    """Compares what an image has become with its twins, and looks for the money's worth."""
+    """Compares an image with its twins, and checks that every paid result is somewhere."""
 
     def __init__(self, desk: Desk, case: Case, run: Run, verdict: Verdict) -> None:
         self._desk = desk
@@ -128,8 +134,9 @@ class _Judge:
             self._say("stray", "the image is still there")
             return
         if run.did("view"):
-            # The keyboard is with the tabs of the views since; a user clicks into the picture. Not
-            # earlier: a window of the plug-in that opens at that moment would be closed by it.
+            # A new view has moved the focus to the tabs of the views. A user would click into the
+            # picture. This can't be done earlier, because Escape would close a window of the
+            # plug-in that opens at that moment.
             self._desk.window.key("Escape")
         if not after["undo"]:
             self._say("undo", "it is disabled")
@@ -140,12 +147,12 @@ class _Judge:
             self._say("outside", f"{verdict.outside:,} pixels changed")
         shown = found.shown
         if any(map(_is_lost, run.edits, shown)) and run.did("undo"):
-            # It may be the edit that the user took back.
+            # The user may have undone the edit.
             while self._press("redo"):
                 after = self._state(run.image)
             shown = [self._shown(after, edit, found.regions) for edit in run.edits]
             if any(done.began + 1 > run.placed > 0 for done in run.did("undo")):
-                # What was done next has made it final.
+                # If the user did something after that, it can't be redone.
                 shown = [
                     None if _is_lost(e, share) else share for e, share in zip(run.edits, shown)
                 ]
@@ -156,7 +163,7 @@ class _Judge:
             self._undo(after, outcomes.count("placed"))
 
     def _first(self) -> Any:
-        """The twin's state as it was opened."""
+        """Return the state of the twin right after it was opened."""
         case, firsts = self._case, self._desk.firsts
         key = (case.size, case.precision, case.selection)
         if key not in firsts:
@@ -169,7 +176,10 @@ class _Judge:
     # The twins
 
     def _histories(self, count: int) -> set[History]:
-        """What the first `count` deeds may have come to, as undoing may have hit the edit."""
+        """Return the histories that may result from the first `count` deeds.
+
+        There are several after an undo, which may have reverted a deed or the edit.
+        """
         found: set[tuple[History, History]] = {((), ())}
         for number, done in enumerate(self._run.done[:count]):
             name = done.deed[0]
@@ -190,10 +200,10 @@ class _Judge:
         return {there for there, _undone in found}
 
     def _taken_back(self, there: History) -> Iterator[tuple[History, History]]:
-        """Yield what Ctrl+Z may leave of a history, and what it takes back.
+        """Yield what Ctrl+Z may leave of a history, and what it undoes.
 
-        A deed that changed nothing may have left no trace. What is done while a result is put in
-        is the same step as that. Locks that a script sets are a step from 3.2 on.
+        A deed that changed nothing may be no undo step. Deeds during placing belong to the same
+        undo step as the result. Locks that a script sets are an undo step only from GIMP 3.2 on.
         """
         deeds = self._run.done
         no_step = ("lock",) if self._desk.series == "3.0" else ()
@@ -204,11 +214,11 @@ class _Judge:
             yield tuple(number for number in there if number not in gone), gone
 
     def _is_late(self, done: Done) -> bool:
-        """Whether a deed may be part of the step in which the first result was put in."""
+        """Return whether a deed may belong to the undo step that placed the first result."""
         return done.began + 0.5 >= (self._run.placed or np.inf)
 
     def _expected(self, history: History) -> Any:
-        """The state of a twin to which the deeds of a history were done."""
+        """Return the state of a twin to which the deeds of a history were done."""
         if history not in self._twins:
             known = self._expected(history[:-1])
             name, values = self._run.done[history[-1]].deed
@@ -219,7 +229,7 @@ class _Judge:
         return self._twins[history][1]
 
     def _nearest(self, after: Any) -> _Found:
-        """Compare with each twin and each region of the edits that may be meant."""
+        """Compare the image with all possible twins and regions, and return the best match."""
         found = []
         for history in sorted(self._histories(len(self._run.done))):
             expected = self._expected(history)
@@ -233,10 +243,9 @@ class _Judge:
         return min(found, key=lambda each: each.rank)
 
     def _regions(self, edit: Edit) -> list[Region]:
-        """What may have been selected when an edit began.
+        """Return what may have been selected when an edit began.
 
-        Between the call and the moment in which its job is begun the edit may look at any time,
-        later no more.
+        The edit reads the selection at some moment between its call and the beginning of its job.
         """
         deeds, begun, edits = self._run.done, self._run.begun, self._run.edits
         number = edits.index(edit)
@@ -244,7 +253,7 @@ class _Judge:
         if number:
             first = next(n for n, done in enumerate(deeds) if done.deed[0] == "edit again")
         elif len(edits) > 1 and begun and edits[1].began < begun[0]:
-            # It can't be told which of the two came first.
+            # It is not known which of the two began its job first.
             number = 1
         end = begun[number] if len(begun) > number else edit.ended
         last = sum(done.began <= end for done in deeds)
@@ -255,7 +264,7 @@ class _Judge:
         return [region for region in found if region] or [self._region(self._twins[()][1])]
 
     def _region(self, state: Any) -> Region | None:
-        """What was selected in a state, if there was the layer to be edited."""
+        """Return what was selected in a state, or None if it lacks the layer to be edited."""
         layer = next((each for each in state["layers"] if each["name"] == "edited"), None)
         if layer is None:
             return None
@@ -268,7 +277,7 @@ class _Judge:
     def _compared(
         self, expected: Any, after: Any, regions: Sequence[Region]
     ) -> tuple[int, list[tuple[str, str]]]:
-        """How many pixels outside the regions aren't the twin's, and what else is not."""
+        """Return how many pixels outside the regions differ from the twin's, and what else does."""
         wrong: list[tuple[str, str]] = []
         outside = 0
         for key in ("precision", "base", "size"):
@@ -292,7 +301,7 @@ class _Judge:
                     words = f"{key} of {layer['name']} is {now[key]}, not {layer[key]}"
                     wrong.append(("user's", words))
             if now["pixels"] != layer["pixels"]:
-                # The user's copies may have been made of the result.
+                # The user may have copied the layer after the result was placed.
                 mine = layer["name"] == "edited" or layer["name"].startswith("user's")
                 outside += self._changed(layer, now, replaced if mine else [])
         if len(there) > len(added):
@@ -302,7 +311,7 @@ class _Judge:
         return outside, wrong
 
     def _changed(self, layer: Any, now: Any, regions: Sequence[Region]) -> int:
-        """How many pixels of a layer outside these regions differ."""
+        """Return how many pixels of a layer differ outside these regions."""
         width, height = layer["size"]
         before, after = (
             np.fromfile(self._desk.kept / each["pixels"], np.uint8) for each in (layer, now)
@@ -320,7 +329,7 @@ class _Judge:
         return int(differ.sum())
 
     def _leaks(self, result: Any, region: Region) -> int:
-        """How many pixels a new layer shows outside a region."""
+        """Return how many pixels a new layer shows outside a region."""
         if region.selected is None:
             return 0
         width, height = result["size"]
@@ -334,7 +343,7 @@ class _Judge:
         )
 
     def _places(self, result: Any) -> list[list[int]]:
-        """Where a result lay, or would have without the user's moving of the layer."""
+        """Return where a result is, and where it may have been before the user moved a layer."""
         places = [result["at"]]
         for done in self._run.did("move"):
             dx, dy = done.deed[1]["by"]
@@ -344,7 +353,10 @@ class _Judge:
     # Inside
 
     def _shown(self, after: Any, edit: Edit, regions: Sequence[Region]) -> float | None:
-        """How much of what was wholly selected shows the answer; None where the layer is gone."""
+        """Return the share of fully selected pixels that show the answer, 0 to 1.
+
+        Returns None if the layer that was to be replaced is gone.
+        """
         region = regions[self._run.edits.index(edit)]
         names = {"edited", "below"}
         if edit.output == "replace":
@@ -371,7 +383,7 @@ class _Judge:
         mask = None
         if layer["mask"]:
             mask = np.fromfile(self._desk.kept / layer["mask"], np.uint16).reshape(height, width)
-        # What was painted or edited over it was there.
+        # Where the user painted, or another result was placed on top, the answer was there before.
         wanted = [ANSWERS[edit.prompt], PAINT]
         if edit.status == "success" or any(map(_is_marked, self._jobs(edit))):
             wanted += [ANSWERS[e.prompt] for e in self._run.edits if e.output == edit.output]
@@ -393,7 +405,7 @@ class _Judge:
         return most
 
     def _untouched(self, expected: Any, after: Any, shown: Sequence[float | None]) -> None:
-        """Where nothing was placed, nothing may have changed inside either."""
+        """Check that nothing has changed inside the selection if nothing was placed."""
         if self._run.did("kill") or any(share is None or share >= 0.999 for share in shown):
             return
         now = {layer["name"]: layer for layer in after["layers"]}
@@ -402,10 +414,10 @@ class _Judge:
                 changed = self._changed(layer, now[layer["name"]], [])
                 self._say("lost", f"{changed:,} pixels of {layer['name']} changed by no result")
 
-    # What was paid for
+    # Paid results
 
     def _paid(self, edit: Edit, shown: float | None) -> str:
-        """Look whether an edit is where it belongs, or kept with a sentence; return which."""
+        """Check that a result is in the image, or kept with a message, and return the outcome."""
         posts = self._desk.service.posts.count(edit.prompt)
         if posts > 1:
             self._say("lost", f"it was sent {posts} times")
@@ -439,7 +451,7 @@ class _Judge:
         return "kept"
 
     def _jobs(self, edit: Edit) -> list[Path]:
-        """The folders of the jobs of an edit."""
+        """Return the folders of an edit's jobs."""
         return [
             job
             for job in self._desk.jobs()
@@ -449,7 +461,7 @@ class _Judge:
     # Undo
 
     def _press(self, name: str) -> bool:
-        """Press undo or redo, and return whether the image changed by it."""
+        """Press undo or redo, and return whether this changed the image."""
         image, watcher = self._run.image, self._desk.watcher
         before = watcher.glance(image=image)
         self._desk.window.key(KEYS[name])
@@ -458,13 +470,13 @@ class _Judge:
         return False
 
     def _undo(self, after: Any, placed: int) -> None:
-        """See whether Ctrl+Z takes the edits back, or what the user does next if there are none."""
+        """Check that Ctrl+Z undoes the edits or, if there are none, what the user does next."""
         run = self._run
         if not placed and not run.did("kill"):
             self._probe()
             return
         late = [done for done in run.done if self._is_late(done)]
-        # To fill a rectangle is to select it, too.
+        # A rectangle is selected before it is filled, which makes two steps.
         steps = sum(2 if done.deed[0] == "fill" else 1 for done in late)
         most = placed + steps + (3 if run.did("kill") else 0)
         known = {
@@ -476,8 +488,8 @@ class _Judge:
         if not placed and _looks(after) in known:
             self._probe()
             return
-        # What changes nothing (a stroke beside the selection, all selected once more) is a step of
-        # the history.
+        # A deed that changes nothing (a stroke outside the selection, *select all* twice) is an
+        # undo step as well.
         silent = sum(done.deed[0] in ("stroke", "fill") or self._is_silent(done) for done in late)
         for number in range(most):
             if not self._press("undo"):
@@ -496,7 +508,7 @@ class _Judge:
                 self._say("undo", "Ctrl+Y doesn't bring the edit back")
 
     def _is_silent(self, done: Done) -> bool:
-        """Whether a deed changed nothing, as far as a twin tells."""
+        """Return whether a deed changed nothing in a twin."""
         number = self._run.done.index(done)
         return any(
             _looks(self._expected(history)) == _looks(self._expected(history[:-1]))
@@ -505,7 +517,7 @@ class _Judge:
         )
 
     def _probe(self) -> None:
-        """See whether Ctrl+Z takes back what the user does next."""
+        """Check that Ctrl+Z undoes what the user does next."""
         image, watcher = self._run.image, self._desk.watcher
         before = watcher.glance(image=image)
         self._desk.user.act(image=image, deed="add layer", values={"number": "probe"})
@@ -515,13 +527,19 @@ class _Judge:
 
 @dataclass(frozen=True)
 class Region:
-    """What was selected (None: nothing, so all is edited), and where the layer lay by then."""
+    """What was selected, and where the layer was at that time.
+
+    `selected` is None if nothing was selected, so that the whole layer is edited.
+    """
 
     selected: np.ndarray | None
     at: list[int]
 
     def on(self, at: Sequence[int], size: tuple[int, int]) -> np.ndarray:
-        """How much is selected of a drawable there; beyond the canvas nothing is."""
+        """Return the selection of a drawable at this position, (height, width), 0 to 255.
+
+        Outside the canvas, nothing is selected.
+        """
         assert self.selected is not None
         (x, y), (width, height) = at, size
         part = np.zeros((height, width), np.uint8)
@@ -538,15 +556,15 @@ class Region:
 
 
 _NEAR = 3, 7
-"""Levels by which a colour may be off in images of 8 bits, and in deep ones.
+"""By how many levels a colour may be off in images with 8 bits, and in deep images.
 
-Where 254.5/255 is selected of a deep image, which counts as all, 0.2 % of white may shine through,
-and that is so much in the dark.
+In deep images, a pixel counts as fully selected from 254.5/255 on. Then 0.2 % of white may show
+through the result, which is several levels in dark colours.
 """
 
 
 def _in_one_of(wanted: Sequence[tuple[int, ...]], colours: np.ndarray, near_by: int) -> np.ndarray:
-    """Which of the colours, one a row, are one of those wanted, off by at most `near_by` levels."""
+    """Return which rows of `colours` are a colour of `wanted`, to within `near_by` levels."""
     found = np.zeros(len(colours), bool)
     for colour in wanted:
         if found.all():
@@ -567,7 +585,10 @@ def _is_lost(edit: Edit, shown: float | None) -> bool:
 
 
 def _looks(state: Any) -> str:
-    """All of a state that Ctrl+Z brings back; in 3.0 locks that a script sets it doesn't."""
+    """Return the part of a state that Ctrl+Z restores, as a string.
+
+    The locks are not part of it: GIMP 3.0 doesn't undo locks that a script set.
+    """
     layers = [{**layer, "id": 0, "locks": []} for layer in state["layers"]]
     return json.dumps({**state, "layers": layers, "chosen": [], "undo": True}, sort_keys=True)
 
@@ -577,9 +598,10 @@ _OUTCOMES = ("placed", "kept", "not sent")
 
 
 def table(verdicts: dict[str, list[Verdict]], in_full: bool) -> str:
-    """Return what was found, by GIMP's version, output and size; in full by the user's deeds too.
+    """Return two tables of the verdicts: by GIMP's version, output and size, and by deeds.
 
-    An edit counts once for each of its user's deeds.
+    With `in_full`, the deeds are listed with their particulars and by version. In the second table,
+    an edit counts for each of its deeds.
     """
     head = ["edits", "pixels changed outside", "plug-in or GIMP dead", "undo broken"]
     head += ["stray images, layers, channels", "selection or locks not the user's"]

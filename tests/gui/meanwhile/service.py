@@ -1,4 +1,4 @@
-"""The service that the edits go to: its answer is a picture of one colour, and it comes at once."""
+"""The service for these edits, which answers at once with a picture of one colour."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from gui_window import PATIENCE
 from plugin.region import RATIOS
 
 ANSWERS = {"magenta": (255, 0, 255), "cyan": (0, 255, 255)}
-"""The prompts, and the colours of their answers."""
+"""The prompts, and the colours of the answers to them."""
 
 
 class Answers:
-    """A service that answers at once, or while `hold` is set as soon as it is cleared again.
+    """A service that answers as soon as `go` is set, as it is at the beginning.
 
-    The answer has the size that was asked for, and the colour of the prompt.
+    An answer has the size that was asked for, and the colour of the prompt.
     """
 
     def __init__(self) -> None:
         self.posts: list[str] = []
-        """The prompts of all that was posted."""
+        """The prompts of all POSTs."""
         self.go = threading.Event()
         self.go.set()
         self._pictures: dict[tuple[str, tuple[int, int]], bytes] = {}
@@ -50,7 +50,7 @@ class Answers:
                 pass
 
             def handle(self) -> None:
-                # A worker that was ended has hung up.
+                # A killed worker has closed its connection.
                 with contextlib.suppress(OSError):
                     super().handle()
 

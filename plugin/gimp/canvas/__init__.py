@@ -1,0 +1,1 @@
+"""GIMP's layers and pixels: copied, rendered, read, written, found again."""

@@ -75,7 +75,7 @@ def _arguments() -> argparse.ArgumentParser:
         metavar="DIR",
         type=Path,
         default=Path("dimilinks-demo"),
-        help="where the pictures go (default: dimilinks-demo)",
+        help="where the pictures go (default: %(default)s)",
     )
     return parser
 

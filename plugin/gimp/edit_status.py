@@ -134,7 +134,7 @@ class Facts:
     @property
     def is_unsent(self) -> bool:
         """Whether any variation may be sent, and this window may send it."""
-        return any(map(_to_be_sent, self.posts.values())) and not (
+        return any(map(to_be_sent, self.posts.values())) and not (
             self.here is None and (self.collecting or self.others)
         )
 
@@ -235,7 +235,7 @@ class Facts:
         return ""
 
 
-def _to_be_sent(post: Post) -> bool:
+def to_be_sent(post: Post) -> bool:
     """Return whether it may be sent: it was not sent before, or surely cost nothing."""
     return post.state == Status.PREPARED or post.may_be_sent_again
 

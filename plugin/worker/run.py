@@ -205,6 +205,7 @@ class Run:
                 for _number, post in unsent:
                     self._failed(post, failure)
             except Exception as error:
+                run_failures.log(error)
                 for number, post in unsent:
                     self._unforeseen(number, post, error)
             open_ = [(number, post) for number, post in open_ if post.state != Status.FAILED]
@@ -277,10 +278,10 @@ class Run:
             if isinstance(error, OSError) and post.result and self._keeper.result(number):
                 self._failed(post, self._keeper.later(number, error))
                 return
+            run_failures.log(error)
             self._unforeseen(number, post, error)
 
     def _unforeseen(self, number: int, post: Post, error: Exception) -> None:
-        run_failures.log(error)
         is_kept = bool(self._keeper.result(number))
         self._failed(post, run_failures.unforeseen(self._job, post, error, is_kept))
 

@@ -16,7 +16,7 @@ from plugin.errors import UserError, unforeseen
 from plugin.gimp import placing, planning, results
 from plugin.gimp.canvas.undo import one_step
 from plugin.gimp.edit import Edit
-from plugin.gimp.edit_status import Button, Facts, Here, Standing, to_collect
+from plugin.gimp.edit_status import Button, Facts, Here, Standing, to_be_sent, to_collect
 from plugin.gimp.process.worker_process import WorkerProcess
 from plugin.gimp.translation import _
 from plugin.gimp.ui import thumbnails
@@ -187,7 +187,8 @@ class EditRow(Gtk.Box):
             frozenset(each for each, layer in self._layers.items() if there and layer.is_valid()),
             self._chosen,
             self._collecting is not None,
-            self._is_anothers(),
+            # Each row is updated twice a second, so look at the disk only if the answer matters.
+            any(map(to_be_sent, posts.values())) and self._is_anothers(),
             time.time() - self._created,
             self._usual,
         )

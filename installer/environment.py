@@ -1,4 +1,4 @@
-"""Create the worker's environment: a venv with pinned, hash-checked packages.
+"""Create the worker's environment: a venv with packages of fixed versions and hashes.
 
 The installer creates the environment without pip, and then lets a pip from elsewhere (see pips.py)
 install the packages into it. So the machine needs neither Debian's python3-venv nor python3-pip.

@@ -62,7 +62,8 @@ class Gimp:
         """Return the command line that runs the Python inside a Flatpak or Snap of GIMP."""
         if self.kind == FLATPAK:
             return ["flatpak", "run", "--command=python3", FLATPAK_ID, *arguments]
-        # `snap run --shell` passes its arguments to a shell inside the snap.
+        # `snap run --shell` passes its arguments to a shell inside the snap. The second "python3"
+        # becomes the shell's $0, so the shell passes only `arguments` on as "$@".
         inside = 'exec python3 "$@"'
         return ["snap", "run", "--shell", "gimp", "-c", inside, "python3", *arguments]
 
@@ -80,7 +81,7 @@ class Profile:
     named: bool = False
 
 
-# Finding GIMPs
+# The next functions find GIMPs.
 
 
 def machine_gimps() -> list[Gimp]:
@@ -231,7 +232,7 @@ def _windows_registry() -> Iterator[Path]:
             continue
 
 
-# Finding profiles
+# The next functions find profiles.
 
 
 def profile_folder(gimp: Gimp) -> Path:

@@ -84,10 +84,11 @@ def install(gimp_dir: Path | None, wheels: Path | None, dry_run: bool) -> int:
 
 
 def _refuse_other_folder(folder: Path) -> None:
-    """Raise Failure if `folder` belongs to GIMP but is not the profile of a supported GIMP.
+    """Raise Failure if `folder` is a folder of GIMP, but not the profile of a supported GIMP.
 
-    Otherwise the installer would start a GIMP with this folder, and that GIMP would create a
-    profile over the files of another GIMP.
+    It can be the profile of another series, the folder plug-ins of a profile, or the folder that
+    contains the profiles. The installer would start a GIMP with this folder as its profile, and the
+    GIMP would then write its own files among those that are already there.
     """
     if re.fullmatch(r"\d+\.\d+", folder.name) and folder.name not in SERIES:
         raise Failure(

@@ -39,7 +39,7 @@ def find(job_id: str) -> Job:
         if job.id == job_id:
             return job
     raise UserError(
-        _("There is no job {job}. “python -m plugin jobs” lists all jobs.").format(job=job_id)
+        _("There is no job {job}. To see all jobs, run “python -m plugin jobs”.").format(job=job_id)
     )
 
 

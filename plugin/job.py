@@ -284,7 +284,7 @@ class Post:
 
     @property
     def may_be_read_again(self) -> bool:
-        """Whether an answer or result arrived that only a later version can possibly read."""
+        """Whether an answer or result arrived that this version can't use, but a later one may."""
         return self.state == Status.FAILED and bool(self.result or self.answer) and not self.placed
 
     @property
@@ -327,7 +327,7 @@ class State:
 
 @dataclass(frozen=True)
 class Job:
-    """A job on the disk. Each property of this class reads the files of the job folder anew."""
+    """A job on the disk. The methods read the files of the job folder anew at each call."""
 
     folder: Path
 
@@ -335,9 +335,8 @@ class Job:
     def id(self) -> str:
         return self.folder.name
 
-    @property
-    def request(self) -> JobRequest:
-        """The contents of `request.json`.
+    def read_request(self) -> JobRequest:
+        """Return the contents of `request.json`.
 
         Raises OSError, and UserError if the file is malformed.
         """
@@ -347,18 +346,18 @@ class Job:
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise UserError(_damaged(self, "request.json")) from error
 
-    @property
-    def state(self) -> State:
-        """The contents of `state.json`. If there is no such file, all variations are prepared.
+    def read_state(self) -> State:
+        """Return the contents of `state.json`.
 
-        Raises OSError, and UserError if the file is malformed.
+        If there is no such file, all variations are prepared. Raises OSError, and UserError if the
+        file is malformed.
         """
         try:
             saved = json.loads(storage.read_private(self.folder / "state.json"))
             posts = [_checked_post(post) for post in saved.pop("posts") or [None]]
             return State(posts, {name: saved[name] for name in saved.keys() - {"state"}})
         except FileNotFoundError:
-            return State([Post() for _ in range(self.request.variations)])
+            return State([Post() for _ in range(self.read_request().variations)])
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise UserError(_damaged(self, "state.json")) from error
 
@@ -373,9 +372,8 @@ class Job:
         text = json.dumps({"state": state.name, "posts": posts, **state.others}, indent=1)
         storage.write_private(self.folder / "state.json", text)
 
-    @property
-    def imported(self) -> frozenset[int]:
-        """The numbers of the variations that are in the user's image or file.
+    def find_imported(self) -> frozenset[int]:
+        """Return the numbers of the variations that are in the user's image or file.
 
         Raises OSError, and UserError if the job is damaged.
         """
@@ -389,20 +387,19 @@ class Job:
             numbers += self._fitted()
         return frozenset(numbers)
 
-    @property
-    def unimported(self) -> frozenset[int]:
-        """The numbers of the variations that have arrived, but are not in the user's image or file.
+    def find_unimported(self) -> frozenset[int]:
+        """Return the numbers of the variations that have arrived, but are in no image or file.
 
         Raises OSError, and UserError if the job is damaged.
         """
         arrived = {
             number
-            for number, post in enumerate(self.state.posts, 1)
+            for number, post in enumerate(self.read_state().posts, 1)
             if post.state == Status.RECEIVED or post.result or post.placed
         }
         found = (_RESULT.match(file.name) for file in self.folder.glob("result-*"))
         arrived.update(int(name[1]) for name in found if name)
-        return frozenset(arrived) - self.imported
+        return frozenset(arrived) - self.find_imported()
 
     def mark_imported(self, numbers: Iterable[int]) -> None:
         """Mark these variations as being in the user's image or file.
@@ -415,7 +412,7 @@ class Job:
         storage.sync_folder(self.folder)
 
     def _fitted(self) -> list[int]:
-        return [number for number, post in enumerate(self.state.posts, 1) if post.placed]
+        return [number for number, post in enumerate(self.read_state().posts, 1) if post.placed]
 
     def discard(self) -> None:
         """Remove the job folder with all its files, even results that are not used yet.
@@ -452,7 +449,7 @@ class Job:
         after the change. Raises OSError, and UserError if the job is damaged.
         """
         files = (file for file in self.folder.iterdir() if file.name != "lock")
-        return now - max(self.request.created, *(file.lstat().st_mtime for file in files))
+        return now - max(self.read_request().created, *(file.lstat().st_mtime for file in files))
 
     def must_stay(self, now: float) -> bool:
         """Return whether the job must not be removed automatically.
@@ -471,8 +468,8 @@ class Job:
         holds the lock of the job and is about to change it. Raises OSError.
         """
         try:
-            age, imported, unimported = self.age(now), self.imported, self.unimported
-            posts = self.state.posts
+            age, imported, unimported = self.age(now), self.find_imported(), self.find_unimported()
+            posts = self.read_state().posts
         except UserError:
             return True
         open_ = [post for number, post in enumerate(posts, 1) if number not in imported]
@@ -491,8 +488,8 @@ class Job:
 
 def _damaged(job: Job, name: str) -> str:
     return _(
-        "The files of this edit are damaged: {file} can't be read (job {job}). Results that "
-        "arrived are in {folder}. Remove the folder when you no longer need it."
+        "The files of edit number {job} are damaged: {file} can't be read. Results that arrived "
+        "are in {folder}. Remove the folder when you no longer need it."
     ).format(job=job.id, file=name, folder=job.folder)
 
 

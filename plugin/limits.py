@@ -7,11 +7,11 @@ arguments of its procedures. The plug-in then needs the limits, but not the modu
 TIERS = ("1k", "2k", "4k")
 """The tiers, which are the size classes of an answer, smallest first. The tier sets the price."""
 MOST_PICTURES = 9
-"""Largest number of pictures sent with one edit: source, mask and references together."""
+"""At most this many pictures are sent with one edit: source, mask and references together."""
 PICTURE_BYTES = 20_000_000
-"""The largest number of bytes of one picture that the service accepts."""
+"""The service accepts no picture with more bytes."""
 TOTAL_BYTES = 31_500_000
-"""The largest number of bytes of all pictures of a request together.
+"""All pictures of a request together have at most this many bytes.
 
 This is a little below the 32 MB that the service's proxy accepts, because the request also contains
 text fields and the boundaries of the form.
@@ -19,7 +19,7 @@ text fields and the boundaries of the form.
 MOST_VARIATIONS = 4
 """Largest number of variations of one job."""
 MOST_UNASKED = 4
-"""Largest number of edits that start at once without asking the user.
+"""At most this many edits start at once without asking the user.
 
 The user must confirm a larger number, because each edit costs money.
 """

@@ -38,7 +38,7 @@ for _name, _sizes in _LANDSCAPE.items():
     RATIOS[f"{_b}:{_a}"] = dict(zip(TIERS, ((h, w) for w, h in _sizes)))
 
 RATIO_TOLERANCE = 0.004
-"""Largest relative difference between the ratio of a picture and the ratio that it counts as.
+"""A picture counts as having a certain ratio if its own ratio differs by at most this share.
 
 The difference doesn't matter, because results are scaled by more than this in any case.
 """
@@ -174,8 +174,9 @@ def check_size(size: str) -> str:
     if match is None:
         raise UserError(
             _(
-                "“{size}” is not a size for the result. Use auto, a ratio ({ratios}, or one "
-                "of these upright, such as 2:3), or a size in pixels such as 1536x1024."
+                "“{size}” is not a size for the result. Use auto, a size in pixels such as "
+                "1536x1024, or one of these ratios: {ratios}. Their upright forms, such as 2:3, "
+                "are possible, too."
             ).format(size=size, ratios=", ".join(_LANDSCAPE))
         )
     width, height = int(match[1]), int(match[2])

@@ -1,8 +1,9 @@
-"""The user's settings, the service's address, and the place of the API key.
+"""Read and save the user's settings, among them the service address. Find the API key.
 
-Environment variables take precedence over the settings file, `settings.json` in the data folder.
-The key is never in this file, which only records where the key is. Only the worker accesses the
-system's keyring.
+The settings are in the file `settings.json` in the data folder. The environment variables
+DIMILINKS_BASE_URL, DIMILINKS_ROUTE and DIMILINKS_API_KEY take precedence over the settings file and
+the stored key. The settings file never contains the key, but says where the key is stored. Only the
+worker process accesses the system's keyring, which stores passwords.
 """
 
 from __future__ import annotations
@@ -24,31 +25,37 @@ from plugin.limits import TIERS
 from plugin.translation import _
 
 DOCUMENTED_BASE_URLS = ("https://dimilinks.com/v1", "https://api-direct.dimilinks.com/v1")
-"""The first is the default."""
+"""The addresses that the service's documentation gives. The first one is the default."""
 SANDBOX = "sandbox"
+"""The word that the user enters instead of an address to use the sandbox, a stand-in service."""
 EDITS, ASYNC = "edits", "async"
 ROUTES = (EDITS, ASYNC)
 """The routes, which are the ways to send an edit.
 
-The first one is the default: the service answers the request with the picture. With the other one,
-the service names a task at once, and its result can be asked for even after the connection broke.
+With EDITS, the default, the service answers the request with the picture. With ASYNC, the service
+answers at once with the name of a task. The worker then asks for the result of this task, which is
+possible even after the connection broke.
 """
 
 ENVIRONMENT, KEYRING, FILE = "environment", "keyring", "file"
-"""The places where the key can be."""
+"""The places where the key can be: the environment variable DIMILINKS_API_KEY, the system's
+keyring, and the file `key` in the data folder."""
 
 MASK_LINE = (
     "The last picture is a mask for the first one: edit only where it is white (transparent), and "
     "keep everything exactly as it is where it is black."
 )
-"""This is added to the prompt of an edit with a mask, if the user has chosen that."""
+"""The text that the worker adds to the prompt of an edit with a mask, if the user has chosen so."""
 MOST_KEEP_DAYS = 3650
+"""The user can choose to keep edits on the disk for at most this many days."""
 _KEEP_DAYS = 30
+"""Edits are kept for this many days by default."""
 _CONNECT_SECONDS = 1, 10, 120
-"""Lowest, default and highest value, in seconds."""
+"""The lowest, default and highest time limit for connecting to the service, in seconds."""
 _READ_SECONDS = 30, 600, 3600
+"""The lowest, default and highest time limit for an answer of the service, in seconds."""
 _PATIENCE = 10.0
-"""Seconds to wait for another process that changes the settings."""
+"""How many seconds to wait while another process is changing the settings."""
 
 
 def _file() -> Path:
@@ -58,15 +65,16 @@ def _file() -> Path:
 def load() -> dict[str, Any]:
     """Return the saved settings, or {} if there is no settings file.
 
-    Raises Unusable if the file can't be read. Defaults are not used in this case: they could send
-    the key to an address that the user has not chosen, or remove edits that are to be kept.
+    Raises Unusable if the file can't be read. The defaults are not used instead: with them, the key
+    could be sent to an address that the user has not chosen, or edits could be removed that the
+    user wants to keep.
     """
     path = _file()
     try:
         saved = json.loads(storage.read_private(path))
         if isinstance(saved, dict):
             return saved
-        why = _("it is not a JSON object")
+        why = _("it contains no settings")
     except FileNotFoundError:
         if not path.is_symlink():
             return {}
@@ -74,9 +82,9 @@ def load() -> dict[str, Any]:
     except OSError as error:
         why = error.strerror or str(error)
     except json.JSONDecodeError as error:
-        why = _("line {line} is not valid JSON").format(line=error.lineno)
+        why = _("line {line} contains a mistake").format(line=error.lineno)
     except (ValueError, RecursionError):
-        why = _("it is not UTF-8 text, or nested too deeply")
+        why = _("it is damaged, or not saved as UTF-8 text")
     raise Unusable(
         _(
             "The settings file {path} can't be read ({why}). Nothing is sent or removed until "
@@ -89,7 +97,8 @@ def load() -> dict[str, Any]:
 def comforts() -> dict[str, Any]:
     """Return the saved settings, or {} if they can't be read.
 
-    Use this for values that may be lost without harm, such as the position of a window.
+    Call this function only for settings that do no harm if they are missing, such as the position
+    of a window.
     """
     try:
         return load()
@@ -98,15 +107,19 @@ def comforts() -> dict[str, Any]:
 
 
 def save(**changes: Any) -> None:
-    """Add `changes` to the saved settings. Raises Unusable, OSError."""
+    """Save the settings in `changes`, and keep all other settings.
+
+    Raises Unusable and OSError in the same cases as `change`.
+    """
     change(lambda saved: {**saved, **changes})
 
 
 def change(changed: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Call `changed` with the saved settings, and save what it returns.
+    """Call the function `changed` with the saved settings, and save the settings that it returns.
 
-    A lock keeps other processes from changing the settings in between. Settings that can't be read
-    are not replaced. Raises Unusable, OSError.
+    A lock keeps other processes from changing the settings meanwhile. Raises Unusable, without
+    changing the settings file, if the file can't be read or another process holds the lock too
+    long. Raises OSError if the file can't be written.
     """
     with lock.held(storage.locks_folder() / "settings", _PATIENCE) as ours:
         if not ours:
@@ -115,9 +128,10 @@ def change(changed: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
 
 
 def set_aside() -> Path:
-    """Rename the settings file, so that the defaults apply, and return its new path.
+    """Rename the settings file, and return the new path. From then on, the defaults apply.
 
-    Only call this if the user asks for it. Raises OSError.
+    Call this function only if the user asks to start over. Raises OSError if the file can't be
+    renamed.
     """
     with lock.held(storage.locks_folder() / "settings", _PATIENCE):
         name = f"settings.json.damaged-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -131,7 +145,10 @@ def set_aside() -> Path:
 
 
 def _text(name: str) -> str:
-    """Return the setting `name`, a string, or "" if it is not set. Raises Unusable."""
+    """Return the string that is saved as the setting `name`, or "" if the setting is missing.
+
+    Raises Unusable if the saved value is not a string, or if the settings file can't be read.
+    """
     saved = load().get(name, "")
     if not isinstance(saved, str):
         raise _wrong(name)
@@ -139,7 +156,8 @@ def _text(name: str) -> str:
 
 
 def _wrong(name: str) -> Unusable:
-    # The message does not contain the value, which may be a key that was entered by mistake.
+    # Don't quote the value in the message, because the user has possibly entered the API key as the
+    # value by mistake.
     return Unusable(
         _(
             "The setting “{name}” in {path} has an invalid value. Choose it again in Filters "
@@ -149,25 +167,26 @@ def _wrong(name: str) -> Unusable:
 
 
 def base_url() -> str:
-    """Return the service's address, usually with /v1, or "sandbox".
+    """Return the service address, which usually ends with /v1, or "sandbox".
 
-    Raises UserError if the address or the settings can't be used. The
-    key must not be sent unencrypted, nor to a service that the user has not chosen.
+    Raises UserError if the address is not valid or the settings can't be read. Otherwise the key
+    could be sent without encryption, or to a service that the user has not chosen.
     """
     chosen = os.environ.get("DIMILINKS_BASE_URL") or _text("base_url")
     return check_base_url(chosen or DOCUMENTED_BASE_URLS[0])
 
 
 _ENDPOINT = re.compile(r"/images/(edits|generations)$")
-"""The path that follows the address in the examples of the service's documentation."""
+"""A pattern for the path of an endpoint, which follows the service address in the examples of the
+service's documentation."""
 
 
 def check_base_url(text: str) -> str:
-    """Return an address that the user has entered as it is used, or "sandbox".
+    """Return the service address in `text`, which the user entered, or "sandbox".
 
-    Slashes at its end are removed, and so is the path of the endpoint for edits, which is often
-    copied from an example. Raises UserError if it is not the address
-    of a service.
+    Slashes at the end are removed. The path of an endpoint at the end is removed as well, because
+    users often copy it together with the address from an example. Raises UserError if `text` can't
+    be a service address.
     """
     url = _ENDPOINT.sub("", text.strip().rstrip("/")).rstrip("/")
     if url == SANDBOX:
@@ -184,7 +203,8 @@ def check_base_url(text: str) -> str:
     except ValueError as error:
         raise _no_address(url) from error
     if "@" in parts.netloc:
-        # The password in such an address would be shown in every message.
+        # Reject an address with a password, because messages that quote the address would show the
+        # password.
         raise UserError(
             _(
                 "The service address must not contain a name or password. Remove the part "
@@ -192,7 +212,8 @@ def check_base_url(text: str) -> str:
             )
         )
     if "?" in url or "#" in url:
-        # The query or fragment may contain a key, so it is not repeated in the message.
+        # Don't quote the address in the message, because the text after “?” or “#” possibly
+        # contains a key.
         raise UserError(
             _(
                 "The service address must not contain “?” or “#”. Enter the part before it. "
@@ -221,7 +242,10 @@ def service_is_set_by_environment() -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether `host` is this machine, without a DNS query."""
+    """Return whether `host` is "localhost" or a loopback address, that is, this machine itself.
+
+    Other host names count as other machines, without a DNS query.
+    """
     if host == "localhost":
         return True
     try:
@@ -233,7 +257,7 @@ def is_loopback(host: str) -> bool:
 def route() -> str:
     """Return the route by which edits are sent, one of ROUTES.
 
-    Raises UserError if another one is set.
+    Raises UserError if the chosen route is none of these, or if the settings can't be read.
     """
     chosen = os.environ.get("DIMILINKS_ROUTE") or _text("route") or ROUTES[0]
     if chosen not in ROUTES:
@@ -257,9 +281,10 @@ def connect_seconds() -> float:
 
 
 def read_seconds() -> float:
-    """Return the time limit for an answer, in seconds.
+    """Return the time limit for an answer of the service, in seconds.
 
-    Edits that took 280 seconds, and proxies with a limit of 600 seconds, have been observed.
+    The default of 600 seconds comes from experience: some edits took 280 seconds, and some proxies
+    end a request after 600 seconds.
     """
     return _seconds("read_seconds", *_READ_SECONDS)
 
@@ -272,10 +297,10 @@ def _seconds(name: str, least: float, default: float, most: float) -> float:
 
 
 def ceiling() -> str:
-    """Return the largest tier that an automatic resolution may choose, one of limits.TIERS.
+    """Return the largest tier that is used when the user leaves the resolution at "auto".
 
-    Raises Unusable if the setting is invalid. There is no default in this case, because the tier
-    determines the price.
+    The tier is one of limits.TIERS. If nothing is set, it is the largest one. Raises Unusable if
+    the setting is invalid, because the tier sets the price, and a guess could cost too much.
     """
     chosen = _text("ceiling") or TIERS[-1]
     if chosen not in TIERS:
@@ -286,14 +311,15 @@ def ceiling() -> str:
 def explains_mask() -> bool:
     """Return whether MASK_LINE is added to the prompt of an edit with a mask.
 
-    Return False if the setting can't be read. Fitting a result that has arrived does not need it,
-    and `check_service` prevents edits from being sent in this case.
+    Return False if the setting can't be read. This does no harm: `check_service` prevents edits
+    from being sent in this case, and results that have already arrived are fitted without the
+    prompt.
     """
     return comforts().get("explain_mask") is True
 
 
 def keep_days() -> int:
-    """Return for how many days edits are kept on the disk. 0 means for ever.
+    """Return for how many days edits are kept on the disk, or 0 if they are kept for ever.
 
     Raises Unusable if the settings can't be read or the value is invalid.
     """
@@ -305,9 +331,10 @@ def keep_days() -> int:
 
 
 def key_file() -> Path:
-    """Return the path of the file for a key that is neither in the environment nor in the keyring.
+    """Return the path of the key file, whether or not the file exists.
 
-    The file need not exist. Raises Unusable.
+    The file contains the key if the key is neither in the environment nor in the keyring. Raises
+    Unusable if the data folder can't be used.
     """
     return storage.home() / "key"
 
@@ -315,8 +342,8 @@ def key_file() -> Path:
 def key_place() -> str:
     """Return where the key is: "environment", "keyring", "file", or "" if there is none.
 
-    "keyring" is taken from the settings. The keyring is not accessed, and may have lost the key
-    meanwhile. Raises Unusable.
+    Return "keyring" if the settings say so. The keyring itself is not accessed, so it is possible
+    that the key is no longer there. Raises Unusable if the settings or the key file can't be read.
     """
     if os.environ.get("DIMILINKS_API_KEY", "").strip():
         return ENVIRONMENT
@@ -346,10 +373,11 @@ def _unreadable_key(error: Exception) -> Unusable:
 
 
 def api_key() -> str:
-    """Return the key from the environment, else from the file `key`, or "" if there is none.
+    """Return the key from the environment or, if the environment has none, from the key file.
 
-    A key in the keyring is only available to the worker, through its module `key_store`. Raises
-    UserError if the file can't be read or the text can't be a key.
+    Return "" if there is no key in either. The keyring is not read, because only the worker
+    accesses the keyring (see `worker/key_store.py`). Raises UserError if the key file can't be
+    read, or if `check_key` rejects the key.
     """
     key = os.environ.get("DIMILINKS_API_KEY", "").strip()
     if not key:
@@ -370,24 +398,21 @@ _VARIABLE = re.compile(r"(export\s+)?[A-Z][A-Z0-9]*_[A-Z0-9_]*=[^=]", re.ASCII)
 
 
 def check_key(text: str) -> str:
-    """Return the key in a text that was typed or copied, or "" if the text is empty.
+    """Return the key in `text`, which the user typed or copied, or "" if `text` is empty.
 
-    Quotes around the key, "Bearer" or "Authorization: Bearer" before it, and whitespace and
-    invisible characters at both ends are removed. Raises UserError if
-    the rest can't be a key. The message never contains the text.
+    This removes quotes around the key, "Bearer" or "Authorization: Bearer" before the key, and
+    whitespace and invisible characters at both ends. Raises UserError if the remaining text can't
+    be a key. The message of this error never quotes `text`, which is possibly secret.
     """
     key = _trimmed(text)
     for _each in range(2):
-        # Twice, because the quotes may enclose the word Bearer, or follow it.
+        # Take both steps twice, because the word Bearer can be inside the quotes or before them.
         if len(key) > 1 and _QUOTES.get(key[0]) == key[-1]:
             key = _trimmed(key[1:-1])
         key = _trimmed(re.sub(r"^(authorization:\s*)?bearer\s+", "", key, flags=re.IGNORECASE))
     if _VARIABLE.match(key):
         raise UserError(
-            _(
-                "This is a variable assignment, not just the API key. Copy only the part "
-                "after the = sign."
-            )
+            _("This is more than just the API key. Copy only the part after the = sign.")
         )
     if "*" in key or "…" in key or "•" in key or "..." in key:
         raise UserError(
@@ -421,11 +446,12 @@ def _is_unseen(character: str) -> bool:
 
 
 def check_service() -> None:
-    """Check, before anything is exported, whether the settings allow an edit to be sent.
+    """Check that an edit can be sent with the current settings. Raises UserError if it can't.
 
-    Raises UserError if they don't.
+    The plug-in calls this function before it exports the pictures, and the worker before it sends
+    them.
     """
-    # Settings that no environment variable overrides must be valid in any case.
+    # These settings must be valid for every edit, whatever the service and the key are.
     if not isinstance(load().get("explain_mask", False), bool):
         raise _wrong("explain_mask")
     ceiling()

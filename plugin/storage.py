@@ -1,6 +1,7 @@
-"""The data folder, with the jobs, the settings and the key, and the private files in it.
+"""Find and create the data folder. Read and write the private files in it.
 
-The plug-in, the worker and the installer all take their paths from here.
+The data folder contains the jobs, the settings and the key. The plug-in, the worker and the
+installer all call this module to get the path of the data folder.
 """
 
 from __future__ import annotations
@@ -16,49 +17,56 @@ from plugin.errors import Unusable
 from plugin.translation import _
 
 _IN_USE_SECONDS = 1.0 if os.name == "nt" else 0.0
-"""Seconds to retry the replacement of a file, which a reader of the file prevents on Windows."""
+"""For how many seconds replacing a file is tried again. On Windows, a file can't be replaced while
+another process reads it."""
 _READING_SECONDS = 10.0
-"""Seconds to retry to read a file that another process replaces, which Windows prevents."""
+"""For how many seconds reading a file is tried again. On Windows, a file can't be read while
+another process replaces it."""
 
 
 def home() -> Path:
-    """Return the data folder, with the jobs and settings, which is created if necessary.
+    """Return the path of the data folder. Create the folder if it does not exist.
 
-    Raises Unusable if it can't be created or, on POSIX, if it belongs to another user or is
-    writable for everyone.
+    Raises Unusable if the folder can't be created or, on POSIX systems, if the folder belongs to
+    another user or every user can write to it.
     """
     return private_folder(home_path())
 
 
 def home_path() -> Path:
-    """Return the path of the data folder, which need not exist. Raises Unusable."""
+    """Return the path of the data folder without creating the folder.
+
+    Raises Unusable if DIMILINKS_HOME is a relative path or the home folder can't be determined.
+    """
     told = os.environ.get("DIMILINKS_HOME")
     return chosen_home(told) if told else data_folder()
 
 
 def chosen_home(told: str) -> Path:
-    """Return the data folder for `told`, the value of DIMILINKS_HOME.
+    """Return the path of the data folder that `told`, the value of DIMILINKS_HOME, stands for.
 
-    Raises Unusable if the path is relative.
+    A ~ at the beginning of `told` stands for the home folder. Raises Unusable if the path is
+    relative.
     """
     try:
         folder = Path(told).expanduser()
     except RuntimeError:
-        # The path begins with ~user, and there is no such user.
+        # `told` begins with ~ and a user name, but there is no such user.
         folder = Path(told)
     if not folder.is_absolute():
-        # GIMP and the worker have different working directories.
+        # Reject a relative path: GIMP and the worker have different working directories, so the
+        # path would mean a different folder for each of them.
         raise Unusable(
             _(
-                "DIMILINKS_HOME is set to the relative path “{path}”. Set it to an absolute "
-                "path, or to a path that begins with ~/."
+                "DIMILINKS_HOME is set to “{path}”, which is not a complete path. Set it to a "
+                "complete path, or to a path that begins with ~/."
             ).format(path=told)
         )
     return folder
 
 
 def data_folder() -> Path:
-    """Return the default path of the data folder on this platform, which need not exist.
+    """Return the default path of the data folder on this platform, without creating the folder.
 
     Raises Unusable if the user's home folder can't be determined.
     """
@@ -70,24 +78,25 @@ def data_folder() -> Path:
         told, usual = os.environ.get("XDG_DATA_HOME", ""), ".local/share"
     base = Path(told)
     if not base.is_absolute():
-        # The XDG specification requires relative paths to be ignored.
+        # The variable is not set, or contains a relative path, which the XDG specification requires
+        # programs to ignore. Use the usual folder instead.
         with contextlib.suppress(RuntimeError):
             base = Path.home() / usual
     if not base.is_absolute():
         raise Unusable(
             _(
-                "Your home folder can't be determined. Set HOME to it, or set DIMILINKS_HOME "
-                "to a folder for edits and settings."
+                "Your home folder can't be determined. Set the environment variable HOME to it, or "
+                "DIMILINKS_HOME to a folder for edits and settings."
             )
         )
     return base / "dimilinks-gimp"
 
 
 def private_folder(folder: Path) -> Path:
-    """Return `folder`, which is created if necessary.
+    """Create `folder` if it does not exist, and return it.
 
-    Raises Unusable if it can't be created or, on POSIX, if it belongs to another user or is
-    writable for everyone.
+    Raises Unusable if the folder can't be created or, on POSIX systems, if the folder belongs to
+    another user or every user can write to it.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -110,36 +119,41 @@ def private_folder(folder: Path) -> Path:
 
 
 def locks_folder() -> Path:
-    """Return the folder of the locks between processes of Dimilinks. Raises Unusable."""
+    """Return the folder of the lock files. Create the folder if it does not exist.
+
+    With these locks, the processes of Dimilinks wait for each other. Raises Unusable if the folder
+    can't be used.
+    """
     return private_folder(home() / "locks")
 
 
 def read_private(path: Path) -> str:
-    """Return the text of a file that another process may be replacing at this moment.
+    """Return the text of a file, even if another process is replacing the file at this moment.
 
-    A byte order mark, which some editors add, is skipped. Raises OSError, UnicodeDecodeError.
+    A byte order mark, an invisible character that some editors put at the beginning, is left out.
+    Raises OSError if the file can't be read, and UnicodeDecodeError if it is not UTF-8 text.
     """
     end = time.monotonic() + _READING_SECONDS
     while True:
         try:
             return path.read_text("utf-8-sig")
         except PermissionError:
-            # Windows reports this error while the file is being replaced.
+            # Windows reports this error while another process replaces the file.
             if os.name != "nt" or time.monotonic() > end:
                 raise
             time.sleep(0.02)
 
 
 def write_private(path: Path, content: str | bytes | memoryview) -> None:
-    """Write a file atomically, with the permissions 0600. Raises OSError.
+    """Write a file with the permissions 0600, either completely or not at all.
 
-    After a failure the file is as it was before. On success its contents have been flushed to the
-    disk.
+    When the function returns, the new content has been flushed to the disk. Raises OSError if
+    writing fails; a file that was already at `path` then keeps its content.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):
-        # A process that died may have left this file. It may have other permissions, or be a
-        # symbolic link to another place.
+        # Remove a temporary file that a killed process with the same id has left behind. That file
+        # could have other permissions, or be a symbolic link to another file.
         temporary.unlink()
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -149,14 +163,19 @@ def write_private(path: Path, content: str | bytes | memoryview) -> None:
             os.fsync(file.fileno())
         _replace(temporary, path)
     except OSError:
-        # On a full disk, the incomplete file would take up space that a smaller file could use.
+        # Remove the incomplete file, because it takes up space. On a full disk, a smaller file
+        # could use this space.
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
 
 def _replace(temporary: Path, path: Path) -> None:
-    """Rename `temporary` to `path`. Windows refuses this while another process reads `path`."""
+    """Rename the file `temporary` to `path`, replacing the file that was there.
+
+    Windows refuses this while another process reads the file at `path`, so try again for up to
+    _IN_USE_SECONDS.
+    """
     end = time.monotonic() + _IN_USE_SECONDS
     while True:
         try:
@@ -169,7 +188,10 @@ def _replace(temporary: Path, path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the names of the files in a folder to the disk, on POSIX only. Raises OSError."""
+    """Flush the names of the files in `folder` to the disk. Raises OSError if this fails.
+
+    Renamed files then keep their new names after a power failure. On Windows, do nothing.
+    """
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

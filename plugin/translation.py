@@ -1,10 +1,11 @@
-"""Translate messages for the user: `_` and `plural` for the worker and the modules in this folder.
+"""Translate messages for the user, in the worker and in the modules of this folder.
 
-Inside GIMP, the catalogue that GIMP has loaded for the plug-in is used (see `gimp/translation.py`).
-The plug-in sends the language of this catalogue to the worker, which then uses the same one.
-Elsewhere, as on the command line, gettext takes the language from the environment.
+The translations are in catalogues, one for each language. Inside GIMP, the functions `_` and
+`plural` use the catalogue that GIMP has loaded for the plug-in (see `gimp/translation.py`). The
+plug-in sends the language of this catalogue to the worker, so that the worker uses the same
+language. On the command line, gettext takes the language from the environment.
 
-A checkout has no compiled catalogues. All messages are in English there.
+A checkout of the source code contains no compiled catalogues, so all messages are in English there.
 """
 
 from __future__ import annotations
@@ -38,6 +39,6 @@ def _(text: str) -> str:
 def plural(one: str, many: str, count: int) -> str:
     """Return the translation of `one` or `many`, whichever fits `count`.
 
-    Placeholders in it, such as `{count}`, are not filled in.
+    Placeholders in the translation, such as `{count}`, are left for the caller to fill in.
     """
     return _catalogue.ngettext(one, many, count)

@@ -1,4 +1,8 @@
-"""Fixtures for all tests: an empty home folder, real photographs, and a service on loopback."""
+"""For all tests: which of them run, an empty home folder, photographs, and a service on loopback.
+
+Without `--all`, tests in a GIMP run in 3.2 only, unless they are marked with `both_series`, and the
+slices of campaigns, which are marked with `campaign`, don't run.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,30 @@ import skimage
 from PIL import Image
 
 from plugin.worker.sandbox import Sandbox
+
+_FURTHER_SERIES = "3.0"
+"""The series of GIMP in which only some tests run without `--all`."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all",
+        action="store_true",
+        help="run all tests in both series of GIMP, and slices of the campaigns",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--all"):
+        return
+
+    def is_further(item: pytest.Item) -> bool:
+        given = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        in_further_series = _FURTHER_SERIES in given and not item.get_closest_marker("both_series")
+        return in_further_series or item.get_closest_marker("campaign") is not None
+
+    config.hook.pytest_deselected(items=[item for item in items if is_further(item)])
+    items[:] = [item for item in items if not is_further(item)]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,8 +1,8 @@
-"""Capture an edit: copy what it is made from, and write the pixels that leave GIMP to a job folder.
+"""Capture an edit: copy the layers and the selection, and write a job folder with their pixels.
 
-The user continues to work during an edit. The selection and the layers are therefore copied at one
-moment, before anything slow begins. Everything that placing the result needs later is recorded as
-it was at that moment.
+The user continues to work during an edit. The layers and the selection are therefore copied at one
+moment, before anything slow begins. The job also records where the pixels were at that moment,
+because the result is placed on these pixels later.
 """
 
 from __future__ import annotations
@@ -47,16 +47,18 @@ from plugin.limits import MOST_PICTURES
 from plugin.region import Box
 
 PLACE = "place.json"
+"""The name of the file in the job folder that contains a `Place`."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the results of a job belong in the image, as saved in `place.json`.
+    """Where the results of a job belong in the image: the contents of `place.json`.
 
-    `layer` is the tattoo of the layer that was edited. `visible` is true if everything visible was
-    edited instead. `on_canvas` is the part that was sent, in canvas coordinates, and `marks`
-    contains what is needed to find this part again. `name` is the name of the result layers.
-    `sandbox` is true if the sandbox made the results.
+    `layer` is the tattoo of the layer that was edited: a number by which GIMP recognises the layer
+    even in a reopened image. `visible` is true if everything visible was edited instead of this
+    layer. `on_canvas` is the box that was sent, in canvas coordinates. `marks` are the landmarks by
+    which the pixels in this box are found again. `name` is the name of the result layers. `sandbox`
+    is true if the results come from the sandbox, the built-in stand-in for the service.
     """
 
     layer: int
@@ -98,10 +100,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Capture:
-    """A layer or the canvas as it was when its edit began, and the job of the edit.
+    """The edit of one layer or of the canvas, as it was when the edit began, and the job.
 
-    `selection` is a copy of the selection in canvas coordinates, or None if the whole layer or
-    canvas is edited. `keeps_alpha` is true if the result gets the alpha of the source.
+    `layer` is the layer itself, so the user can change or delete it during the edit. `selection` is
+    a copy of the selection in canvas coordinates, or None if the whole layer or canvas is edited.
+    `keeps_alpha` is true if the results get the alpha of the pixels that were sent.
     """
 
     image: Gimp.Image
@@ -114,12 +117,12 @@ class Capture:
 
     @property
     def box(self) -> Box:
-        """The part that was sent, in layer coordinates, or canvas coordinates if `visible`."""
+        """The box that was sent: in layer coordinates, or in canvas coordinates if `visible`."""
         return self.place.marks.box
 
     @property
     def on_canvas(self) -> Box:
-        """The same part in canvas coordinates."""
+        """The box that was sent, in canvas coordinates."""
         return self.place.on_canvas
 
 
@@ -130,11 +133,12 @@ def _result_name(name: str, request: Request) -> str:
 
 
 def capture(image: Gimp.Image, layers: Sequence[Gimp.Layer], request: Request) -> list[Capture]:
-    """Export what the edit of each layer needs into a new job for each, and return the captures.
+    """Write a new job for the edit of each layer, and return the captures.
 
     The selection and the layers are copied before anything slow begins, so that later changes by
-    the user only affect the next edit. Raises UserError if an edit can't be made or its result
-    would be invisible, and OSError if a job can't be written. No job is left behind in these cases.
+    the user don't affect these edits. Raises UserError if an edit can't be made or its result would
+    be invisible, and OSError if a job can't be written. In both cases, the jobs that were already
+    written are removed.
     """
     with contextlib.ExitStack() as copies:
         selected = selection_of(image) if request.use_selection else None
@@ -152,7 +156,10 @@ def capture(image: Gimp.Image, layers: Sequence[Gimp.Layer], request: Request) -
 
 
 def _reference(layer: Gimp.Drawable, copies: contextlib.ExitStack) -> Gimp.Layer:
-    """Copy a reference layer. The copy exists until `copies` is closed. Raises UserError."""
+    """Copy a layer that the user has chosen as a reference picture.
+
+    The copy is deleted when `copies` is closed. Raises UserError.
+    """
     try:
         return copies.enter_context(copy_of(layer))
     except UserError as error:
@@ -166,10 +173,11 @@ def _reference(layer: Gimp.Drawable, copies: contextlib.ExitStack) -> Gimp.Layer
 
 @dataclass(frozen=True)
 class _Source:
-    """A layer or the canvas, with a copy of its pixels, as the source of an edit.
+    """The source of an edit: a layer or the canvas, with a copy of its pixels.
 
-    `copy` is a copy of the layer, or one layer with everything visible. It is in no image. `tattoo`
-    is that of the original layer.
+    `copy` is in no image. It is either a copy of `layer`, or a single layer that shows everything
+    visible. `tattoo` is the tattoo of `layer`. `what` describes the layer or canvas and the
+    selection.
     """
 
     image: Gimp.Image
@@ -186,21 +194,28 @@ class _Source:
         selected: Selected | None,
         copies: contextlib.ExitStack,
     ) -> _Source:
-        """Copy what is edited. The copy exists until `copies` is closed. Raises UserError."""
+        """Copy the layer, or everything visible.
+
+        The copy is deleted when `copies` is closed. Raises UserError.
+        """
         name, tattoo = layer.get_name(), layer.get_tattoo()
         copy = copies.enter_context(all_seen(image) if request.visible else copy_of(layer))
         what = replace(edited(image, copy, request, selected), name=name)
         return _Source(image, layer, tattoo, copy, what)
 
     def look(self, request: Request) -> Look:
-        """Return a coarse picture of the layer or canvas, by which a change is recognised."""
+        """Return a coarse picture of the layer or canvas, by which later changes are recognised."""
         shown = self.image if request.visible else self.layer
-        # GIMP may have cached a thumbnail of the original, but would have to make one of a copy.
+        # Use the original if it still exists, because GIMP has often cached its thumbnail already.
+        # For a copy, GIMP would have to make the thumbnail first.
         return landmarks.glance(shown if shown.is_valid() else self.copy)
 
 
 def _exported(source: _Source, request: Request, references: Sequence[Gimp.Layer]) -> Capture:
-    """Write the job of one edit, and return its capture. Raises UserError and OSError."""
+    """Plan the edit of `source`, write the job, and return the capture.
+
+    Raises UserError and OSError.
+    """
     plan = planned(source.what, request)
     box = plan.region.content
     if request.visible or request.replace or looks_like_itself(source.copy):
@@ -259,9 +274,10 @@ def _check_shows(
 ) -> None:
     """Raise UserError if no part of the result would be visible.
 
-    The user would have to pay for it nevertheless. A result that keeps the alpha of its source is
-    visible only where the source is. A replaced layer keeps its layer mask. A result gets the
-    opacity of its layer.
+    This saves the user from paying for such a result. A result can be invisible for three reasons.
+    A result that keeps the alpha of its source is visible only where the source is visible. The
+    result in a replaced layer is visible only where the layer mask shows it. And the result has the
+    same opacity as the edited layer, which can be 0.
     """
     what, copy = source.what, source.copy
     wanted = plan.wanted
@@ -298,14 +314,20 @@ def _check_shows(
 
 
 def _any_edited(read: Callable[[Box], bytes], box: Box, what: Edited) -> bool:
-    """Return whether `read` gives a value other than 0 for any edited pixel of `box`."""
+    """Return whether `read` returns a value other than 0 for any pixel of `box`.
+
+    If there is a selection, only the selected pixels count.
+    """
     if what.selected is None:
         return pixels.any_in(read, box)
     return pixels.any_selected(read, box, what.selected.shares, box.moved(*what.origin))
 
 
 def hidden_by(layer: Gimp.Layer, request: Request) -> str:
-    """Return a message that names what hides the result, or "" if nothing does."""
+    """Return a message that names the layer or group that hides the result.
+
+    Return "" if the result is not hidden.
+    """
     if request.visible:
         return ""
     for each in ancestors(layer):
@@ -323,13 +345,13 @@ def hidden_by(layer: Gimp.Layer, request: Request) -> str:
 def recalled(done: Job, image: Gimp.Image) -> Capture:
     """Recreate the capture of an earlier job, so that its results can become layers of `image`.
 
-    Arguments that the job doesn't contain get default values. The `layer` of the capture is None if
-    `image` has no layer with its tattoo. Raises UserError if the files of the job are missing or
-    damaged.
+    The `request` of the capture has default values for the arguments that the job doesn't contain.
+    The `layer` of the capture is None if no layer of `image` has the tattoo of the layer that was
+    edited. Raises UserError if files of the job are missing or damaged.
     """
     try:
         place = Place.from_json(json.loads((done.folder / PLACE).read_text("utf-8")))
-        asked = done.request
+        asked = done.read_request()
         size = (place.on_canvas.width, place.on_canvas.height)
         masked = (done.folder / "mask.png").exists()
         if masked and pixels.png_size(done.folder / "mask.png") != size:
@@ -412,7 +434,7 @@ def _open(path: str) -> Gimp.Image:
         raise UserError(message) from error
     if opened is None:
         raise UserError(message)
-    # Rotate the picture as its EXIF data say, which is how the user sees it elsewhere. GIMP does
-    # this only when it opens a file in a window, and leaves it to the caller otherwise.
+    # Rotate the picture as its EXIF data say, because other programs show it to the user this way.
+    # GIMP itself rotates a picture only when it opens the file in a window.
     opened.policy_rotate(False)
     return opened

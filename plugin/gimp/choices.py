@@ -1,7 +1,7 @@
-"""Save and restore what the user has chosen, from one window to the next.
+"""Save what the user has chosen in a window, and restore it in the next window.
 
-GIMP also saves the arguments of a procedure, but only when its window is closed. Besides, it writes
-them into the image, where neither prompts nor paths belong.
+GIMP also saves the arguments of a procedure, but only when the window of the procedure is closed.
+Besides, GIMP writes the arguments into the image, where neither prompts nor paths belong.
 """
 
 from __future__ import annotations
@@ -21,20 +21,24 @@ _REMEMBERED = (
     *("size", "resolution", "output", "source", "use-selection", "variations"),
     *("blend", "context", "repair"),
 )
-"""The arguments of the procedure that are restored, besides the prompt."""
+"""The arguments of `dimilinks-edit` that are saved and restored, besides the prompt."""
 _PROMPTS = 30
+"""The list of past prompts contains at most this many prompts."""
 ONE_PRESS = 2.0
-"""Seconds in which a second press, such as that of a double click, starts no second edit."""
+"""A press starts no second edit within this many seconds after another press (double click)."""
 _REPEATING = "repeating"
-"""The name of the lock that *Repeat* holds until its picture is exported."""
+"""The name of the lock that GIMP's command *Repeat* holds until the picture is exported."""
 
 
 def recall(config: Gimp.ProcedureConfig) -> None:
-    """Set the arguments to those of the last window, but the prompt only if it is empty."""
+    """Set the arguments in `config` to the values that the last window saved.
+
+    Keep the prompt in `config` if it is not empty.
+    """
     saved = settings.comforts()
     choices = saved.get("choices")
     for name, value in (choices if isinstance(choices, dict) else {}).items():
-        # The values may have been saved by another version, which has other choices.
+        # Ignore invalid values, because another version with other choices could have saved them.
         with contextlib.suppress(TypeError, ValueError):
             if name in _REMEMBERED:
                 config.set_property(name, value)
@@ -44,9 +48,10 @@ def recall(config: Gimp.ProcedureConfig) -> None:
 
 
 def remember(config: Gimp.ProcedureConfig, files: Sequence[str], edited: str = "") -> None:
-    """Save the arguments and the paths of the reference files.
+    """Save the arguments in `config` and the paths of the reference files.
 
-    Also add `edited`, the prompt of an edit that has begun, to the list of past prompts.
+    `edited` is the prompt of an edit that has begun, or "". Add this prompt to the list of past
+    prompts.
     """
     kept = {
         "prompt": config.get_property("prompt") or "",
@@ -55,33 +60,38 @@ def remember(config: Gimp.ProcedureConfig, files: Sequence[str], edited: str = "
     }
 
     def changed(saved: dict[str, Any]) -> dict[str, Any]:
-        # Read the list here, because another window may have added prompts to it.
+        # Use the list in `saved`, which was just read from the disk, because another window could
+        # have added prompts to the list.
         prompts = _listed(saved, "prompts")
         if edited:
             prompts = [edited, *(each for each in prompts if each != edited)][:_PROMPTS]
         return {**saved, **kept, "prompts": prompts}
 
-    # These values are only a convenience. If the disk is full, the user is told when it matters.
+    # Ignore errors of the disk, because these values are only a convenience. If the disk is full,
+    # the user gets a message when something more important, such as a job, can't be written.
     with contextlib.suppress(OSError):
         settings.change(changed)
 
 
 def keep_prompt(prompt: str) -> None:
-    """Save a prompt that was typed but not used for an edit yet."""
+    """Save a prompt that the user has typed, but not used for an edit yet."""
     with contextlib.suppress(OSError):
         settings.save(prompt=prompt)
 
 
 @contextlib.contextmanager
 def one_press() -> Iterator[bool]:
-    """Yield whether *Repeat* was chosen anew, rather than by a key that is held down, for example.
+    """Yield True if the user has chosen *Repeat* anew, and False if this was the same press.
 
-    Every press before the end of the `with` block, and within ONE_PRESS seconds after it, counts as
-    the same press. This is because GIMP delivers the keys that were pressed during an export later.
+    GIMP calls *Repeat* several times if the user double-clicks it or holds down its key. The caller
+    exports the picture in the `with` block. All presses until ONE_PRESS seconds after the end of
+    this block count as the same press, because GIMP delivers the keys that are pressed during an
+    export only after the export.
     """
     with contextlib.ExitStack() as pressing:
         ours, before = True, None
-        # Without writable files, this can't be determined, and each press counts as a new one.
+        # The lock shows whether another press is being exported, and the settings say when the last
+        # press was. If this can't be found out, this press counts as a new one.
         with contextlib.suppress(OSError, Unusable):
             ours = pressing.enter_context(lock.held(storage.locks_folder() / _REPEATING))
             before = settings.comforts().get("repeated")
@@ -100,12 +110,12 @@ def _note_press() -> None:
 
 
 def past_prompts() -> list[str]:
-    """Return the prompts that were used for edits, the last one first."""
+    """Return the prompts of past edits, the latest first."""
     return _texts("prompts")
 
 
 def reference_files() -> list[str]:
-    """Return the paths of the reference files of the last window."""
+    """Return the paths of the reference files that the last window saved."""
     return _texts("reference_files")
 
 

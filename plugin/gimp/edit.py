@@ -3,7 +3,9 @@
     check ──▶ Edit(…) ──start──▶ workers ──▶ placed, or `sentences` that say why not
                           └─cancel / discard
 
-A script waits for the edit in `edit`. A window continues, and is notified of every change.
+For scripts, the function `edit` takes all these steps, and waits until the results are placed. The
+window uses the class `Edit` instead. An `Edit` notifies the window of every change, so that the
+window need not wait.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from plugin.job import Job, State, Status, check_prompt
 from plugin.progress import Phase, Progress, Report
 
 _POSTS_AT_ONCE = 4
+"""The workers of an edit work on at most this many variations at the same time."""
 
 
 def edit(
@@ -37,9 +40,9 @@ def edit(
 ) -> tuple[list[Gimp.Layer], list[str]]:
     """Edit `drawables`, and return the result layers and the messages for the user.
 
-    Waits until the results are placed. `captured` is called when everything that is sent has been
-    exported. Raises UserError if no result was placed. The image is unchanged then, unless its
-    layer was changed by the user while the result was written to it.
+    Wait until the results are placed. Call `captured` when all pixels that are sent have been
+    exported. Raises UserError if no result was placed. In this case, the image is unchanged, unless
+    the user changed a layer while a result was being written to this layer.
     """
     layers = check(image, drawables, request)
     loop = GLib.MainLoop()
@@ -67,9 +70,10 @@ def edit(
 def check(
     image: Gimp.Image, drawables: Sequence[Gimp.Drawable], request: Request
 ) -> list[Gimp.Layer]:
-    """Check everything that could prevent an edit, and return the layers to edit.
+    """Check whether the edit is possible, and return the layers to edit.
 
-    Nothing is exported yet. Raises UserError.
+    This happens before any pixels are exported. Raises UserError if the arguments, the layers, the
+    settings or the worker prevent the edit.
     """
     try:
         check_prompt(request.prompt)
@@ -91,9 +95,9 @@ def check(
 class Edit:
     """An edit, from its capture to its placed results.
 
-    The constructor exports what is sent. It raises UserError if this fails, and leaves no job
-    behind then. `changed` is called whenever `reports`, `sentences`, `placed` or `ended` may have
-    changed.
+    The constructor exports the pixels that are sent. If this fails, the constructor removes the
+    jobs and raises UserError. `changed` is a function that is called whenever `reports`,
+    `sentences`, `placed` or `ended` have possibly changed.
     """
 
     def __init__(
@@ -109,16 +113,19 @@ class Edit:
         Gegl.init(None)
         self.captures = _captured(image, layers, request)
         self.reports: dict[tuple[str, int | None], Progress] = {}
-        """The latest report on each variation, by job id and number. None stands for them all."""
+        """The latest report of a running worker on each variation, by (job id, number).
+
+        The number is None if the report is about the preparation that all variations share.
+        """
         self.sentences: list[str] = []
-        """Messages on what went wrong or what the user should know, without duplicates."""
+        """The messages for the user: failures, and notes about the results. No duplicates."""
         self.placed: list[Placed] = []
         self.ended = False
-        """Whether no worker of the edit runs any more."""
+        """Whether all workers of the edit have ended."""
         self.detached = False
-        """Whether the user has stopped waiting. Results that arrive later stay in their job."""
+        """Whether the user has stopped waiting. Later results then stay in the job folder."""
         self.waiting_since = 0.0
-        """When the service received the first request, on the monotonic clock; 0 if not yet."""
+        """The value of `time.monotonic()` when waiting for the service began, or 0 before that."""
         self._changed = changed
         self._waiting: list[Capture] = []
         self._running: dict[str, WorkerProcess] = {}
@@ -126,9 +133,9 @@ class Edit:
     def start(self) -> bool:
         """Start the workers, a few at a time.
 
-        This also continues an edit that has ended: the workers skip what is finished or must not be
-        sent again. Does nothing while the edit runs. Returns False, so that GLib calls it only
-        once.
+        If the edit has ended, this continues it: the workers skip the variations that are finished
+        or must not be sent again. Do nothing if the edit is still running. Return False, so that
+        GLib doesn't call this method again.
         """
         if self._running or self._waiting:
             return False
@@ -143,8 +150,8 @@ class Edit:
     def cancel(self) -> None:
         """Send nothing more, and stop waiting for the results.
 
-        What was sent is paid for. Its worker continues until it has the answer, which stays in the
-        job.
+        The variations that were already sent are paid for. Their workers therefore continue until
+        they have the answers. The results stay in the job folders.
         """
         self.detached = True
         self._forget_waiting()
@@ -153,12 +160,12 @@ class Edit:
         self._changed()
 
     def wait_again(self) -> None:
-        """Resume waiting after `cancel`, so that results that arrive are placed."""
+        """Resume waiting after `cancel`, so that the results are placed when all workers end."""
         self.detached = False
         self._changed()
 
     def discard(self) -> None:
-        """Stop all workers at once, and remove the jobs with everything that has arrived."""
+        """Kill all workers immediately, and remove the jobs with all results that have arrived."""
         self.detached = True
         self._waiting.clear()
         for worker in self._running.values():
@@ -168,7 +175,10 @@ class Edit:
         self._changed()
 
     def _forget_waiting(self) -> None:
-        """Drop the jobs that wait for a worker, and remove those of which nothing was ever sent."""
+        """Start no workers for the jobs that wait for one.
+
+        Remove those of these jobs of which no variation was ever sent.
+        """
         waiting, self._waiting = self._waiting, []
         for one in waiting:
             _discard_unsent(one.job)
@@ -179,24 +189,27 @@ class Edit:
 
     @property
     def is_leaving(self) -> bool:
-        """Whether a worker still runs that has sent nothing.
+        """Whether any running worker has not sent anything yet.
 
-        After `cancel`, such a worker ends soon, and its job is removed.
+        After `cancel`, such a worker ends soon, and then the job of this worker is removed.
         """
         return any(_is_unsent(one.job) for one in self.captures if one.job.id in self._running)
 
     def phase(self) -> Phase:
-        """The phase of the variation that is furthest behind."""
+        """Return the phase of the variation that is furthest behind."""
         phases = {report.phase for report in self.reports.values()}
         return next((phase for phase in Phase if phase in phases), Phase.PREPARING)
 
     def uploaded(self) -> tuple[int, int]:
-        """The bytes sent and the bytes in total, for all variations that are being uploaded."""
+        """Return how many bytes were sent, and how many there are in total.
+
+        All variations that are now being uploaded are added up.
+        """
         reports = [r for r in self.reports.values() if r.phase == Phase.UPLOADING]
         return sum(r.sent for r in reports), sum(r.total for r in reports)
 
     def phase_text(self) -> str:
-        """Return the phase in words, or the reason for a delay."""
+        """Return the phase as a text for the user, or the reason why a variation must wait."""
         phase = self.phase()
         notes = [report.note for report in self.reports.values() if report.note]
         if notes:
@@ -248,9 +261,9 @@ class Edit:
         return ended
 
     def _finish(self) -> None:
-        """Place the results that have arrived, unless the user has stopped waiting.
+        """Place the results that have arrived, and collect the messages for the user.
 
-        In this case they stay in their jobs.
+        If the user has stopped waiting, do nothing, so that the results stay in the job folders.
         """
         if self.detached:
             return
@@ -259,7 +272,7 @@ class Edit:
             if not one.job.folder.exists():
                 continue
             try:
-                state = one.job.state
+                state = one.job.read_state()
             except (OSError, UserError) as error:
                 self._say([str(error)])
                 continue
@@ -280,7 +293,10 @@ class Edit:
 
 
 def _captured(image: Gimp.Image, layers: Sequence[Gimp.Layer], request: Request) -> list[Capture]:
-    """Export every layer. Raises UserError, and leaves no job behind in this case."""
+    """Write a job for each layer, and return the captures.
+
+    If this fails, remove the jobs that were already written, and raise UserError.
+    """
     try:
         return capture.capture(image, layers, request)
     except Unusable:
@@ -296,15 +312,15 @@ def _captured(image: Gimp.Image, layers: Sequence[Gimp.Layer], request: Request)
 
 
 def _is_unsent(job: Job) -> bool:
-    """Return whether nothing of a job was ever sent. Return False if the job can't be read."""
+    """Return whether no variation of the job was ever sent, or False if the job can't be read."""
     try:
-        return all(post.state == Status.PREPARED for post in job.state.posts)
+        return all(post.state == Status.PREPARED for post in job.read_state().posts)
     except (OSError, UserError):
         return False
 
 
 def _discard_unsent(job: Job) -> None:
-    """Remove a job if nothing of it was ever sent."""
+    """Remove a job if none of its variations was ever sent."""
     if _is_unsent(job):
         job.discard()
 
@@ -315,13 +331,13 @@ def _pulse() -> bool:
 
 
 def _sentences(job: Job, state: State) -> list[str]:
-    """Return messages on what went wrong with a job or what the user should know about it."""
+    """Return the messages for the user about a job: failures, and notes about the results."""
     sentences = state.messages + state.notes
     for post in state.posts:
         if post.message or post.placed:
             continue
-        # The worker ended without recording a reason: it was killed, or the computer ran out of
-        # memory.
+        # The worker has recorded neither a result nor a failure, so it was killed, for example
+        # because the computer ran out of memory.
         if post.state == Status.PREPARED:
             sentences.append(
                 _(
@@ -332,24 +348,24 @@ def _sentences(job: Job, state: State) -> list[str]:
         elif post.state == Status.RECEIVED:
             sentences.append(
                 _(
-                    "The result arrived and is kept in {folder}. The background process "
-                    "stopped before the result could be put into the image. Choose Try Again "
-                    "to continue, at no cost (job {job})."
+                    "The result arrived and is kept in {folder}. The background process stopped "
+                    "before the result could be put into the image. Choose Try Again to continue, "
+                    "at no cost (edit number {job})."
                 ).format(folder=job.folder, job=job.id)
             )
         elif post.state == Status.ACCEPTED and post.task:
             sentences.append(
                 _(
-                    "The background process stopped after the service accepted the edit. "
-                    "Choose Try Again to fetch the result, at no cost (job {job})."
+                    "The background process stopped after the service accepted the edit. Choose "
+                    "Try Again to fetch the result, at no cost (edit number {job})."
                 ).format(job=job.id)
             )
         else:
             sentences.append(
                 _(
-                    "The background process stopped while the edit was in progress (job "
-                    "{job}). You may have been charged, so the edit is not sent again. Check "
-                    "your account with the service before you start a new edit."
+                    "The background process stopped in the middle of edit number {job}. You may "
+                    "have been charged, so the edit is not sent again. Check your account with the "
+                    "service before you start a new edit."
                 ).format(job=job.id)
             )
     return sentences

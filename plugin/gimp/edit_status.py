@@ -1,7 +1,7 @@
-"""How an edit stands: what its row in the window says, and which buttons it has.
+"""Decide what the row of an edit in the window says, and which buttons the row has.
 
-This module needs neither GIMP nor GTK. The row (`ui/edit_row.py`) collects the facts, and shows
-what this module makes of them.
+The row is in `ui/edit_row.py`. It collects the facts about the edit, and shows the text and the
+buttons that this module derives from these facts. This module needs neither GIMP nor GTK.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from plugin.progress import Phase
 from plugin.translation import _
 
 _GIVEN_UP = 20 * 60
-"""Seconds after which an answer is no longer expected."""
+"""The age of an edit in seconds after which an answer is no longer expected."""
 
 
 class Standing(enum.Enum):
-    """The situation of an edit, as far as the user can tell them apart."""
+    """The situation of an edit, as the row shows it to the user."""
 
     RUNNING = enum.auto()
-    """The window waits for it."""
+    """The window waits for the end of the edit."""
     LEFT = enum.auto()
-    """It was sent, and nobody waits for it. Its result may still come."""
+    """The window doesn't wait for the edit, but a result can still arrive."""
     RESULTS = enum.auto()
-    """There is at least one result."""
+    """The edit has at least one result."""
     FAILED = enum.auto()
-    """It ended without a result."""
+    """The edit ended without a result."""
     UNKNOWN = enum.auto()
-    """It was sent long ago, and no answer came."""
+    """The edit was sent long ago, and no answer has arrived."""
 
 
 class Button(enum.Enum):
@@ -51,10 +51,13 @@ class Button(enum.Enum):
 
 @dataclass(frozen=True)
 class Here:
-    """What is known of an edit only in the window that started it.
+    """The facts about an edit that only the window that started the edit knows.
 
-    `sent` and `total` are the bytes of all uploads, `elapsed` the seconds of waiting so far (0 if
-    the service has not got the edit yet), and `percents` what the service says of each variation.
+    `ended` is true if all workers have ended, and `detached` if the user has stopped waiting.
+    `replaces` is true if the result replaces the pixels of the edited layer. `sentences` are the
+    messages for the user. `sent` and `total` are the numbers of bytes in all current uploads.
+    `elapsed` is how long the window has waited for the service, in seconds; it is 0 before that.
+    `percents` are the percentages of the work that the service has done, one for each variation.
     """
 
     ended: bool = False
@@ -70,7 +73,7 @@ class Here:
 
     @property
     def running(self) -> bool:
-        """Whether the window waits for the edit."""
+        """Whether the window waits for the end of the edit."""
         return not self.ended and not self.detached
 
 
@@ -78,10 +81,12 @@ class Here:
 class Facts:
     """What a row knows of its edit.
 
-    `here` is None for an edit of an earlier window. `messages` are those of the jobs, `note` is
-    that of the user's last action, and `there` contains the variations that are in the image.
-    `collecting` says whether a worker of this window finishes the edit, and `others` whether
-    another process may be about to send it. `age` and `usual`, the usual duration, are in seconds.
+    `here` is None if an earlier window started the edit. `messages` are the messages of the jobs,
+    and `note` is the message about the user's last action. `there` contains the variations that are
+    in the image, and `chosen` is the index of the chosen variation in `results`. If the edit is of
+    an earlier window, `collecting` is true while a worker of this window finishes the edit, and
+    `others` is true if another process is possibly about to send it. `age` is the time since the
+    edit was created, and `usual` the usual duration of such an edit, both in seconds.
     """
 
     posts: dict[Variation, Post]
@@ -97,7 +102,7 @@ class Facts:
 
     @property
     def results(self) -> list[Variation]:
-        """The variations with a fitted result."""
+        """The variations that have a fitted result."""
         return [variation for variation, post in self.posts.items() if post.placed]
 
     @property
@@ -108,7 +113,7 @@ class Facts:
 
     @property
     def standing(self) -> Standing:
-        """How the edit stands."""
+        """The situation of the edit."""
         if self.here is not None and self.here.running:
             return Standing.RUNNING
         if self.here is not None and not self.here.ended:
@@ -120,12 +125,12 @@ class Facts:
         sent = [p for p in self.posts.values() if p.state in (Status.SENT, Status.ACCEPTED)]
         if self.here is not None or all(post.message for post in sent):
             return Standing.FAILED
-        # A worker of another window may still be working on it.
+        # A worker of another window is possibly still waiting for the answer.
         return Standing.LEFT if self.age < _GIVEN_UP else Standing.UNKNOWN
 
     @property
     def may_be_lost(self) -> bool:
-        """Whether something that may have been charged is lost if the edit is discarded."""
+        """Whether discarding the edit can lose a result for which the user was charged."""
         return self.standing is Standing.LEFT or any(
             post.result or post.placed or post.answer or to_collect(post)
             for post in self.posts.values()
@@ -133,13 +138,17 @@ class Facts:
 
     @property
     def is_unsent(self) -> bool:
-        """Whether any variation may be sent, and this window may send it."""
+        """Whether the user can send any variation of the edit from this window now.
+
+        If the edit is of an earlier window, this is possible only while no worker of this window
+        and no other process works on the edit.
+        """
         return any(map(to_be_sent, self.posts.values())) and not (
             self.here is None and (self.collecting or self.others)
         )
 
     def text(self) -> str:
-        """Return what the row says below the title."""
+        """Return the text that the row shows below the title."""
         standing = self.standing
         if standing is Standing.RUNNING:
             return self._progress_text()
@@ -160,13 +169,22 @@ class Facts:
         own = self.here.sentences if self.here is not None else ()
         if standing is Standing.FAILED:
             told = dict.fromkeys([*(own or self.messages), self.note])
-            return " ".join(filter(None, told)) or _("This edit was not sent.")
+            return " ".join(filter(None, told)) or self._unexplained()
         sentences = list(self.messages if self.here is None else own)
         if self.note:
             sentences.append(self.note)
         elif not self.there.intersection(self.results):
             sentences.append(_("Not in this image."))
         return " ".join(sentences)
+
+    def _unexplained(self) -> str:
+        """Return the text about an edit that ended without a message, because its worker died."""
+        if any(post.state is Status.RECEIVED for post in self.posts.values()):
+            return _(
+                "The result has arrived and is kept. Choose Try Again to put it into the image, at "
+                "no cost."
+            )
+        return _("This edit was not sent.")
 
     def _progress_text(self) -> str:
         assert self.here is not None
@@ -191,13 +209,13 @@ class Facts:
             return 0.1 * here.sent / max(1, here.total)
         if here.phase is Phase.WAITING and here.elapsed:
             share = here.elapsed / self.usual
-            # Approach the end more and more slowly, so that the bar is never full too early.
+            # Move the bar more and more slowly, so that it is never full before the answer arrives.
             guess = share / (share + 0.5)
             return 0.1 + 0.85 * max(guess, min(here.percents, default=0) / 100)
         return 0.97 if here.phase in (Phase.DOWNLOADING, Phase.FITTING) else 0
 
     def buttons(self) -> list[Button]:
-        """Return the buttons of the row, in their order."""
+        """Return the buttons of the row, in the order in which the row shows them."""
         standing = self.standing
         if standing is Standing.RUNNING:
             return [Button.CANCEL]
@@ -222,7 +240,7 @@ class Facts:
         return [*found, Button.DISCARD, Button.MORE]
 
     def retry_hint(self) -> str:
-        """Return what *Try Again* would cost, or "" if nothing can be tried again."""
+        """Return a text on what *Try Again* does and costs, or "" if there is nothing to try."""
         asked = not self.collecting and any(post.recoverable for post in self.posts.values())
         if asked and self.is_unsent:
             return _(
@@ -236,30 +254,37 @@ class Facts:
 
 
 def to_be_sent(post: Post) -> bool:
-    """Return whether it may be sent: it was not sent before, or surely cost nothing."""
+    """Return whether the variation can be sent without being charged twice.
+
+    This is the case if it was not sent before, or if it failed and surely cost nothing.
+    """
     return post.state == Status.PREPARED or post.may_be_sent_again
 
 
 def to_collect(post: Post) -> bool:
-    """Return whether a worker can still get something of what was sent."""
+    """Return whether a worker can possibly get the result without sending the variation again."""
     return post.state in (Status.SENT, Status.ACCEPTED) or post.recoverable
 
 
 def unfinished(job: Job) -> bool:
-    """Return whether an earlier window has left something in a job that the user may want."""
+    """Return whether a job of an earlier window is unfinished.
+
+    A job is unfinished if an answer is still missing, or if a result is in no image yet. Return
+    False if the job can't be read.
+    """
     try:
         return _reached(job, Status.SENT, Status.ACCEPTED) or (
-            _reached(job, Status.RECEIVED) and bool(job.unimported)
+            _reached(job, Status.RECEIVED) and bool(job.find_unimported())
         )
     except (OSError, UserError):
         return False
 
 
 def has_something(job: Job) -> bool:
-    """Return whether a job should get a row.
+    """Return whether a job gets a row in the list of earlier edits.
 
-    A damaged job gets none. A job that was not sent gets one if the process that created it is
-    gone.
+    A damaged job gets no row. A job that was not sent gets a row only if the process that created
+    the job has ended.
     """
     try:
         return _reached(job, Status.RECEIVED, Status.SENT, Status.ACCEPTED, Status.FAILED) or (
@@ -270,9 +295,14 @@ def has_something(job: Job) -> bool:
 
 
 def _reached(job: Job, *states: Status) -> bool:
-    """Return whether a job can be read and any of its variations has one of these states."""
+    """Return whether any variation of a job has one of these states.
+
+    Return False if the job can't be read.
+    """
     try:
-        return bool(job.request.prompt) and any(post.state in states for post in job.state.posts)
+        return bool(job.read_request().prompt) and any(
+            post.state in states for post in job.read_state().posts
+        )
     except (OSError, UserError):
         return False
 

@@ -1,6 +1,7 @@
-"""Find out where a result belongs in the image now, whatever the user has done meanwhile.
+"""Find the box in which a result belongs now, even if the user has changed the image meanwhile.
 
-It belongs on the pixels that it was made from. They are found again by their content.
+A result belongs on the pixels that it was made from, the exported pixels. This module finds these
+pixels by their content, because the user can move, crop or extend the layer during an edit.
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ from plugin.region import Box
 
 
 class Changed(Exception):
-    """The image or the layer is not as it was when the result was prepared."""
+    """The user has changed the image or the layer since the result was prepared for placing."""
 
 
 def find(capture: Capture) -> Box:
-    """Return where the exported pixels are now, in layer or canvas coordinates.
+    """Return the box in which the exported pixels are now.
 
-    Raises UserError if there is no place for the result after the changes made by the user.
+    The box is in layer coordinates, or in canvas coordinates if everything visible was edited.
+    Raises UserError if the user's changes make it impossible to place the result.
     """
     layer, request = capture.layer, capture.request
     check_there(capture)
@@ -64,7 +66,7 @@ def find(capture: Capture) -> Box:
 
 
 def check_there(capture: Capture) -> None:
-    """Raise UserError if the image was closed or the layer was deleted."""
+    """Raise UserError if the image was closed or the edited layer was deleted."""
     if not capture.image.is_valid():
         raise UserError(_("The edit is ready, but its image was closed."))
     if not (capture.request.visible or capture.layer.is_valid()):
@@ -72,20 +74,27 @@ def check_there(capture: Capture) -> None:
 
 
 def check_pictures(capture: Capture) -> None:
-    """Raise UserError if the fitted pictures of the job are missing or damaged."""
+    """Raise UserError if the job has no fitted picture, or if one is missing or damaged."""
     placed = fitted_pictures(capture)
     if not placed or not all(is_whole(capture, name) for name in placed.values()):
         raise UserError(
-            _("The edit is ready, but the picture file for the image is missing or damaged.")
+            _(
+                "The edit is ready, but the copy of the result that fits the image is missing or "
+                "damaged."
+            )
         )
 
 
 def _found(capture: Capture) -> Box:
-    """Find the exported pixels, even if only a part of them is left. Raises UserError."""
+    """Return the box of the exported pixels, of which a part can be changed or cropped away.
+
+    Raises UserError if the pixels are not found.
+    """
     if capture.request.visible:
         return _found_in_image(capture)
     layer = capture.layer
-    # An extended or cropped layer keeps its position on the canvas.
+    # If the user has extended or cropped the layer, the pixels are still at the same position on
+    # the canvas. This position is therefore the likely one if the same pixels are found repeatedly.
     dx, dy = offsets(layer)
     name = layer.get_name()
     with copy_of(layer) as copy, contextlib.closing(_pictures(capture, copy)) as pictures:
@@ -108,7 +117,7 @@ def _found_in_image(capture: Capture) -> Box:
 
 
 def _required(found: Box | None, name: str) -> Box:
-    """Return `found`. Raises UserError if it is None."""
+    """Return `found`. Raises UserError if `found` is None. `name` is a name for the message."""
     if found is None:
         raise UserError(
             _(
@@ -120,7 +129,11 @@ def _required(found: Box | None, name: str) -> Box:
 
 
 def _pictures(capture: Capture, copy: Gimp.Layer) -> Generator[Picture, None, None]:
-    """Yield pictures in which the exported pixels may be found, the fastest first."""
+    """Yield pictures of the layer in which the exported pixels can possibly be found.
+
+    Some pictures show the layer's own pixels, and some show the layer with its mask and filters
+    applied. The pictures that are made fastest come first.
+    """
     if capture.request.replace or looks_like_itself(copy):
         yield pixels.picture(copy)
         return
@@ -132,13 +145,16 @@ def _pictures(capture: Capture, copy: Gimp.Layer) -> Generator[Picture, None, No
 
 
 def fitted_pictures(capture: Capture) -> dict[int, str]:
-    """Return the names of the fitted pictures by the numbers of their variations."""
-    posts = enumerate(capture.job.state.posts, 1)
+    """Return the file names of the fitted pictures, by the number of the variation."""
+    posts = enumerate(capture.job.read_state().posts, 1)
     return {number: post.placed for number, post in posts if post.placed}
 
 
 def stamp(capture: Capture) -> object:
-    """Return what a prepared result depends on. After a change it must be prepared again."""
+    """Return the properties of the image and layer for which a result is prepared.
+
+    If these properties change before the result is placed, the result must be prepared again.
+    """
     image, layer = capture.image, capture.layer
     if capture.request.visible:
         return pixel_type(image), image.get_width(), image.get_height()
@@ -147,11 +163,14 @@ def stamp(capture: Capture) -> object:
 
 
 def pixel_type(image: Gimp.Image) -> tuple[int, int]:
-    """Return the base type and the precision of an image as numbers. Its layers share them."""
+    """Return GIMP's numbers for the base type (such as RGB) and the precision of an image.
+
+    All layers of the image have the same base type and precision.
+    """
     return int(image.get_base_type()), int(image.get_precision())
 
 
 def is_whole(capture: Capture, placed: str) -> bool:
-    """Return whether the file `placed` of the job has the size of the region."""
+    """Return whether the file `placed` in the job folder is a PNG with the size that was sent."""
     size = (capture.box.width, capture.box.height)
     return bool(placed) and pixels.png_size(capture.job.folder / placed) == size

@@ -1,4 +1,7 @@
-"""Place the results of an edit in the image as new layers, with the selection as layer mask."""
+"""Place the results of an edit in the image as new layers.
+
+If there was a selection, each layer gets a layer mask that is made from this selection.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,17 @@ _CLIPPING = {
     Gimp.LayerCompositeMode.CLIP_TO_LAYER: Gimp.LayerCompositeMode.UNION,
     Gimp.LayerCompositeMode.INTERSECTION: Gimp.LayerCompositeMode.CLIP_TO_BACKDROP,
 }
-"""The composite modes that clip what is below a layer, and the same modes without this effect."""
+"""The composite modes in which a layer clips the layers below it.
+
+Each of them is mapped to the mode that differs from it only in not clipping these layers.
+"""
 
 
 class NewLayers:
     """Variations of an edit that become new layers.
 
-    `numbers` are the variations. `box` is the place of the results, if it is known already.
+    `numbers` are the numbers of the variations. `box` is the box in which the results belong, as
+    returned by `location.find`. If `box` is None, `prepare` calls `location.find`.
     """
 
     def __init__(self, capture: Capture, numbers: list[int], box: Box | None = None) -> None:
@@ -36,7 +43,10 @@ class NewLayers:
         self._made: list[tuple[int, Gimp.Layer]] = []
 
     def prepare(self) -> None:
-        """Create the layers without inserting them. Raises UserError."""
+        """Create the layers with their pixels and masks, but don't insert them.
+
+        Raises UserError.
+        """
         capture = self.capture
         check_there(capture)
         self._stamp = stamp(capture)
@@ -62,10 +72,10 @@ class NewLayers:
                     )
 
     def put(self) -> None:
-        """Insert the layers.
+        """Insert the prepared layers into the image.
 
-        Raises UserError, and Changed if they must be prepared again. After Changed, none of them
-        is in the image.
+        Raises UserError. Raises Changed if the user has changed the image, so that the layers must
+        be prepared again; in this case, none of the layers is in the image.
         """
         capture, image, source = self.capture, self.capture.image, self.capture.layer
         check_there(capture)
@@ -84,12 +94,12 @@ class NewLayers:
         try:
             if len(self._made) > 1 and capture.request.titled:
                 group = made(Gimp.GroupLayer.new(image, _layer_name(capture)))
-                # In this mode, the variations look as they would without the group.
+                # In pass-through mode, the layers in a group look as they would without the group.
                 group.set_mode(Gimp.LayerMode.PASS_THROUGH)
                 results.mark(group, capture.job, None)
                 _insert(image, group, parent, position)
                 parent, position = group, 0
-            # This order puts the first variation on top.
+            # Insert each layer below the one before, so that the first variation is on top.
             for count, (number, layer) in enumerate(self._made):
                 _insert(image, layer, parent, position + count)
                 self.placed.append(Placed(capture.job, number, layer))
@@ -99,19 +109,21 @@ class NewLayers:
                 raise Changed from None
             raise
         if pixel_type(image) != before:
-            # GIMP also accepts layers whose type or precision differs from that of the image, and
-            # would keep them so.
+            # The user has just converted the image. The inserted layers can still have the former
+            # type or precision, because GIMP accepts such layers without converting them.
             self._take_out(group)
             raise Changed
         if group is not None:
-            # Of several variations, only the first one is left visible. The others are hidden after
-            # all of them were inserted: GIMP 3.0 showed the second one again if it was hidden
-            # before.
+            # Leave only the first variation visible. The others are hidden only now, because
+            # GIMP 3.0 shows the second layer again if it is hidden before all are inserted.
             for each in self.placed[1:]:
                 each.layer.set_visible(False)
 
     def _take_out(self, group: Gimp.Layer | None) -> None:
-        """Remove what was inserted, because the image was converted at the same moment."""
+        """Remove the inserted layers and `group` from the image.
+
+        This is necessary if the user converted the image while the layers were being inserted.
+        """
         for each in [*self.placed, group]:
             layer = each.layer if isinstance(each, Placed) else each
             if layer is not None and layer.is_valid():
@@ -119,7 +131,7 @@ class NewLayers:
         self.placed = []
 
     def let_go(self) -> None:
-        """Delete the layers that were not inserted."""
+        """Delete the prepared layers that were not inserted."""
         inserted = {each.layer.get_id() for each in self.placed}
         for _number, layer in self._made:
             if layer.get_id() not in inserted:
@@ -128,7 +140,10 @@ class NewLayers:
 
 
 def _insert(image: Gimp.Image, layer: Gimp.Layer, parent: Gimp.Layer | None, position: int) -> None:
-    """Insert a layer. Raises UserError if GIMP doesn't accept it."""
+    """Insert `layer` into the group `parent`, or outside all groups if `parent` is None.
+
+    Raises UserError if GIMP doesn't accept the layer.
+    """
     if not image.insert_layer(layer, parent, position):
         raise UserError(
             _(
@@ -138,13 +153,13 @@ def _insert(image: Gimp.Image, layer: Gimp.Layer, parent: Gimp.Layer | None, pos
 
 
 def _play_the_part_of(source: Gimp.Layer, layer: Gimp.Layer) -> None:
-    """Give a result the opacity and the modes of the layer that it was made from."""
+    """Give `layer` the opacity and the modes of `source`, the layer that was edited."""
     layer.set_opacity(source.get_opacity())
     if source.get_mode() == Gimp.LayerMode.PASS_THROUGH:
         return
     layer.set_mode(source.get_mode())
-    # The result of a clipped layer is clipped as well. It must not clip the layers below it,
-    # because these would disappear where its layer mask hides it.
+    # If the layers below clip `source`, they also clip the result. But the result must not clip
+    # them, because they would then disappear wherever the layer mask hides the result.
     composite = source.get_composite_mode()
     layer.set_composite_mode(_CLIPPING.get(composite, composite))
     layer.set_composite_space(source.get_composite_space())
@@ -153,4 +168,4 @@ def _play_the_part_of(source: Gimp.Layer, layer: Gimp.Layer) -> None:
 
 def _layer_name(capture: Capture, variation: int | None = None) -> str:
     name = f"{capture.place.name} {variation}" if variation else capture.place.name
-    return f"{name} {_('(sandbox)')}" if capture.place.sandbox else name
+    return _("{name} (sandbox)").format(name=name) if capture.place.sandbox else name

@@ -1,9 +1,10 @@
 """Place the results of a job in the image, as new layers or in the edited layer itself.
 
-Slow work is done on layers that are in no image, where the user can't interfere. Inserting new
-layers then takes milliseconds. The changes to the image don't depend on the selection of that
-moment. Everything outside the selection that was sent stays the same, bit for bit: the layer mask
-of a new layer is exactly 0 there, and only the pixels inside a replaced layer are written.
+The slow work is done first, on layers that are in no image yet, so that the user can't change these
+layers meanwhile. Inserting new layers then takes only milliseconds. What counts is the selection
+with which the edit began, not the selection at the moment of placing. Every pixel outside the
+former selection stays the same, bit for bit: the layer mask of a new layer is exactly 0 there, and
+in a replaced layer, only the selected pixels are written.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ from plugin.job import Job
 from plugin.region import Box
 
 _OTHERS_TAKE = 10
-"""Seconds after which a result no longer waits for those of other windows."""
+"""A window waits at most this many seconds while other windows place their results."""
 _TRIES = 4
-"""The number of attempts to place a result whose layer the user changes at the same moment."""
+"""How often to try to place a result, if the user changes the layer or image during each try."""
 
 
 def warm_up(capture: Capture) -> None:
-    """Prepare the pixel conversions in another thread, as the first result would wait for them."""
+    """Prepare the conversions of pixel formats in a thread, so that placing a result is faster."""
     replacing = capture.request.replace
     try:
         if replacing:
@@ -57,16 +58,18 @@ def warm_up(capture: Capture) -> None:
 def unplaced(capture: Capture) -> list[int]:
     """Return the numbers of the variations that are fitted but not in the image yet.
 
-    Some variations of a job may arrive later than others.
+    If only some variations of a job have arrived, these are placed at first. The others are placed
+    when they arrive later, for example after the user has pressed *Try Again*.
     """
-    return [number for number in fitted_pictures(capture) if number not in capture.job.imported]
+    imported = capture.job.find_imported()
+    return [number for number in fitted_pictures(capture) if number not in imported]
 
 
 def place(captures: list[Capture]) -> tuple[list[Placed], list[str]]:
-    """Put the results of all captures into their image, in one undo step.
+    """Put the results of the captures into their image, in one undo step.
 
-    Return the placed results, and a message for each result that can't be placed. Such a result
-    stays in its job.
+    All captures have the same image. Return the placed results, and a message for each capture
+    whose results can't be placed. The files of such results stay in the job folder.
     """
     return _put([_result(capture) for capture in captures])
 
@@ -74,9 +77,9 @@ def place(captures: list[Capture]) -> tuple[list[Placed], list[str]]:
 def put_back(done: Job, image: Gimp.Image, variation: int) -> tuple[list[Placed], list[str]]:
     """Put a result of an earlier job into `image` as a new layer, in one undo step.
 
-    It is placed on the pixels that it was made from. If these are not in the image any more, it is
-    placed on top, where it was on the canvas, and a message says so. Return the placed results and
-    the messages. Raises UserError.
+    The result is placed on the pixels that it was made from. If these pixels are no longer in the
+    image, the result becomes the top layer, at its former position on the canvas, and a message
+    says so. Return the placed results and the messages. Raises UserError.
     """
     capture = recalled(done, image)
     box = None
@@ -85,9 +88,13 @@ def put_back(done: Job, image: Gimp.Image, variation: int) -> tuple[list[Placed]
         with contextlib.suppress(UserError):
             box = location.find(capture)
     if box is None:
-        # This raises UserError if the fitted pictures themselves are the problem.
+        # If a fitted picture is missing or damaged, `check_pictures` raises UserError. Otherwise
+        # only the pixels were not found, and the result can be placed on top.
         capture = replace(capture, request=replace(capture.request, source="visible"))
-        check_pictures(capture)
+        try:
+            check_pictures(capture)
+        except UserError as error:
+            raise UserError(f"{error} {_kept(capture)}") from error
         box = _on_canvas(capture)
         notes.append(
             _(
@@ -102,7 +109,10 @@ def put_back(done: Job, image: Gimp.Image, variation: int) -> tuple[list[Placed]
 
 
 def _on_canvas(capture: Capture) -> Box:
-    """Return the box of the edit on the canvas, or centre it if it is outside the canvas now."""
+    """Return the former box of the edit on the canvas.
+
+    If this box is now completely outside the canvas, return a box of the same size in the centre.
+    """
     canvas = Box(0, 0, capture.image.get_width(), capture.image.get_height())
     box = capture.on_canvas
     if not box.intersection(canvas).empty:
@@ -112,9 +122,9 @@ def _on_canvas(capture: Capture) -> Box:
 
 
 def _put(wanted: list[NewLayers | Replacement]) -> tuple[list[Placed], list[str]]:
-    """Put results into the image, in one undo step.
+    """Prepare the wanted results, and put them into the image in one undo step.
 
-    Return the placed results, and a message for each result that can't be placed.
+    Return the placed results, and a message for each member of `wanted` that can't be placed.
     """
     missing: list[str] = []
 
@@ -136,7 +146,8 @@ def _put(wanted: list[NewLayers | Replacement]) -> tuple[list[Placed], list[str]
                     missing += _put_one(result, made_ready)
     placed = [each for result in wanted for each in result.placed]
     for each in placed:
-        # Ignore errors of the marks, because the results are in the image already.
+        # Ignore errors when the variation is marked in the job folder, because its result is in the
+        # image already.
         with contextlib.suppress(OSError):
             each.job.mark_imported([each.variation])
     return placed, missing
@@ -144,10 +155,11 @@ def _put(wanted: list[NewLayers | Replacement]) -> tuple[list[Placed], list[str]
 
 @contextlib.contextmanager
 def _in_turn() -> Iterator[None]:
-    """Hold the lock for placing, after waiting for other windows that place results.
+    """Hold the lock for placing in the `with` block, so that only one window places results.
 
-    After _OTHERS_TAKE seconds, continue without the lock. If two results were written to the same
-    layer at once, they would be mixed, and be one undo step.
+    If two windows wrote results to the same layer at once, the results would be mixed, and would
+    become one undo step. If other windows hold the lock for _OTHERS_TAKE seconds, or if locks can't
+    be used, continue without the lock.
     """
     with contextlib.ExitStack() as turn:
         with contextlib.suppress(OSError, Unusable):
@@ -158,9 +170,10 @@ def _in_turn() -> Iterator[None]:
 def _put_one(
     result: NewLayers | Replacement, made_ready: Callable[[NewLayers | Replacement], bool]
 ) -> list[str]:
-    """Put a prepared result into the image, or return a message on why this is not possible.
+    """Put a prepared result into the image, and return [], or [message] if this is not possible.
 
-    Reasons that `made_ready` has reported itself are not returned.
+    If the image or layer has changed, call `made_ready` to prepare the result again. If that fails,
+    return [], because `made_ready` reports the reason itself.
     """
     try:
         for _try in range(_TRIES):
@@ -171,7 +184,9 @@ def _put_one(
                 result.let_go()
                 if not made_ready(result):
                     return []
-        raise UserError(_("The edit is ready, but the layer that was edited keeps changing."))
+        raise UserError(
+            _("The edit is ready, but it can't be placed while the layer is being changed.")
+        )
     except UserError as error:
         return [f"{error} {_kept(result.capture)}"]
 
@@ -184,10 +199,11 @@ def _result(capture: Capture) -> NewLayers | Replacement:
 
 def _kept(capture: Capture) -> str:
     folder = capture.job.folder
-    # Name the result as it was received if it was not fitted, or if the fitted picture is damaged.
+    # Name the fitted picture of each variation. If this picture is missing or damaged, name the
+    # file of the result as received.
     names = [
         post.placed if is_whole(capture, post.placed) else post.result
-        for post in capture.job.state.posts
+        for post in capture.job.read_state().posts
         if post.result
     ]
     return _("The result is kept. Open it with File ▸ Open as Layers…: {paths}").format(

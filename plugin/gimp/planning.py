@@ -1,4 +1,4 @@
-"""Plan an edit: what is asked for, to which layers it is applied, and which part is sent."""
+"""Plan an edit: describe the edit, copy the selection, and compute the region that is sent."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from plugin.gimp.translation import _
 from plugin.region import Box, Region
 
 _TITLE = 40
-"""The maximum length of a prompt that is used as the name of a layer, in characters."""
+"""The maximum length, in characters, of a layer name that is made from a prompt."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of `dimilinks-edit`, with the same names.
+    """The arguments of the procedure `dimilinks-edit`, with the same names.
 
-    `titled` is set if a person asked for the edit, in the window or with *Repeat*. The result
-    layers are then named after the prompt, and variations are put into a group. Scripts get layers
-    with plain names, and the image contains no prompt.
+    `titled` is true if a person asked for the edit, in the window or with GIMP's command *Repeat*.
+    The result layers are then named after the prompt, and variations are put into a group. For
+    scripts, `titled` is false, and the layers get plain names without the prompt.
     """
 
     prompt: str
@@ -61,8 +61,8 @@ class Request:
 class Selected(NamedTuple):
     """A selection as it was at one moment, in canvas coordinates.
 
-    `bounds` is the bounding box of everything that is selected. `shares` contains at least the
-    values inside `bounds`; outside, nothing is selected.
+    `bounds` is the bounding box of all selected pixels. `shares` is a buffer with a value for each
+    pixel, which says how much the pixel is selected. The buffer covers at least `bounds`.
     """
 
     shares: Gegl.Buffer
@@ -72,9 +72,9 @@ class Selected(NamedTuple):
 def selection_of(image: Gimp.Image) -> Selected | None:
     """Copy the current selection, or return None if nothing is selected. Raises UserError.
 
-    GIMP copies the selection in one step, into a mask that is not added to any layer. The bounds
-    are read before and after. If they are the same, they belong to the copy; otherwise the
-    selection is copied again.
+    GIMP copies the selection in one step, into a mask that is not added to any layer. The bounds of
+    the selection are read before and after this step. If they differ, the user has changed the
+    selection meanwhile, so this function copies the selection again.
     """
     while True:
         check_open(image)
@@ -93,9 +93,9 @@ def selection_of(image: Gimp.Image) -> Selected | None:
 
 
 def _in_memory(mask: Gimp.LayerMask, place: Box) -> Gegl.Buffer:
-    """Copy the values of a mask to `place` in a new buffer.
+    """Return a new buffer that covers the box `place` and contains the values of the mask.
 
-    Reading this buffer later needs no calls to GIMP.
+    Unlike the mask, this buffer can be read later without calls to GIMP.
     """
     shares = Gegl.Buffer.new(Babl.get_name(mask.get_format()), *astuple(place))
     whole = pixels.rectangle(pixels.extent(mask))
@@ -111,10 +111,11 @@ def selection_bounds(image: Gimp.Image) -> Box | None:
 
 @dataclass(frozen=True)
 class Edited:
-    """The layer or canvas that is edited, as it is at one moment.
+    """The layer or canvas that is edited, as it was at one moment.
 
-    `extent` is all of it, in its own coordinates, and `origin` is the position of these coordinates
-    on the canvas. `selected` is None if the whole layer or canvas is edited.
+    `extent` is the box of the whole layer in layer coordinates, or of the whole canvas. `origin` is
+    the position of the origin of these coordinates on the canvas. `canvas` is the box of the
+    canvas. `selected` is None if the whole layer or canvas is edited.
     """
 
     name: str
@@ -127,7 +128,10 @@ class Edited:
 def edited(
     image: Gimp.Image, layer: Gimp.Layer, request: Request, selected: Selected | None
 ) -> Edited:
-    """Describe what an edit of `layer` is applied to. `layer` may be a copy of the real layer."""
+    """Return a description of the layer or canvas that is edited.
+
+    `layer` can be a copy of the real layer.
+    """
     canvas = Box(0, 0, image.get_width(), image.get_height())
     if request.visible:
         return Edited(layer.get_name(), canvas, (0, 0), canvas, selected)
@@ -138,8 +142,8 @@ def edited(
 class Plan:
     """The part of a layer or of the canvas that is sent.
 
-    `wanted` is the part to be edited. It and `region` are in the coordinates of the layer or
-    canvas.
+    `wanted` is the bounding box of the pixels to be edited, and `region` is the region around
+    `wanted` that is sent. Both are in the coordinates of the layer or canvas.
     """
 
     region: Region
@@ -147,10 +151,10 @@ class Plan:
 
 
 def planned(what: Edited, request: Request) -> Plan:
-    """Plan which part is sent for an edit.
+    """Compute which part of the layer or canvas is sent.
 
-    Raises UserError if the selection doesn't touch the layer or canvas, and CallingError if the
-    size is impossible or a setting can't be used.
+    Raises UserError if the selection doesn't touch the layer or canvas, or if a setting can't be
+    used. Raises CallingError if the service can't make the size in the request.
     """
     wanted = what.extent
     if what.selected is not None:
@@ -176,6 +180,6 @@ def planned(what: Edited, request: Request) -> Plan:
 
 
 def shortened(prompt: str) -> str:
-    """Return the prompt, cut to the length of a title."""
+    """Return the prompt as a single line, cut to the maximum length of a layer name."""
     words = " ".join(prompt.split())
     return words if len(words) <= _TITLE else words[: _TITLE - 1].rstrip() + "…"

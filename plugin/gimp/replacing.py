@@ -1,4 +1,4 @@
-"""Place the result of an edit in the layer that it was made from."""
+"""Place the result of an edit by writing its pixels to the layer that was edited."""
 
 from __future__ import annotations
 
@@ -21,13 +21,7 @@ from plugin.gimp.results import Placed
 from plugin.gimp.translation import _
 
 _REPLACING = 1
-"""The variation that replaces a layer. There is only one."""
-_QUICK_BYTES = 30_000_000, 9_000_000
-"""The most bytes that this process writes itself, for a whole layer and for a selected part.
-
-This is only done if nobody can lock or delete the layer meanwhile. Starting another process would
-take longer than writing.
-"""
+"""The number of the variation that replaces a layer. Such an edit has only one variation."""
 
 
 class Replacement:
@@ -40,13 +34,13 @@ class Replacement:
         self._profile = ""
         self._copies = contextlib.ExitStack()
         self._new: Gimp.Layer | None = None
-        """A copy of the layer, with the pixels of the result where they may change."""
+        """A copy of the layer that contains the new pixels, including the result."""
         self._pixels: Gegl.Buffer | None = None
-        """The buffer of this copy, kept so that its pixels need not come from GIMP again."""
+        """The buffer of `_new`. It is kept so that GIMP need not send its pixels again."""
         self._box = capture.box
 
     def prepare(self) -> None:
-        """Compute the new pixels of the layer. Raises UserError."""
+        """Copy the layer, and compute the new pixels in the copy. Raises UserError."""
         capture, layer = self.capture, self.capture.layer
         check_there(capture)
         self._stamp = stamp(capture)
@@ -62,7 +56,8 @@ class Replacement:
         weights.write(capture, shares, pixels.SHARES)
         part = self._box.intersection(pixels.extent(self._new))
         if self._colours_only():
-            # Blend the colours only, so that neither alpha channel affects them.
+            # Blend in formats without alpha, so that neither the alpha of the layer nor that of the
+            # result affects the colours.
             below_format = "RGB float"
             top = Gegl.Buffer.new("R'G'B' u8", 0, 0, self._box.width, self._box.height)
             pixels.load_png(path, top)
@@ -74,10 +69,10 @@ class Replacement:
         pixels.lay_over(below, top, shares, self._box, new)
 
     def put(self) -> None:
-        """Write the pixels to the layer.
+        """Write the new pixels to the layer.
 
-        Raises UserError, and Changed if the result must be prepared again. After Changed, the
-        layer has its own pixels.
+        Raises UserError. Raises Changed if the user has changed the image or layer, so that the
+        result must be prepared again; in this case, nothing of the result is in the layer.
         """
         capture, layer = self.capture, self.capture.layer
         assert self._new is not None
@@ -91,7 +86,7 @@ class Replacement:
                     name=layer.get_name(), why=Gimp.get_pdb().get_last_error()
                 )
             )
-        # The user may have resized the layer at this very moment.
+        # Compare again, because the user could have resized the layer since the first comparison.
         if stamp(capture) != self._stamp:
             raise Changed
         at = capture.on_canvas
@@ -107,22 +102,26 @@ class Replacement:
         self.placed = [Placed(capture.job, _REPLACING, layer)]
 
     def _write(self, new: Gimp.Layer, before: Gimp.Layer, inside: Inside) -> None:
-        """Write the pixels to the layer, of which `before` is a copy.
+        """Write the pixels of `new` to the layer. `before` is a copy of the unchanged layer.
 
-        Raises UserError, and Changed if the layer has its own pixels again.
+        Raises Changed if nothing of the result is in the layer afterwards, and UserError if the
+        layer was deleted or contains a part of the result.
         """
         layer = self.capture.layer
         name = layer.get_name()
         with self._writer(new, before, inside) as write:
             written = write(False)
             if written == Written.PART and writing.is_alike(layer, before):
-                # GIMP kills a process that writes to a layer while it is being locked. The user may
-                # already see half of the result, so the rest is written as well.
+                # The user has probably locked the layer, for which GIMP has killed the process that
+                # was writing. Unlock the layer and write again, because the layer already shows a
+                # part of the result.
                 with unlocked(layer, "content"):
                     written = write(False)
-                # The layer contains a part from the first attempt.
+                # If the second attempt wrote nothing, the layer still contains a part of the result
+                # from the first attempt.
                 written = Written.PART if written == Written.NOTHING else written
             if written == Written.PART and layer.is_valid():
+                # Restore the original pixels.
                 with unlocked(layer, "content"):
                     written = write(True)
             if written == Written.NOTHING:
@@ -137,15 +136,12 @@ class Replacement:
     ) -> Iterator[Callable[[bool], Written]]:
         """Yield a function that writes the result to the layer.
 
-        Called with True, it takes back what was written. GIMP kills a process that writes to a
-        layer while the layer is locked or deleted. Where users work, another process therefore
-        writes the pixels.
+        If the argument of this function is True, the function restores the original pixels instead.
+        If GIMP has windows, the function lets another process write, because the user could lock or
+        delete the layer meanwhile, and GIMP would kill the process that writes.
         """
         layer, image, box = self.capture.layer, self.capture.image, inside.box
-        chosen = inside.selection is not None or (inside.colours_only and layer.has_alpha())
-        is_quick = box.width * box.height * layer.get_bpp() <= _QUICK_BYTES[chosen]
-        # The window class is None if GIMP runs without windows.
-        if is_quick and Gimp.wm_class() is None:
+        if not _has_windows():
             yield lambda back: keeping(image, lambda: self._write_here(before, inside, back))
             return
         with contextlib.ExitStack() as used:
@@ -158,7 +154,10 @@ class Replacement:
             yield lambda back: write.run(*arguments, back)
 
     def _write_here(self, before: Gimp.Layer, inside: Inside, back: bool) -> Written:
-        """Do the work of `write.run` in this process."""
+        """Write the result, or restore the original pixels, in this process.
+
+        The procedure that `write.run` calls does the same in another process.
+        """
         layer = self.capture.layer
         if back:
             return writing.take_back(layer, before, inside, self._profile)
@@ -166,23 +165,32 @@ class Replacement:
         return writing.write(layer, self._pixels, inside, before, self._profile)
 
     def _is_written(self, before: Gimp.Layer, inside: Inside) -> bool:
-        """Return whether the layer contains the result now, whatever the user did meanwhile."""
+        """Return whether the layer contains the result now, after `_write`.
+
+        While `_write` was running, the user could change the layer, so the result can be missing.
+        """
         assert self._pixels is not None
         with copy_of(self.capture.layer) as written:
             if not writing.is_alike(written, before):
-                # The layer was resized or converted after the result was written. If this had
-                # happened before, nothing would have been written.
+                # The user has resized or converted the layer after the result was written. If the
+                # user had done this before, `_write` would have raised an exception.
                 return True
             return writing.is_written(written, self._pixels, before.get_buffer(), inside)
 
     def let_go(self) -> None:
-        """Delete the prepared pixels."""
+        """Delete the copy that `prepare` has made. The layer itself stays."""
         self._copies.close()
         self._new = self._pixels = None
 
     def _colours_only(self) -> bool:
-        """Return whether the alpha of the layer stays the same."""
+        """Return whether the result changes only the colours of the layer, not its alpha."""
         return self.capture.keeps_alpha or bool(self.capture.layer.get_lock_alpha())
+
+
+def _has_windows() -> bool:
+    """Return whether GIMP runs with windows, in which a user can work."""
+    # Without windows, there is no window class.
+    return Gimp.wm_class() is not None
 
 
 def _changed_meanwhile(name: str) -> UserError:

@@ -1,4 +1,4 @@
-"""Find results in an image again, choose among them, and compare them with the image before."""
+"""Find the layers that contain results, choose among them, and show the image without them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,20 @@ from plugin.gimp.translation import _
 from plugin.job import Job, Variation
 
 _NOTE = "dimilinks-result"
-"""The name of the parasite with the job and the variation of a result's layer."""
+"""The name of the parasite (data that GIMP attaches to a layer) that marks a result layer.
+
+The parasite contains the id of the job and the number of the variation.
+"""
 _BEFORE = "dimilinks-before"
-"""The name of the parasite of a layer that shows for a moment what was there before."""
+"""The name of the parasite that marks a temporary layer with original pixels.
+
+Such a layer lies over a replaced layer while the user compares the result with these pixels.
+"""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A result in the image, as a variation of a job and its layer."""
+    """A result in the image: the variation of a job, and the layer that contains this variation."""
 
     job: Job
     variation: int
@@ -31,21 +37,25 @@ class Placed:
 
 
 def mark(layer: Gimp.Layer, job: Job, variation: int | None) -> None:
-    """Mark a layer as a result, so that windows recognise it even in a reopened image.
+    """Mark a result layer, so that windows recognise the layer even in a reopened image.
 
-    `variation` is None for the group of all variations.
+    `variation` is the number of the variation. It is None if `layer` is the group that contains all
+    variations.
     """
     data = f"{job.id} {variation or 0}".encode()
     layer.attach_parasite(Gimp.Parasite.new(_NOTE, Gimp.PARASITE_PERSISTENT, data))
 
 
 def _is_ours(group: Gimp.Layer | None) -> bool:
-    """Return whether the layer is a group that was made for variations."""
+    """Return whether the plug-in has made `group`, to contain the variations of an edit."""
     return group is not None and group.get_parasite(_NOTE) is not None
 
 
 def clear_up(image: Gimp.Image) -> None:
-    """Repair an image after a process of the plug-in has died during a comparison."""
+    """Repair an image after a process of the plug-in has died during a comparison.
+
+    Enable undo again, and remove the layers that `lay_sources_over` has left in the image.
+    """
     thaw_abandoned(image)
     if left := [each for each in _all_layers(image) if each.get_parasite(_BEFORE) is not None]:
         with without_undo(image), chosen_kept(image):
@@ -63,22 +73,23 @@ def _all_layers(image: Gimp.Image) -> Iterator[Gimp.Layer]:
 
 
 def in_image(image: Gimp.Image) -> dict[Variation, Gimp.Layer]:
-    """Return the layers of `image` that are results."""
+    """Return the layers of `image` that contain results, by variation."""
     found: dict[Variation, Gimp.Layer] = {}
     for layer in _all_layers(image):
         note = layer.get_parasite(_NOTE)
         if note is not None and not layer.is_group():
             job, _space, number = bytes(note.get_data()).decode("ascii", "replace").partition(" ")
-            # The file may come from anybody, so check what it contains.
+            # Check the number, because the image can come from a file that anybody has written.
             if number.isdecimal() and len(number) < 4:
                 found[Variation(job, int(number))] = layer
     return found
 
 
 def above_earlier(image: Gimp.Image, source: Gimp.Layer, position: int) -> int:
-    """Return the position above the earlier results that are directly above `source`.
+    """Return the position for a new result of `source`, the layer at `position`.
 
-    A new result below them would be hidden by them.
+    This position is above the earlier results that lie directly on `source`, because these would
+    otherwise hide the new result.
     """
     parent = source.get_parent()
     siblings = image.get_layers() if parent is None else parent.get_children()
@@ -96,9 +107,10 @@ def show_alone(image: Gimp.Image, shown: Gimp.Layer, others: list[Gimp.Layer]) -
 
 
 def keep(image: Gimp.Image, kept: Gimp.Layer, others: list[Gimp.Layer]) -> None:
-    """Keep one variation in the place of its group and remove the others, in one undo step.
+    """Keep the layer of one variation and remove the others, in one undo step.
 
-    Raises UserError.
+    If the group of the variations contains no other layer after that, the kept layer takes the
+    position of the group. Raises UserError.
     """
     with one_step(image):
         group = kept.get_parent()
@@ -110,7 +122,7 @@ def keep(image: Gimp.Image, kept: Gimp.Layer, others: list[Gimp.Layer]) -> None:
 
 
 def remove(image: Gimp.Image, layers: list[Gimp.Layer]) -> None:
-    """Remove layers in one undo step, and each group of variations that becomes empty.
+    """Remove layers in one undo step. Also remove each group of variations that becomes empty.
 
     Raises UserError.
     """
@@ -145,7 +157,8 @@ def hide(image: Gimp.Image, layers: list[Gimp.Layer]) -> Callable[[], None]:
 def lay_sources_over(captures: list[Capture]) -> Callable[[], None]:
     """Temporarily show the original pixels of replaced layers, without undo steps.
 
-    Return a function that hides them again. Raises UserError.
+    The pixels are shown in new layers, one directly above each replaced layer. Return a function
+    that removes the new layers. Raises UserError.
     """
     image = captures[0].image
     laid: list[Gimp.Layer] = []

@@ -1,4 +1,4 @@
-"""Decide to which layers an edit is applied, and refuse what can't be edited."""
+"""Find the layers to which an edit is applied, and reject drawables that can't be edited."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ def targets(
 ) -> list[Gimp.Layer]:
     """Return the layers to edit, without duplicates.
 
-    A layer mask stands for its layer. If everything visible is edited, only the first layer is
-    returned. Raises NotReplaceable if the result has to go to a new layer, CallingError if
-    `drawables` can't be edited, and UserError if the image has a floating selection.
+    If a drawable is a layer mask, return the layer of this mask. If everything visible is edited,
+    return only the first layer. Raises NotReplaceable if the result can't replace pixels and must
+    become a new layer, CallingError if `drawables` can't be edited, and UserError if the image has
+    a floating selection (pasted pixels that are not part of a layer yet).
     """
     if image.get_floating_sel() is not None:
         raise UserError(
@@ -47,7 +48,7 @@ def targets(
         raise CallingError(_("There is no layer to edit. Select one."))
     chosen = list(layers.values())
     if request.visible:
-        # Everything visible is one picture, however many layers are selected.
+        # Everything visible is sent as a single picture, even if several layers are selected.
         chosen = chosen[:1]
     if request.replace:
         if request.visible:

@@ -1,7 +1,8 @@
 """Translate messages for the user with the catalogue that GIMP has loaded for the plug-in.
 
-The modules of this package import `_` and `plural` from here. Once this module is imported, the
-modules outside the package use the same catalogue.
+A catalogue is a file of translated messages. The modules of the package `plugin.gimp` import `_`
+and `plural` from this module. The modules outside the package import them from
+`plugin.translation`, which uses the same catalogue once this module is imported.
 """
 
 from __future__ import annotations
@@ -22,23 +23,24 @@ def _(text: str) -> str:
 def plural(one: str, many: str, count: int) -> str:
     """Return the translation of `one` or `many`, whichever fits `count`.
 
-    Placeholders in it, such as `{count}`, are not filled in.
+    Placeholders in the text, such as `{count}`, are not filled in.
     """
     return str(GLib.dngettext(None, one, many, count))
 
 
 def language() -> str:
-    """Return the code of the language that `_` translates to, for use by the worker.
+    """Return the code of the language that `_` translates to, so that the worker can use it, too.
 
     GIMP takes the language from its preferences, the environment or the system, in a different way
-    on each platform. The header of the catalogue that it has loaded contains the outcome.
+    on each platform. It is therefore simpler to read the language from the header of the catalogue
+    that GIMP has loaded.
     """
     found = re.search(r"^Language: *(\w+)", GLib.dgettext(None, ""), re.MULTILINE)
     return found[1] if found else "en"
 
 
 class _Gimps(gettext.NullTranslations):
-    """The catalogue that GIMP has loaded, for the modules outside this package."""
+    """The catalogue that GIMP has loaded, as an object that `plugin.translation` can use."""
 
     def gettext(self, message: str) -> str:
         return _(message)

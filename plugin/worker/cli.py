@@ -7,10 +7,8 @@ Users run the commands `edit`, `jobs`, `resume` and `key`. The plug-in runs the 
 from __future__ import annotations
 
 import argparse
-import codecs
 import contextlib
 import getpass
-import io
 import json
 import os
 import signal
@@ -20,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any
 
 from PIL import Image
 
@@ -30,7 +28,8 @@ from plugin.job import Files, Job, JobRequest, Status
 from plugin.limits import MOST_VARIATIONS, TIERS
 from plugin.progress import Phase, Progress
 from plugin.translation import _, speak
-from plugin.worker import cli_files, key_store, picture
+from plugin.worker import cli_files, key_store, terminal
+from plugin.worker.pictures import formats, png_files
 from plugin.worker.run import Run
 from plugin.worker.service import patience
 from plugin.worker.service.api import Service
@@ -58,17 +57,19 @@ def main(words: Sequence[str] | None = None) -> int:
     Return the exit code: 0 after success, 1 after an error, and 130 after Ctrl+C. Errors are
     reported on standard error.
     """
-    _open_streams()
+    terminal.open_streams()
     arguments = _parser().parse_args(words)
     try:
         return int(arguments.command(arguments))
     except UserError as error:
-        _tell_user(str(error))
+        terminal.complain(str(error))
     except OSError as error:
         why = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
-        _tell_user(_("This failed ({why}). Solve the problem, then try again.").format(why=why))
+        terminal.complain(
+            _("This failed ({why}). Solve the problem, then try again.").format(why=why)
+        )
     except KeyboardInterrupt:
-        _tell_user(
+        terminal.complain(
             _(
                 "Stopped. “python -m plugin jobs” lists the edits, and “python -m plugin resume” "
                 "continues one."
@@ -76,47 +77,6 @@ def main(words: Sequence[str] | None = None) -> int:
         )
         return _INTERRUPTED
     return 1
-
-
-def _open_streams() -> None:
-    """Open standard streams that are closed, and let standard output print any character."""
-    # If descriptor 0, 1 or 2 stayed closed, the next file that is opened would get this number, and
-    # warnings that libraries print would be written into that file.
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)
-    sys.stdin = sys.stdin or _nowhere("r")
-    sys.stdout = sys.stdout or _nowhere("w")
-    sys.stderr = sys.stderr or _nowhere("w")
-    codecs.register_error("dimilinks", _encodable)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="dimilinks")
-
-
-def _nowhere(mode: str) -> TextIO:
-    return cast(TextIO, open(os.devnull, mode, encoding="utf-8"))
-
-
-def _encodable(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Replace characters that the output encoding lacks. This is an error handler for `codecs`.
-
-    Bytes of a file name that Python could not decode are written unchanged. Other characters are
-    written as escape sequences such as `\\u20ac`.
-    """
-    try:
-        return codecs.lookup_error("surrogateescape")(error)
-    except UnicodeError:
-        return codecs.backslashreplace_errors(error)
-
-
-def _print(line: str, stream: TextIO | None = None) -> None:
-    """Print `line` to `stream`, by default standard output. Ignore errors such as a closed pipe."""
-    with contextlib.suppress(OSError):
-        print(line, file=stream)
-
-
-def _tell_user(sentence: str) -> None:
-    _print(sentence, sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -206,10 +166,10 @@ def _prepared(arguments: argparse.Namespace) -> Job:
         )
         box = planned.content
         source = cli_files.content(image, box)
-        picture.write_own(source, folder / "source.png")
+        png_files.write(source, folder / "source.png")
         if mask:
             part = mask.crop((box.x, box.y, box.right, box.bottom))
-            picture.write_own(part, folder / "mask.png")
+            png_files.write(part, folder / "mask.png")
         file = Files(
             image=str(arguments.image.absolute()),
             mask=str(arguments.mask.absolute()) if arguments.mask else "",
@@ -218,7 +178,7 @@ def _prepared(arguments: argparse.Namespace) -> Job:
         names = []
         for number, path in enumerate(arguments.reference, 1):
             names.append(f"reference-{number}.png")
-            picture.write_own(cli_files.read_reference(path), folder / names[-1])
+            png_files.write(cli_files.read_reference(path), folder / names[-1])
         request = JobRequest(
             prompt,
             _MODEL,
@@ -234,7 +194,7 @@ def _prepared(arguments: argparse.Namespace) -> Job:
         room = _room(image, arguments.variations)
         cli_files.check_writable(Path(file.out), _name(file), room)
         prepared = job.publish(folder, request)
-    _tell_user(
+    terminal.complain(
         _("Job {job}: sending {width}×{height} pixels.").format(
             job=prepared.id, width=box.width, height=box.height
         )
@@ -249,10 +209,10 @@ def _shows(image: Image.Image) -> bool:
 def _jobs(arguments: argparse.Namespace) -> int:
     for listed in history.all_jobs():
         try:
-            line = f"{listed.state.name}\t{' '.join(listed.request.prompt.split())}"
+            line = f"{listed.read_state().name}\t{' '.join(listed.read_request().prompt.split())}"
         except (OSError, UserError):
             line = "damaged\t"
-        _print(f"{listed.id}\t{line}")
+        terminal.say(f"{listed.id}\t{line}")
     return 0
 
 
@@ -261,7 +221,8 @@ def _resume(arguments: argparse.Namespace) -> int:
     out = arguments.out.absolute() if arguments.out else None
     refusal = ""
     if any(
-        post.state == Status.PREPARED or post.may_be_sent_again for post in unfinished.state.posts
+        post.state == Status.PREPARED or post.may_be_sent_again
+        for post in unfinished.read_state().posts
     ):
         try:
             _check_writable(unfinished, out)
@@ -276,7 +237,7 @@ def _check_writable(unsent: Job, out: Path | None) -> None:
     The results are written to the folder `out`, or by default to the folder that is saved in the
     job.
     """
-    request = unsent.request
+    request = unsent.read_request()
     if request.file and request.region:
         image = _original(unsent, request.file, request.region.content)
         cli_files.check_writable(
@@ -306,15 +267,15 @@ def _finish(unfinished: Job, out: Path | None = None, refusal: str = "") -> int:
     def show(progress: Progress) -> None:
         phase = (progress.phase, progress.variation)
         if progress.note:
-            _tell_user(progress.note)
+            terminal.complain(progress.note)
         elif phase not in shown:
             shown.add(phase)
-            _tell_user(f"{progress.phase.text} …")
+            terminal.complain(f"{progress.phase.text} …")
 
     run = Run(unfinished, show)
     is_stopped = _worked_on(run, unfinished, not refusal)
-    state = unfinished.state
-    request = unfinished.request
+    state = unfinished.read_state()
+    request = unfinished.read_request()
     problems = [refusal] if refusal else []
     placed = {number: post.placed for number, post in enumerate(state.posts, 1) if post.placed}
     if is_stopped and any(post.state == Status.PREPARED for post in state.posts):
@@ -323,7 +284,8 @@ def _finish(unfinished: Job, out: Path | None = None, refusal: str = "") -> int:
                 job=unfinished.id
             )
         )
-    fresh = {number: placed[number] for number in placed if number not in unfinished.imported}
+    imported = unfinished.find_imported()
+    fresh = {number: placed[number] for number in placed if number not in imported}
     paths = []
     if request.file and request.region and fresh:
         folder = out or Path(request.file.out)
@@ -338,7 +300,8 @@ def _finish(unfinished: Job, out: Path | None = None, refusal: str = "") -> int:
                     unfinished.mark_imported([number])
         except Exception as error:
             # Whatever the error is, tell the user where to find the results that were paid for.
-            left = [fresh[number] for number in fresh if number not in unfinished.imported]
+            imported = unfinished.find_imported()
+            left = [fresh[number] for number in fresh if number not in imported]
             problems.append(_kept(unfinished, left, folder, error))
         else:
             if len(placed) == len(state.posts):
@@ -355,12 +318,12 @@ def _finish(unfinished: Job, out: Path | None = None, refusal: str = "") -> int:
                 ).format(job=unfinished.id)
             )
     for path in paths:
-        _print(str(path))
+        terminal.say(str(path))
     if any(post.recoverable or post.may_be_sent_again for post in state.posts):
         hint = _("On the command line, use “python -m plugin resume {job}” instead of Try Again.")
         problems.append(hint.format(job=unfinished.id))
     for sentence in [*state.notes, *state.messages, *problems]:
-        _tell_user(sentence)
+        terminal.complain(sentence)
     run.pack()
     if is_stopped:
         return _INTERRUPTED
@@ -390,7 +353,7 @@ def _worked_on(run: Run, unfinished: Job, sending: bool) -> bool:
                 if pressed.is_set():
                     break
             if pressed.is_set() and not run.call_off():
-                _tell_user(
+                terminal.complain(
                     _(
                         "Nothing more is sent. Waiting for what was already sent. Press "
                         "Ctrl+C again to stop at once; “python -m plugin resume {job}” then "
@@ -414,10 +377,12 @@ def _results(
     """
     image = _original(done, file, box)
     # The mask in the job folder covers only `box`. Nothing outside `box` is to be edited.
-    mask = picture.read_own(done.folder / "mask.png") if file.mask else None
-    keep_alpha = mask is None if done.request.keep_alpha is None else done.request.keep_alpha
+    mask = png_files.read(done.folder / "mask.png") if file.mask else None
+    keep_alpha = done.read_request().keep_alpha
+    if keep_alpha is None:
+        keep_alpha = mask is None
     for name in placed:
-        result = picture.read_own(done.folder / name)
+        result = png_files.read(done.folder / name)
         merged = cli_files.merge(image, result, box, mask, keep_alpha)
         yield cli_files.save(merged, folder, _name(file))
 
@@ -435,13 +400,11 @@ def _original(done: Job, file: Files, box: region.Box) -> Image.Image:
     # the pixels that were sent, which are in source.png.
     image = cli_files.read_image(path)
     try:
-        sent = picture.read_own(done.folder / "source.png")
-    except picture.Unreadable as error:
+        sent = png_files.read(done.folder / "source.png")
+    except formats.Unreadable as error:
         raise Failure(
             Kind.SETUP,
-            _("The files of this edit are damaged: {why} (job {job}).").format(
-                job=done.id, why=error
-            ),
+            _("The files of edit number {job} are damaged: {why}.").format(job=done.id, why=error),
         ) from error
     if cli_files.content(image, box).tobytes() != sent.tobytes():
         raise Failure(
@@ -462,7 +425,7 @@ def _kept(done: Job, placed: list[str], folder: Path, error: Exception) -> str:
     if isinstance(error, Failure):
         sentence = str(error)
     else:
-        known = str(error) if isinstance(error, picture.Unreadable) else type(error).__name__
+        known = str(error) if isinstance(error, formats.Unreadable) else type(error).__name__
         why = cli_files.why(error) if isinstance(error, OSError) else known
         sentence = _("Results can't be written to {folder} ({why}).").format(folder=folder, why=why)
     kept = _(
@@ -551,7 +514,7 @@ def _key(arguments: argparse.Namespace) -> int:
     else:
         key_store.forget()
         place = settings.key_place()
-    _print(json.dumps({"key_in": place}))
+    terminal.say(json.dumps({"key_in": place}))
     return 0
 
 
@@ -593,5 +556,5 @@ def _service(arguments: argparse.Namespace) -> int:
         message = str(error)
     if arguments.test:
         answer.update(works=works, message=message)
-    _print(json.dumps(answer))
+    terminal.say(json.dumps(answer))
     return 0

@@ -18,12 +18,12 @@ from PIL import Image, ImageChops, UnidentifiedImageError
 from plugin.errors import Failure, Kind
 from plugin.region import Box
 from plugin.translation import _
-from plugin.worker.picture import between_profiles, eight_bits, upright, upright_srgb
+from plugin.worker.pictures.colours import between_profiles, eight_bits, upright, upright_srgb
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 _KEPT_MODES = ("L", "LA", "RGB", "RGBA")
 _MOST_PIXELS = 400_000_000
-"""The most pixels that a picture file may have, because several copies of the picture are held in
+"""A picture file with more pixels is refused, because several copies of the picture are held in
 memory, with up to four bytes per pixel."""
 
 

@@ -25,7 +25,7 @@ from plugin.errors import Failure, Kind
 from plugin.job import Job
 from plugin.progress import Phase, Progress, Report
 from plugin.translation import _
-from plugin.worker import picture
+from plugin.worker.pictures import formats
 from plugin.worker.service import patience
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -114,7 +114,7 @@ class Keeper:
         """
         try:
             with (self.elsewhere(name) or self._job.folder / name).open("rb") as file:
-                return bool(picture.file_type(file.read(64)))
+                return bool(formats.file_type(file.read(64)))
         except OSError:
             return False
 
@@ -125,13 +125,13 @@ class Keeper:
         """
         sentence = (
             _(
-                "The result has arrived, but the disk with {folder} is full. Free some space, "
-                "then choose Try Again, at no cost (job {job})."
+                "The result has arrived, but the disk with {folder} is full. Free some space, then "
+                "choose Try Again, at no cost (edit number {job})."
             )
             if error.errno in _FULL
             else _(
-                "The result has arrived, but {folder} can't be used ({why}). Solve this "
-                "problem, then choose Try Again, at no cost (job {job})."
+                "The result has arrived, but {folder} can't be used ({why}). Solve this problem, "
+                "then choose Try Again, at no cost (edit number {job})."
             )
         )
         text = sentence.format(folder=self._job.folder, why=error.strerror, job=self._job.id)

@@ -72,7 +72,9 @@ def store(key: str) -> str:
     """
     key = settings.check_key(key)
     if not key:
-        raise UserError(_("There is no key here. Copy the API key again, without any other text."))
+        raise UserError(
+            _("No API key was entered. Copy the API key again, without any other text.")
+        )
     # Load the settings before the key is stored. If they can't be read, the place of the key
     # could not be saved in them, so the error must come before the key is stored.
     former = settings.load().get("key_in")

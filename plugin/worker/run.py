@@ -24,8 +24,9 @@ from plugin.errors import Failure, Kind, NotAccepted, TaskEnded, TaskUnknown, Us
 from plugin.job import Job, Post, Status
 from plugin.progress import Phase, Progress, Report
 from plugin.translation import _
-from plugin.worker import picture, run_failures
+from plugin.worker import run_failures
 from plugin.worker.keeping import Keeper
+from plugin.worker.pictures import formats, png_files
 from plugin.worker.service import answers, patience
 from plugin.worker.service.answers import Answer
 from plugin.worker.service.api import Service
@@ -38,7 +39,10 @@ _SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif", "JPEG XL": ".jxl"}
 """The file suffixes of formats whose suffix is not simply the format's name."""
 
 _ROOM = 200_000_000
-"""Bytes that must be free on the disk. The largest result and its fitted copy need fewer."""
+"""A variation is sent only if the disk has at least this many free bytes.
+
+The largest result and its fitted copy need fewer.
+"""
 
 _LOCKLESS = (errno.ENOLCK, errno.EOPNOTSUPP)
 """Error numbers that file systems without support for file locks return."""
@@ -54,7 +58,7 @@ class Run:
     def __init__(self, job: Job, report: Report) -> None:
         self._job = job
         self._report = report
-        self._state = job.state
+        self._state = job.read_state()
         self._keeper = Keeper(job, report)
         self._lock = threading.Lock()
         self._called_off = threading.Event()
@@ -106,7 +110,7 @@ class Run:
             raise Failure(
                 Kind.SETUP,
                 _(
-                    "This edit is being worked on already (job {job}). Wait until it is finished."
+                    "Edit number {job} is being worked on already. Wait until it is finished."
                 ).format(job=self._job.id),
             ) from error
         except OSError as error:
@@ -114,7 +118,7 @@ class Run:
                 raise
             raise self._no_lock(error) from error
         with held:
-            self._state = self._job.state
+            self._state = self._job.read_state()
             self._finish_owned(sending)
 
     def _no_lock(self, error: OSError) -> Failure:
@@ -122,17 +126,9 @@ class Run:
 
         The failure is also recorded in the state of each variation that has not been sent.
         """
-        failure = Failure(
-            Kind.SETUP,
-            _(
-                "The disk with {folder} can't lock files ({why}), so the same edit could be "
-                "sent twice. Nothing was sent, so nothing was charged. Set DIMILINKS_HOME to "
-                "a folder on a disk of this computer, and start a new edit. Or make the disk "
-                "lock files, then choose Try Again (job {job})."
-            ).format(folder=self._job.folder, why=error.strerror, job=self._job.id),
-        )
+        failure = run_failures.no_lock(self._job, error)
         # No other process can lock the job either, so no other process changes the state now.
-        self._state = self._job.state
+        self._state = self._job.read_state()
         for post in self._state.posts:
             if post.state == Status.PREPARED:
                 self._failed(post, failure)
@@ -147,14 +143,14 @@ class Run:
         self._packing = True
         end = time.monotonic() + seconds
         with contextlib.suppress(OSError, UserError):
-            while self._job.unimported and time.monotonic() < end:
+            while self._job.find_unimported() and time.monotonic() < end:
                 if self._called_off.wait(patience.IMPORTED):
                     break
         for path in self._job.folder.glob("*.png"):
             # Skip pictures from the service, which are kept unchanged, and damaged pictures.
-            with contextlib.suppress(OSError, picture.Unreadable):
+            with contextlib.suppress(OSError, formats.Unreadable):
                 if not path.name.startswith("result-"):
-                    picture.pack(path)
+                    png_files.pack(path)
 
     def _finish_owned(self, sending: bool) -> None:
         numbered = list(enumerate(self._state.posts, 1))
@@ -253,7 +249,7 @@ class Run:
         for link in self._kept_answer(post).links:
             with contextlib.suppress(Failure):
                 data = answers.decoded(link)
-                if data and picture.file_type(data):
+                if data and formats.file_type(data):
                     return data
         return b""
 
@@ -329,11 +325,12 @@ class Run:
 
         An earlier result of the variation is replaced, unless it is a picture and `data` is not.
         """
-        kind = picture.file_type(data)
+        kind = formats.file_type(data)
         former = self._keeper.result(number)
         if former and not kind and self._keeper.is_picture(former):
-            # The task was asked for again, but the service sent no picture this time. Keep the
-            # earlier picture, because a later version of this program will possibly read it.
+            # This version could not read the earlier picture, so the service was asked for the task
+            # again, but sent no picture this time. Keep the earlier picture, because it can be
+            # intact, so that a later version can read it.
             name = former
         else:
             name = f"result-{number}{_SUFFIXES.get(kind, f'.{kind.lower()}') if kind else '.bin'}"
@@ -374,8 +371,8 @@ class Run:
         return Failure(
             failure.kind,
             _(
-                "{sentence} What the service sent is kept in {path}. Choose Try Again to read "
-                "it once more, at no cost (job {job})."
+                "{sentence} What the service sent is kept in {path}. Choose Try Again to read it "
+                "once more, at no cost (edit number {job})."
             ).format(sentence=failure, path=path, job=self._job.id),
         )
 
@@ -490,9 +487,9 @@ class Run:
                 raise Failure(
                     Kind.SETUP,
                     _(
-                        "The disk with {folder} is nearly full, so a result could not be "
-                        "saved there. Nothing was sent, so nothing was charged. Free some "
-                        "space, then try again."
+                        "The disk with {folder} is nearly full, so there is no room for the "
+                        "result. Nothing was sent, so nothing was charged. Free some space, then "
+                        "try again."
                     ).format(folder=self._job.folder),
                 )
             post.state, post.route = Status.SENT, route
@@ -517,13 +514,12 @@ class Run:
                     "▸ Open as Layers… opens it."
                 ).format(sentence=failure, path=result),
             ) from failure
-        except picture.Unreadable as error:
+        except formats.Unreadable as error:
             raise Failure(
                 Kind.ANSWER,
                 _(
-                    "The picture from the service can't be used: {why}. Choose Try Again to "
-                    "read the picture once more, at no cost (job {job}). It is kept unchanged "
-                    "in {path}."
+                    "The picture from the service can't be used: {why}. It is kept unchanged in "
+                    "{path}. Choose Try Again to read it once more, at no cost (edit number {job})."
                 ).format(why=error, path=result, job=self._job.id),
             ) from error
         except Exception as error:
@@ -532,7 +528,7 @@ class Run:
             run_failures.log(error)
             raise run_failures.not_fitted(self._job, error) from error
         path = self._job.folder / f"placed-{number}.png"
-        self._keeper.write(number, Phase.FITTING, lambda: picture.write_layer(placed, path))
+        self._keeper.write(number, Phase.FITTING, lambda: png_files.write_layer(placed, path))
         fitted = {"placed": path.name, "kind": "", "message": "", "notes": notes}
         self._keeper.write(number, Phase.FITTING, lambda: self._change(post, **fitted))
 
@@ -550,9 +546,9 @@ class Run:
         return Failure(
             Kind.ANSWER,
             _(
-                "The result arrived, but it could not be saved, neither in {folder} ({why}) "
-                "nor anywhere else. You may have been charged, so the edit is not sent again. "
-                "Check your account with the service before you start a new edit."
+                "The result arrived, but it could not be saved, neither in {folder} nor anywhere "
+                "else: {why}. You may have been charged, so the edit is not sent again. Check your "
+                "account with the service before you start a new edit."
             ).format(folder=self._job.folder, why=run_failures.described(error)),
         )
 

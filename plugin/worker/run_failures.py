@@ -8,7 +8,7 @@ import traceback
 from plugin.errors import Failure, Kind
 from plugin.job import Job, Post, Status
 from plugin.translation import _
-from plugin.worker import picture
+from plugin.worker.pictures import memory
 from plugin.worker.service import patience
 
 
@@ -29,6 +29,19 @@ def log(error: BaseException) -> None:
         where = "".join(traceback.format_tb(cause.__traceback__))
         print(f"{described(cause)}\n{where}", file=sys.stderr, end="")
         cause = cause.__cause__ or cause.__context__
+
+
+def no_lock(job: Job, error: OSError) -> Failure:
+    """Return the Failure for a job that is not sent, because its disk can't lock files."""
+    return Failure(
+        Kind.SETUP,
+        _(
+            "The disk with {folder} can't lock files ({why}), so Dimilinks can't make sure "
+            "that the edit is sent only once. Nothing was sent, so nothing was charged. Set "
+            "DIMILINKS_HOME to a folder on a disk of this computer, and start a new edit. Or "
+            "turn on file locks for the disk, then choose Try Again (edit number {job})."
+        ).format(folder=job.folder, why=error.strerror, job=job.id),
+    )
 
 
 def lost_track() -> Failure:
@@ -63,13 +76,13 @@ def not_ready(job: Job, trouble: str) -> Failure:
     """
     sentence = (
         _(
-            "The service accepted the edit, but Dimilinks can't ask for the result ({why}). "
-            "Choose Try Again later, at no cost (job {job})."
+            "The service accepted the edit, but Dimilinks can't ask for the result ({why}). Choose "
+            "Try Again later, at no cost (edit number {job})."
         ).format(why=trouble, job=job.id)
         if trouble
         else _(
-            "The service accepted the edit, but the result is not ready after {minutes} "
-            "minutes. Choose Try Again later, at no cost (job {job})."
+            "The service accepted the edit, but the result is not ready after {minutes} minutes. "
+            "Choose Try Again later, at no cost (edit number {job})."
         ).format(minutes=round(patience.POLLING / 60), job=job.id)
     )
     return Failure(Kind.PENDING, sentence)
@@ -90,14 +103,14 @@ def not_fitted(job: Job, error: Exception) -> Failure:
     """Return the Failure for a result that arrived, but that this machine can't fit."""
     sentence = (
         _(
-            "The result has arrived, but this computer does not have enough memory to process "
-            "it. Close other programs, then choose Try Again, at no cost (job {job})."
+            "The result has arrived, but this computer does not have enough memory to process it. "
+            "Close other programs, then choose Try Again, at no cost (edit number {job})."
         )
-        if picture.is_out_of_memory(error)
+        if memory.is_out_of_memory(error)
         else _(
-            "The result has arrived, but Dimilinks could not prepare it for the image "
-            "({why}). Choose Try Again, at no cost (job {job}). If this does not help, a part "
-            "of Dimilinks may be missing: install Dimilinks again, then choose Try Again."
+            "The result has arrived, but Dimilinks could not prepare it for the image ({why}). "
+            "Choose Try Again, at no cost (edit number {job}). If this does not help, a part of "
+            "Dimilinks may be missing: install Dimilinks again, then choose Try Again."
         )
     )
     return Failure(Kind.SETUP, sentence.format(job=job.id, why=described(error)))
@@ -117,15 +130,15 @@ def unforeseen(job: Job, post: Post, error: Exception, is_kept: bool) -> Failure
         return Failure(Kind.SETUP, sentence.format(why=why))
     if is_kept:
         sentence = _(
-            "An unexpected error occurred ({why}). What the service sent is kept in "
-            "{folder}. Choose Try Again to read it once more, at no cost (job {job})."
+            "An unexpected error occurred ({why}). What the service sent is kept in {folder}. "
+            "Choose Try Again to read it once more, at no cost (edit number {job})."
         )
         kind = Kind.PENDING if post.result else Kind.OUTCOME_UNKNOWN
     else:
         sentence = _(
-            "An unexpected error occurred ({why}) after the edit was sent. You may have "
-            "been charged, so the edit is not sent again. Check your account with the "
-            "service before you start a new edit."
+            "An unexpected error occurred after the edit was sent: {why}. You may have been "
+            "charged, so the edit is not sent again. Check your account with the service before "
+            "you start a new edit."
         )
         kind = Kind.OUTCOME_UNKNOWN
     return Failure(kind, sentence.format(why=why, folder=job.folder, job=job.id))

@@ -8,15 +8,15 @@ from plugin import settings
 from plugin.errors import Failure, Kind, UserError
 from plugin.job import Job
 from plugin.translation import _
-from plugin.worker import picture
 from plugin.worker.fitting import blend, fit
 from plugin.worker.fitting.affine import Pixels
+from plugin.worker.pictures import formats, memory, png_files
 from plugin.worker.service import form, upload
 from plugin.worker.service.form import Form
 from plugin.worker.service.upload import Upload
 
 _PIXELS_AT_ONCE = 36_000_000
-"""Largest total number of pixels in the results that are fitted in parallel.
+"""Results are fitted in parallel only if they have at most this many pixels together.
 
 Four results of the largest size that the service makes stay below this number.
 """
@@ -33,12 +33,11 @@ class Shared:
         damaged = Failure(
             Kind.SETUP,
             _(
-                "The files of this edit are damaged, so it can't be sent (job {job}). Start a "
-                "new edit."
+                "The files of edit number {job} are damaged, so it can't be sent. Start a new edit."
             ).format(job=job.id),
         )
         try:
-            self._request = job.request
+            self._request = job.read_request()
         except (OSError, UserError) as error:
             raise damaged from error
         if self._request.region is None or not self._request.model:
@@ -51,13 +50,13 @@ class Shared:
         self._references = upload.read_references(job.folder, self._request.references)
         self._uploads: dict[str, Upload] = {}
         self._forms: dict[str, Form] = {}
-        self._room = picture.Room(_PIXELS_AT_ONCE)
+        self._room = memory.Room(_PIXELS_AT_ONCE)
         if self._mask is not None and settings.explains_mask():
             self._prompt += f"\n\n{settings.MASK_LINE}"
         factor = None
         if self._request.blend and self._mask is not None:
             factor = blend.factor(self._mask, self._request.blend)
-            picture.write_own(factor, job.folder / "blend.png")
+            png_files.write(factor, job.folder / "blend.png")
         kept = self._source if self._keep_alpha else None
         self._hidden = fit.what_hides(self._mask, factor, kept)
 
@@ -105,12 +104,12 @@ class Shared:
         """Fit the result in `data`, which is the answer to a request by `route`, to the source.
 
         Return the fitted pixels, RGB or RGBA, as an array of shape (height, width, 3 or 4), and
-        notes for the user. Raises picture.Unreadable if `data` is not a usable picture, and Failure
+        notes for the user. Raises formats.Unreadable if `data` is not a usable picture, and Failure
         if the pictures of the job can't be encoded as they were sent.
         """
         sent = self.upload(route)
-        with self._room.taken(picture.pixels(data)):
-            answer, delivered = picture.read_result(data, self._source.size)
+        with self._room.taken(formats.pixels(data)):
+            answer, delivered = formats.read_result(data, self._source.size)
             placed, notes = fit.fit(
                 answer, sent, self._source, self._mask, self._request.repair, delivered
             )

@@ -1,4 +1,4 @@
-"""The scripts in docs/scripting.md, run exactly as they are printed there."""
+"""The scripts in docs/scripting.md, as they are printed, and the recipes in docs/guide.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from PIL import Image
 
 from installer.private.host import PrivateGimp
 
-SCRIPTING = Path(__file__).resolve().parents[2] / "docs" / "scripting.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+SCRIPTING = DOCS / "scripting.md"
 
 
 def fenced(kind: str, words: str) -> str:
@@ -77,3 +78,12 @@ def test_a_folder_of_pictures_is_edited_as_documented(gimp, tmp_path):
     batch.write_text(fenced("python", "import sys"), "utf-8")
     assert run(gimp, batch, photos, edited, share=tmp_path) == ""
     assert sorted(path.name for path in edited.iterdir()) == ["one.png", "two.png"]
+
+
+def test_the_recipes_change_what_is_selected_and_nothing_else(inside):
+    found = inside("recipes")
+    guide = (DOCS / "guide.md").read_text("utf-8")
+    assert re.findall(r"\(recipe-(\w+)\.jpg\)", guide) == list(found)
+    for name, steps in found.items():
+        for step in steps:
+            assert step["outside"] == 0 and step["changed"] > 1000, name

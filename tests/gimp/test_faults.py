@@ -84,6 +84,7 @@ def _give_room(process: int, room: int) -> None:
     resource.prlimit(process, resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
 
 
+@pytest.mark.campaign
 def test_a_fault_leaves_the_image_edited_or_as_it_was(inside: Inside, tmp_path: Path) -> None:
     moods = ["cut", "garbage", "worker killed", "plug-in killed", "disk full", "none"]
     stories = [(mood, output) for mood in moods for output in ("new-layer", "replace")]
@@ -112,7 +113,7 @@ def test_a_fault_leaves_the_image_edited_or_as_it_was(inside: Inside, tmp_path: 
 
         # A worker continues when its plug-in is killed. Resuming its job later sends nothing.
         for name in by_plug_in_killed:
-            until(lambda name=name: history.find(name).state.name == Status.RECEIVED)
-            until(lambda name=name: bool(history.find(name).state.posts[0].placed))
+            until(lambda name=name: history.find(name).read_state().name == Status.RECEIVED)
+            until(lambda name=name: bool(history.find(name).read_state().posts[0].placed))
             assert cli.main(["resume", name]) == 0
         assert service.posts == len(stories)

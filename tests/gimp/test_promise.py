@@ -28,6 +28,7 @@ def test_every_possible_pair_is_in_the_matrix() -> None:
         assert there == {pair for pair in wanted if promise.possible(dict(zip((one, other), pair)))}
 
 
+@pytest.mark.campaign
 @pytest.mark.gimp
 def test_a_slice_of_the_matrix(
     gimp: PrivateGimp, sandbox: Sandbox, tmp_path: Path, photo_files: Path

@@ -13,6 +13,7 @@ from tests.gimp import soak
 pytestmark = pytest.mark.gimp
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("mode", soak.MODES)
 def test_what_is_held_does_not_grow(
     gimp: PrivateGimp, sandbox: Sandbox, tmp_path: Path, photo_files: Path, mode: str

@@ -16,6 +16,7 @@ from plugin.worker.sandbox import Sandbox
 pytestmark = pytest.mark.gimp
 
 
+@pytest.mark.both_series
 def test_new_layer(window: Window, image: Image) -> None:
     before, seen = image.state(), image.view()
     window.prompt("make it black and white")
@@ -47,6 +48,7 @@ def test_of_three_variations_the_first_is_shown(window: Window, image: Image) ->
     image.redo(after)
 
 
+@pytest.mark.both_series
 def test_replace(window: Window, image: Image) -> None:
     before, seen = image.state(), image.view()
     window.prompt("vintage film", result="Replace")
@@ -133,7 +135,7 @@ def test_a_layer_is_replaced_by_one_result_however_many_are_chosen(
     window.prompt("sepia", result="Replace")
     window.edit_and_close()
     assert len(image.state()["layers"]) == 1
-    assert len(history.all_jobs()[-1].state.posts) == 1
+    assert len(history.all_jobs()[-1].read_state().posts) == 1
 
 
 def test_the_price_is_seen_before_it_is_paid(window: Window, image: Image) -> None:
@@ -159,9 +161,9 @@ def test_chinese_prompt(window: Window, image: Image) -> None:
     title = "复古胶片，保留主体 sepia tone, and leave the cli…"
     assert new["name"] == f"{title} (sandbox)"
     (made,) = [each for each in history.all_jobs() if each.id not in before]
-    assert made.request.prompt == prompt
-    assert made.state.name == job.Status.RECEIVED
-    assert made.imported
+    assert made.read_request().prompt == prompt
+    assert made.read_state().name == job.Status.RECEIVED
+    assert made.find_imported()
 
     path = window.folder / "saved.xcf"
     window.gimp.save(image=image.id, path=str(path))
@@ -175,6 +177,7 @@ def test_chinese_prompt(window: Window, image: Image) -> None:
     assert saved.count("复古".encode()) == saved.count(title.encode()) > 0
 
 
+@pytest.mark.both_series
 def test_repeat(window: Window, image: Image, photograph: Path) -> None:
     settings.save(reference_files=[str(photograph)])
     window.prompt("warmer")
@@ -186,8 +189,8 @@ def test_repeat(window: Window, image: Image, photograph: Path) -> None:
     until(lambda: len(image.state()["layers"]) == 3, "a second result")
     window.wait_for_plug_in()
     (made,) = [each for each in history.all_jobs() if each.id not in before]
-    assert made.request.prompt == "warmer"
-    assert made.request.references == ("reference-1.png",)
+    assert made.read_request().prompt == "warmer"
+    assert made.read_request().references == ("reference-1.png",)
     # The second result is on top, because the first one would hide it.
     assert image.state()["layers"][1:] == once["layers"]
     image.undo(once)
@@ -214,7 +217,7 @@ def test_repeat_asks_before_many_edits(window: Window, image: Image) -> None:
     until(lambda: len(image.layers()) == layers + 3, "the results of both layers")
     window.wait_for_plug_in()
     made = [each for each in history.all_jobs() if each.id not in before]
-    assert [len(each.state.posts) for each in made] == [3, 3]
+    assert [len(each.read_state().posts) for each in made] == [3, 3]
 
 
 def test_a_held_key_repeats_once(window: Window, image: Image) -> None:

@@ -37,6 +37,7 @@ def test_nothing_is_wrong_when_nobody_does_anything(desk: Desk, output: str) -> 
     assert not _wrong(desk, _undisturbed(output))
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("seed", _BY_CHANCE)
 def test_what_chance_brings(desk: Desk, seed: int) -> None:
     assert not _wrong(desk, replace(cases.case(seed), size="2 MP"))

@@ -18,6 +18,7 @@ from plugin.worker.sandbox import Sandbox
 pytestmark = pytest.mark.gimp
 
 
+@pytest.mark.both_series
 def test_a_task_is_asked_for_again(window: Window, image: Image) -> None:
     before = image.state()
     with Sandbox(keys={"test-key"}, thinking=4) as service:
@@ -26,7 +27,7 @@ def test_a_task_is_asked_for_again(window: Window, image: Image) -> None:
         window.prompt("sepia")
         window.press_in_dialog("Edit")
         made = until(lambda: history.all_jobs(), "a job")[-1]
-        until(lambda: made.state.name == job.Status.ACCEPTED, "the task's name on the disk")
+        until(lambda: made.read_state().name == job.Status.ACCEPTED, "the task's name on the disk")
         kill_all(window)
         assert image.state() == before
 
@@ -36,7 +37,7 @@ def test_a_task_is_asked_for_again(window: Window, image: Image) -> None:
         until(lambda: len(image.layers()) == 2, "the result in the image")
         window.close_dialog()
         assert service.posts == 1
-    assert made.imported
+    assert made.find_imported()
     image.undo(before)
 
 
@@ -101,7 +102,7 @@ def test_an_unusable_picture_is_fetched_anew(window: Window, image: Image) -> No
         until(lambda: window.shows("without a picture", PLUG_IN), "what went wrong")
         until(lambda: "Compare" in window.buttons(), "the other one")
         (made,) = history.all_jobs()
-        (missing,) = [n for n, post in enumerate(made.state.posts, 1) if not post.placed]
+        (missing,) = [n for n, post in enumerate(made.read_state().posts, 1) if not post.placed]
         window.press_in_dialog("Try Again")
         until(lambda: "Try Again" not in window.buttons(), "both")
         window.wait_for_edits()
@@ -130,7 +131,7 @@ def test_what_a_dead_window_did_not_send_can_be_sent(window: Window, image: Imag
         window.press_in_dialog("Earlier edits", "toggle button")
         until(lambda: window.shows("This edit was not sent.", PLUG_IN), "what became of it")
         window.press_in_dialog("Try Again")
-        until(lambda: job.Job(unsent).state.name == job.Status.RECEIVED, "its result")
+        until(lambda: job.Job(unsent).read_state().name == job.Status.RECEIVED, "its result")
         window.press_in_dialog("Put into Image")
         until(lambda: len(image.layers()) == 3, "the result in the image")
         window.close_dialog()
@@ -187,7 +188,7 @@ def test_what_another_window_has_not_sent_is_not_sent_by_this_one(
     window.edit_and_close()
     assert slow.posts == 2
     (made,) = history.all_jobs()
-    state = made.state
+    state = made.read_state()
     state.posts[0].placed, state.posts[1] = "", job.Post()
     made.save_state(state)
     for name in ("imported-1", "imported-2", "placed-1.png", "placed-2.png", "result-2.png"):
@@ -201,7 +202,7 @@ def test_what_another_window_has_not_sent_is_not_sent_by_this_one(
         window.press_in_dialog("Try Again")
         until(lambda: window.shows("can't be used", PLUG_IN), "what came of it")
         until(lambda: not window.workers(), "the end of the worker")
-        assert slow.posts == 2 and made.state.posts[1].state == job.Status.PREPARED
+        assert slow.posts == 2 and made.read_state().posts[1].state == job.Status.PREPARED
         # A paid result is discarded only if the user confirms this.
         window.press_in_dialog("Discard")
         window.agree("Cancel")

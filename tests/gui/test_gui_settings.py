@@ -49,7 +49,7 @@ def test_a_key_lands_in_a_private_file_and_nowhere_else(opened: Window) -> None:
     _open(opened)
     assert opened.focus(APP) == ("button", "Close")
     assert _press(opened, "button", "Forget")
-    until(lambda: opened.shows("The key was removed", APP), "the key's end")
+    until(lambda: opened.shows("The API key was removed", APP), "the key's end")
     _close(opened)
     assert _files_with(KEY.encode(), opened.folder, opened.profile) == []
 
@@ -98,7 +98,7 @@ def test_choices_apply_at_once(opened: Window) -> None:
     assert _press(opened, "button", "Test Connection")
     until(lambda: opened.shows("always available", APP), "the sandbox's answer")
     assert opened.shows("one long connection", APP)
-    assert _press(opened, "menu item", "By a task")
+    assert _press(opened, "menu item", "In two steps")
     until(lambda: settings.route() == settings.ASYNC, "the way of sending")
     until(lambda: opened.shows("can be fetched again", APP), "what the way of sending does")
     assert _press(opened, "menu item", "2k")

@@ -46,7 +46,7 @@ def test_cancelled_in_the_status_bar(window: Window, image: Image, slow: SlowSer
     window.press_in_dialog("Edit")
     assert slow.asked.wait(PATIENCE)
     (made,) = [each for each in history.all_jobs() if each.id not in jobs]
-    assert made.state.name == job.Status.SENT
+    assert made.read_state().name == job.Status.SENT
 
     window.cancel_in_the_status_bar()
     assert image.state() == before
@@ -55,11 +55,11 @@ def test_cancelled_in_the_status_bar(window: Window, image: Image, slow: SlowSer
     window.close_dialog()
 
     assert window.workers()
-    assert made.state.name == job.Status.SENT
+    assert made.read_state().name == job.Status.SENT
     slow.answer.set()
     until(lambda: not window.workers(), "the end of the worker")
-    assert made.state.name == job.Status.RECEIVED
-    assert not made.imported
+    assert made.read_state().name == job.Status.RECEIVED
+    assert not made.find_imported()
     assert image.state() == before
 
 

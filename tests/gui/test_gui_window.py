@@ -40,6 +40,7 @@ def test_first_edit(window: Window, image: Image) -> None:
     image.undo(before)
 
 
+@pytest.mark.both_series
 def test_by_keyboard(window: Window, image: Image) -> None:
     before = image.state()
     window.open_dialog()
@@ -99,6 +100,7 @@ def test_by_mouse(window: Window, image: Image) -> None:
     window.wait_for_plug_in()
 
 
+@pytest.mark.both_series
 def test_variations(window: Window, image: Image) -> None:
     before, seen, inside = image.state(), image.view(), image.selected()
     settings.save(choices={"variations": 3})
@@ -206,7 +208,7 @@ def test_cancel_before_anything_is_sent(window: Window, image: Image, slow: Slow
     os.kill(worker, signal.SIGSTOP)
     window.press_in_dialog("Edit")
     (made,) = until(history.all_jobs, "the job")
-    assert made.state.name == job.Status.PREPARED
+    assert made.read_state().name == job.Status.PREPARED
     window.press_in_dialog("Cancel")
     until(lambda: "Cancel" not in window.buttons(), "the row without Cancel")
     os.kill(worker, signal.SIGCONT)
@@ -249,13 +251,13 @@ def test_cancel_while_waiting(window: Window, image: Image, slow: SlowService) -
     until(lambda: "Put into Image" in window.buttons(), "the offer")
     assert image.state() == before
     (made,) = history.all_jobs()
-    assert not made.imported
+    assert not made.find_imported()
 
     put_in(window)
     after = image.state()
     assert_only_added(before, after)
     assert_changed_in(image, seen, image.selected())
-    assert made.imported
+    assert made.find_imported()
     window.close_dialog()
     assert slow.posts == 1
     image.undo(before)
@@ -285,7 +287,7 @@ def test_failed_after_cancel(window: Window, image: Image, slow: SlowService) ->
     slow.answer.set()
     until(lambda: window.shows("may have been charged", PLUG_IN), "what may have been")
     assert "Try Again" not in window.buttons()
-    assert [each.state.name for each in history.all_jobs()] == [job.Status.FAILED]
+    assert [each.read_state().name for each in history.all_jobs()] == [job.Status.FAILED]
     window.close_dialog()
 
     slow.status = 429
@@ -345,7 +347,7 @@ def test_what_was_not_sent_yet_is_gone_after_cancel(
     slow.answer.set()
     until(lambda: not window.workers(), "the end of the worker")
     until(lambda: "Put into Image" in window.buttons(), "the offer")
-    assert [each.state.name for each in history.all_jobs()] == [job.Status.RECEIVED]
+    assert [each.read_state().name for each in history.all_jobs()] == [job.Status.RECEIVED]
     assert slow.posts == 3
     window.close_dialog()
     assert image.state() == before
@@ -402,6 +404,7 @@ def test_closed_while_waiting(window: Window, image: Image, slow: SlowService) -
     window.close_dialog()
 
 
+@pytest.mark.both_series
 def test_image_closed_while_waiting(window: Window, image: Image, slow: SlowService) -> None:
     use_service(window, slow.base_url)
     begin(window, slow, "sepia")
@@ -500,7 +503,7 @@ def test_what_waits_in_a_window_that_is_closed_leaves_no_job(
 ) -> None:
     begin_two_layers(window, image, slow)
     window.close_dialog()
-    assert [each.state.name for each in history.all_jobs()] == [job.Status.SENT]
+    assert [each.read_state().name for each in history.all_jobs()] == [job.Status.SENT]
     slow.answer.set()
     until(lambda: not window.workers(), "the end of the worker")
     assert slow.posts == 3
@@ -516,7 +519,7 @@ def test_wrong_key(window: Window, image: Image) -> None:
         assert "test-key" not in window.shows("doesn't accept the API key", PLUG_IN)
         # One button is beside the prompt, and one in the row.
         assert window.buttons().count("Settings…") == 2
-        assert {"Show Job Folder", "Try Again"} <= set(window.buttons())
+        assert {"Show Files", "Try Again"} <= set(window.buttons())
         service.keys = None
         window.press_in_dialog("Try Again")
         until(lambda: len(image.layers()) == 2, "the result")

@@ -93,8 +93,10 @@ def ended_well(job: Job, worker: subprocess.Popen[bytes], service: SlowService) 
     service.may_answer.set()
     worker.communicate(timeout=60)
     assert worker.returncode == 0
-    assert [post.state for post in job.state.posts] == [Status.RECEIVED], job.state.messages
-    assert (job.folder / job.state.posts[0].placed).is_file()
+    assert [post.state for post in job.read_state().posts] == [Status.RECEIVED], (
+        job.read_state().messages
+    )
+    assert (job.folder / job.read_state().posts[0].placed).is_file()
     assert service.posts == 1
 
 
@@ -198,6 +200,8 @@ def test_an_open_window_edits_on_after_an_update(
         worker.stdout.read()
         worker.wait(60)
         assert worker.returncode == 0
-        assert [post.state for post in job.state.posts] == [Status.RECEIVED], job.state.messages
+        assert [post.state for post in job.read_state().posts] == [Status.RECEIVED], (
+            job.read_state().messages
+        )
         assert sandbox.posts == number
         shutil.rmtree(job.folder)

@@ -144,6 +144,16 @@ def test_a_failure_says_nothing_twice() -> None:
     assert _facts(Post(), here=ENDED).text() == "This edit was not sent."
 
 
+@pytest.mark.parametrize("here", [None, ENDED])
+@pytest.mark.parametrize("others", [[], [Post()], [_failed(Kind.BUSY, "")]])
+def test_a_result_that_nobody_has_fitted_is_not_called_unsent(
+    here: Here | None, others: list[Post]
+) -> None:
+    facts = _facts(UNFITTED, *others, here=here)
+    assert "kept" in facts.text() and "not sent" not in facts.text()
+    assert Button.TRY_AGAIN in facts.buttons()
+
+
 @pytest.mark.parametrize(
     ("posts", "lost"),
     [

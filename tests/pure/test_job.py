@@ -38,8 +38,8 @@ def _publish(prompt: str = "x", variations: int = 1) -> Job:
 def test_a_published_job_is_found_and_private(home: Path) -> None:
     published = _publish("把图片改成复古胶片风格")
     assert [j.id for j in history.all_jobs()] == [published.id]
-    assert history.find(published.id).request.prompt == "把图片改成复古胶片风格"
-    assert published.state.name == Status.PREPARED
+    assert history.find(published.id).read_request().prompt == "把图片改成复古胶片风格"
+    assert published.read_state().name == Status.PREPARED
     for folder in (home, home / "jobs", published.folder):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((published.folder / "request.json").stat().st_mode) == 0o600
@@ -182,14 +182,14 @@ def test_what_a_newer_version_has_noted_besides_is_read_over_and_kept() -> None:
         "posts": [{"state": Status.RECEIVED, "result": "result-1.png", "seed": [7]}],
     }
     (made.folder / "state.json").write_text(json.dumps(newer))
-    state = made.state
+    state = made.read_state()
     assert state.posts[0].result == "result-1.png"
     state.posts[0].placed = "placed-1.png"
     made.save_state(state)
     saved = json.loads((made.folder / "state.json").read_text())
     assert saved["cost"] == 0.3 and saved["posts"][0]["seed"] == [7]
     assert saved["posts"][0]["placed"] == "placed-1.png" and "others" not in str(saved)
-    assert made.state == state
+    assert made.read_state() == state
 
 
 def test_a_newer_version_may_tell_more_of_a_file() -> None:
@@ -197,7 +197,7 @@ def test_a_newer_version_may_tell_more_of_a_file() -> None:
     saved = json.loads((made.folder / "request.json").read_text())
     saved["file"] = {"image": "a.png", "mask": "", "out": "/out", "digest": "7f"}
     (made.folder / "request.json").write_text(json.dumps(saved))
-    assert made.request.file == Files("a.png", "", "/out")
+    assert made.read_request().file == Files("a.png", "", "/out")
 
 
 @pytest.mark.parametrize("days", [-31, 31])
@@ -310,14 +310,14 @@ def test_imported_is_noted_for_each_variation(home: Path) -> None:
         Post(Status.RECEIVED, result=f"result-{n}.png", placed=f"placed-{n}.png") for n in (1, 2)
     ]
     made.save_state(State([*placed, Post(Status.ACCEPTED, "img_3")]))
-    assert made.imported == frozenset() and made.unimported == {1, 2}
+    assert made.find_imported() == frozenset() and made.find_unimported() == {1, 2}
     made.mark_imported([2])
-    assert made.imported == {2} and made.unimported == {1}
+    assert made.find_imported() == {2} and made.find_unimported() == {1}
     made.mark_imported([1])
-    assert made.imported == {1, 2} and made.unimported == frozenset()
+    assert made.find_imported() == {1, 2} and made.find_unimported() == frozenset()
     last = Post(Status.RECEIVED, result="result-3.png", placed="placed-3.png")
     made.save_state(State([*placed, last]))
-    assert made.imported == {1, 2} and made.unimported == {3}
+    assert made.find_imported() == {1, 2} and made.find_unimported() == {3}
     _age(made, 40)
     history.clear(NOW)
     assert made.folder.exists()
@@ -337,7 +337,7 @@ def test_two_processes_note_what_is_imported_at_the_same_time() -> None:
         for numbers in ("13", "24")
     ]
     assert [other.wait(30) for other in others] == [0, 0]
-    assert made.imported == {1, 2, 3, 4}
+    assert made.find_imported() == {1, 2, 3, 4}
 
 
 def test_an_older_version_has_noted_it_of_all_that_was_fitted() -> None:
@@ -346,7 +346,7 @@ def test_an_older_version_has_noted_it_of_all_that_was_fitted() -> None:
     placed = Post(Status.RECEIVED, result="result-1.png", placed="placed-1.png")
     made.save_state(State([placed, arrived, Post(Status.ACCEPTED, "img_3")]))
     (made.folder / "imported").touch()
-    assert made.imported == {1} and made.unimported == {2}
+    assert made.find_imported() == {1} and made.find_unimported() == {2}
 
 
 def test_what_a_killed_preparation_left_goes_after_a_day(home: Path) -> None:
@@ -370,10 +370,10 @@ def test_the_room_of_jobs_is_known() -> None:
 
 def test_a_state_is_read_back_and_replaced_whole() -> None:
     published = _publish(variations=2)
-    state = published.state
+    state = published.read_state()
     state.posts[0].state, state.posts[0].task = Status.ACCEPTED, "img_1"
     published.save_state(state)
-    assert published.state == state
+    assert published.read_state() == state
     assert not list(published.folder.glob(".*"))
 
 
@@ -384,7 +384,7 @@ def test_a_state_from_before_there_were_two_routes_is_read() -> None:
     (published.folder / "state.json").write_text(
         json.dumps({"state": Status.ACCEPTED, "posts": [old]})
     )
-    assert published.state.posts == [Post(Status.ACCEPTED, "img_1")]
+    assert published.read_state().posts == [Post(Status.ACCEPTED, "img_1")]
 
 
 @pytest.mark.parametrize(
@@ -405,7 +405,7 @@ def test_a_damaged_state_is_said_not_guessed() -> None:
     published = _publish()
     (published.folder / "state.json").write_text(json.dumps({"posts": [{"bogus": 1}]}))
     with pytest.raises(UserError, match="damaged"):
-        _ = published.state
+        _ = published.read_state()
 
 
 def test_an_unknown_job_is_said() -> None:

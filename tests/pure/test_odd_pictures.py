@@ -16,8 +16,9 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from plugin.region import Box, plan
-from plugin.worker import cli_files, picture
+from plugin.worker import cli_files
 from plugin.worker.fitting import fit
+from plugin.worker.pictures import formats, png_files
 from plugin.worker.service import upload
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -67,7 +68,7 @@ BOMBS = {
 _SCRIPT = """
 import re, sys
 from pathlib import Path
-from plugin.worker import picture
+from plugin.worker.pictures import formats, png_files
 
 def peak():
     # Unlike getrusage, without what the process had before it became Python.
@@ -76,8 +77,8 @@ def peak():
 data = sys.stdin.buffer.read()
 before = peak()
 try:
-    print(picture.read_foreign(data).size)
-except picture.Unreadable as error:
+    print(formats.read_foreign(data).size)
+except formats.Unreadable as error:
     print(error)
 print((peak() - before) // 1024)
 """
@@ -107,7 +108,7 @@ def test_a_picture_of_any_size_is_placed(
     mask = Image.new("L", source.size, 0)
     mask.paste(255, (20, 20, 60, 60))
     sent = upload.build(planned, source, mask, [])
-    answer = picture.read_foreign(out.getvalue())
+    answer = formats.read_foreign(out.getvalue())
     placed, notes = fit.fit(answer, sent, source, mask, repair)
     assert placed.shape[1::-1] == source.size and placed[30, 30].tolist() == [255, 165, 0]
     assert notes
@@ -132,13 +133,13 @@ def test_a_damaged_note_does_not_cost_the_picture(
         b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12\0\3",
         b"Exif\0\0" + b"\xff" * 40,
     ):
-        read = picture.read_foreign(_encoded(coffee, kind, exif=odd))
+        read = formats.read_foreign(_encoded(coffee, kind, exif=odd))
         assert read.size == coffee.size and read.info == {}
         path = tmp_path / f"own.{kind.lower()}"
         path.write_bytes(_encoded(coffee, kind, exif=odd))
         assert cli_files.read_image(path).size == coffee.size
     for profile in (b"no profile", b"\0" * 200):
-        read = picture.read_foreign(_encoded(coffee, kind, icc_profile=profile))
+        read = formats.read_foreign(_encoded(coffee, kind, icc_profile=profile))
         assert read.size == coffee.size and read.info == {}
 
 
@@ -146,8 +147,8 @@ def test_a_profile_is_applied_and_dropped(coffee: Image.Image) -> None:
     xyz = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for profile in (xyz, srgb):
-        assert picture.read_foreign(_encoded(coffee, "PNG", icc_profile=profile)).info == {}
-    same = picture.read_foreign(_encoded(coffee, "PNG", icc_profile=srgb))
+        assert formats.read_foreign(_encoded(coffee, "PNG", icc_profile=profile)).info == {}
+    same = formats.read_foreign(_encoded(coffee, "PNG", icc_profile=srgb))
     assert np.abs(np.asarray(same, int) - np.asarray(coffee, int)).max() <= 1
 
 
@@ -166,15 +167,15 @@ def test_every_mode_of_png_is_read(coffee: Image.Image) -> None:
         (coffee, {"transparency": coffee.getpixel((0, 0))}, "RGBA"),
         (coffee, {"save_all": True, "append_images": [coffee.rotate(90)]}, "RGB"),
     ):
-        read = picture.read_foreign(_encoded(made, "PNG", **options))
+        read = formats.read_foreign(_encoded(made, "PNG", **options))
         assert (read.mode, read.size, read.info) == (mode, coffee.size, {})
 
 
 def test_text_in_a_picture_goes_nowhere(coffee: Image.Image) -> None:
     note = PngImagePlugin.PngInfo()
     note.add_text("Comment", "who made it")
-    read = picture.read_foreign(_encoded(coffee, "PNG", pnginfo=note))
-    assert b"who made it" not in picture.png(read)
+    read = formats.read_foreign(_encoded(coffee, "PNG", pnginfo=note))
+    assert b"who made it" not in png_files.encoded(read)
 
 
 # --- parts with and without pixels --------------------------------------------------------------
@@ -203,9 +204,9 @@ NOTES = {
 def test_a_part_without_pixels_does_not_cost_the_picture(
     name: str, place: str, coffee: Image.Image
 ) -> None:
-    whole = picture.png(coffee)
+    whole = png_files.encoded(coffee)
     at = 33 if place == "before" else len(whole) - 12
-    read = picture.read_foreign(whole[:at] + NOTES[name] + whole[at:])
+    read = formats.read_foreign(whole[:at] + NOTES[name] + whole[at:])
     assert np.array_equal(np.asarray(read), np.asarray(coffee))
 
 
@@ -216,9 +217,9 @@ def test_a_large_profile_counts(coffee: Image.Image) -> None:
     at = int.from_bytes(profile[profile.index(b"rXYZ") + 4 :][:4], "big")
     profile = profile[: at + 8] + profile[at + 12 : at + 16] + profile[at + 12 :]
     long = struct.pack(">I", 2_000_000) + profile[4:] + bytes(2_000_000 - len(profile))
-    whole = picture.png(coffee)
+    whole = png_files.encoded(coffee)
     plain, small, large = (
-        np.asarray(picture.read_foreign(data), int)
+        np.asarray(formats.read_foreign(data), int)
         for data in (
             whole,
             _encoded(coffee, "PNG", icc_profile=profile),
@@ -230,17 +231,17 @@ def test_a_large_profile_counts(coffee: Image.Image) -> None:
 
 def test_a_png_is_good_as_long_as_its_pixels_are_there(coffee: Image.Image) -> None:
     """The end, and the checksum before it, may be missing, but no row of pixels."""
-    whole = picture.png(coffee)
+    whole = png_files.encoded(coffee)
     for cut in (1, 4, 12, 14, 16):
-        read = picture.read_foreign(whole[:-cut])
+        read = formats.read_foreign(whole[:-cut])
         assert np.array_equal(np.asarray(read), np.asarray(coffee)), cut
     for left in (0.99, 0.9, 0.5, 0.1):
-        with pytest.raises(picture.Unreadable, match="damaged"):
-            picture.read_foreign(whole[: int(left * len(whole))])
+        with pytest.raises(formats.Unreadable, match="damaged"):
+            formats.read_foreign(whole[: int(left * len(whole))])
     for at in (20, 28):
         # A damaged header is an error, because it describes the pixels.
-        with pytest.raises(picture.Unreadable, match="damaged"):
-            picture.read_foreign(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(formats.Unreadable, match="damaged"):
+            formats.read_foreign(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
 
 
 @pytest.mark.parametrize(
@@ -251,20 +252,20 @@ def test_a_jpeg_is_good_as_long_as_its_pixels_are_there(
     options: dict[str, Any], coffee: Image.Image
 ) -> None:
     whole = _encoded(coffee, "JPEG", **options)
-    plain = np.asarray(picture.read_foreign(whole))
+    plain = np.asarray(formats.read_foreign(whole))
     for cut in (1, 2):
-        assert np.array_equal(np.asarray(picture.read_foreign(whole[:-cut])), plain)
+        assert np.array_equal(np.asarray(formats.read_foreign(whole[:-cut])), plain)
     for left in (0.995, 0.9, 0.5, 0.1):
-        with pytest.raises(picture.Unreadable, match="damaged"):
-            picture.read_foreign(whole[: int(left * len(whole))])
+        with pytest.raises(formats.Unreadable, match="damaged"):
+            formats.read_foreign(whole[: int(left * len(whole))])
 
 
 def test_a_progressive_jpeg_that_ends_between_two_scans_is_damaged(coffee: Image.Image) -> None:
     whole = _encoded(coffee, "JPEG", progressive=True)
     scans = [match.start() for match in re.finditer(rb"\xff\xc4|\xff\xda", whole)]
     for at in scans[2:]:
-        with pytest.raises(picture.Unreadable, match="damaged"):
-            picture.read_foreign(whole[:at])
+        with pytest.raises(formats.Unreadable, match="damaged"):
+            formats.read_foreign(whole[:at])
 
 
 @pytest.mark.parametrize("options", [{}, {"lossless": True}])
@@ -276,25 +277,26 @@ def test_a_webp_is_good_as_long_as_its_pixels_are_there(
     if alpha:
         image.putalpha(Image.radial_gradient("L").resize(coffee.size))
     whole = _encoded(image, "WEBP", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0" + bytes(500), **options)
-    plain = np.asarray(picture.read_foreign(whole))
-    assert np.array_equal(np.asarray(picture.read_foreign(whole[:-100])), plain)
+    plain = np.asarray(formats.read_foreign(whole))
+    assert np.array_equal(np.asarray(formats.read_foreign(whole[:-100])), plain)
     for left in (0.9, 0.5):
-        with pytest.raises(picture.Unreadable, match="damaged"):
-            picture.read_foreign(whole[: int(left * len(whole))])
+        with pytest.raises(formats.Unreadable, match="damaged"):
+            formats.read_foreign(whole[: int(left * len(whole))])
 
 
 # --- failures of this machine -------------------------------------------------------------------
 
 _LIMITED = """
 import io, resource, sys
-from plugin.worker import picture
+from PIL import Image
+from plugin.worker.pictures import formats, png_files
 data = sys.stdin.buffer.read()
-picture.read_foreign(picture.png(picture.Image.new("RGB", (8, 8))))
+formats.read_foreign(png_files.encoded(Image.new("RGB", (8, 8))))
 exec(sys.argv[1])
 try:
-    picture.read_foreign(data)
+    formats.read_foreign(data)
     print("read")
-except picture.Unreadable as error:
+except formats.Unreadable as error:
     print("a verdict:", error)
 except BaseException as error:
     print("a failure:", type(error).__name__)
@@ -305,8 +307,8 @@ resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + {} * 1_000_000,) * 2)
 """
 BROKEN_MACHINES = {
     **{f"{size} MB": _LITTLE_MEMORY.format(size) for size in (5, 30, 60)},
-    "no plug-in for the format": "picture.Image.OPEN.clear(); picture.Image.init = lambda: None",
-    "another version of it": "picture.Image._getdecoder = None",
+    "no plug-in for the format": "Image.OPEN.clear(); Image.init = lambda: None",
+    "another version of it": "Image._getdecoder = None",
 }
 
 
@@ -327,8 +329,8 @@ def test_a_failure_of_this_machine_is_no_verdict_on_a_picture(
 def test_a_damaged_picture_is_so_on_a_healthy_machine(coffee: Image.Image) -> None:
     for kind in ("PNG", "JPEG", "WEBP"):
         data = _encoded(coffee, kind)
-        with pytest.raises(picture.Unreadable, match="damaged"):
-            picture.read_foreign(data[: len(data) // 3])
+        with pytest.raises(formats.Unreadable, match="damaged"):
+            formats.read_foreign(data[: len(data) // 3])
 
 
 # --- memory -------------------------------------------------------------------------------------
@@ -351,12 +353,12 @@ def test_a_picture_of_far_too_many_pixels_comes_out_smaller(coffee: Image.Image)
         (large.convert("CMYK"), "JPEG", {}),
     ):
         data = _encoded(image, kind, **options)
-        read, delivered = picture.read_result(data, (600, 400))
-        whole = picture.read_foreign(data)
+        read, delivered = formats.read_result(data, (600, 400))
+        whole = formats.read_foreign(data)
         assert delivered == (6000, 4000) and read.mode == whole.mode
         assert 1200 <= max(read.size) <= 2400 and 800 <= min(read.size) <= 1600
         near = np.asarray(whole.resize(read.size, Image.Resampling.BOX), int)
         assert np.abs(np.asarray(read, int) - near).mean() < 4
     # A picture that is only a little larger than needed is not scaled.
-    assert picture.read_result(_encoded(large, "PNG"), (3001, 2000))[0].size == large.size
-    assert picture.read_result(_encoded(coffee, "PNG"), (10, 10))[0].size == coffee.size
+    assert formats.read_result(_encoded(large, "PNG"), (3001, 2000))[0].size == large.size
+    assert formats.read_result(_encoded(coffee, "PNG"), (10, 10))[0].size == coffee.size

@@ -12,8 +12,8 @@ from PIL import Image, ImageCms, ImageFilter
 
 from plugin.errors import Failure
 from plugin.region import Box, plan
-from plugin.worker import picture
 from plugin.worker.fitting import blend, fit
+from plugin.worker.pictures import formats
 from plugin.worker.service import upload
 
 
@@ -100,9 +100,7 @@ def test_any_size_and_ratio_is_placed_and_told(coffee: Image.Image) -> None:
     _small, notes = fit.fit(coffee.resize((300, 200)), built, coffee, None)
     assert "200%" in notes[0]
     square, notes = fit.fit(coffee.resize((600, 600)), built, coffee, None)
-    assert (
-        square.shape[1::-1] == coffee.size and "(600×600 pixels) has other proportions" in notes[0]
-    )
+    assert square.shape[1::-1] == coffee.size and "600×600 pixels and other proportions" in notes[0]
     # Nothing is squeezed: the square answer covers the region, is centred, and is cut off.
     cut = coffee.resize((600, 600)).crop((0, 100, 600, 500))
     assert _differences(square, cut).max() == 0
@@ -251,7 +249,7 @@ def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 def test_pictures_of_the_service_are_read_whatever_their_kind(
     coffee: Image.Image, kind: str
 ) -> None:
-    read = picture.read_foreign(_encoded(coffee, kind, quality=95))
+    read = formats.read_foreign(_encoded(coffee, kind, quality=95))
     assert (read.mode, read.size) == ("RGB", coffee.size)
     assert _differences(read, coffee).mean() < 3
 
@@ -259,21 +257,21 @@ def test_pictures_of_the_service_are_read_whatever_their_kind(
 def test_odd_pictures_come_out_as_plain_srgb(coffee: Image.Image) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
-    upright = picture.read_foreign(_encoded(coffee, "JPEG", exif=turned))
+    upright = formats.read_foreign(_encoded(coffee, "JPEG", exif=turned))
     assert upright.size == (400, 600)
-    assert picture.read_foreign(_encoded(coffee.convert("CMYK"), "JPEG")).mode == "RGB"
-    assert picture.read_foreign(_encoded(coffee.convert("P"), "PNG")).mode == "RGB"
+    assert formats.read_foreign(_encoded(coffee.convert("CMYK"), "JPEG")).mode == "RGB"
+    assert formats.read_foreign(_encoded(coffee.convert("P"), "PNG")).mode == "RGB"
     deep = np.asarray(coffee.convert("L"), np.uint16) * 257
-    gray = picture.read_foreign(_encoded(Image.fromarray(deep), "PNG"))
+    gray = formats.read_foreign(_encoded(Image.fromarray(deep), "PNG"))
     assert _differences(gray.convert("L"), coffee.convert("L")).max() == 0
     moving = _encoded(coffee, "WEBP", save_all=True, append_images=[coffee.rotate(9)], duration=9)
-    assert picture.read_foreign(moving).size == coffee.size
+    assert formats.read_foreign(moving).size == coffee.size
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
-    odd = picture.read_foreign(_encoded(coffee, "PNG", icc_profile=profile.tobytes()))
+    odd = formats.read_foreign(_encoded(coffee, "PNG", icc_profile=profile.tobytes()))
     assert odd.info == {}
     half = coffee.copy()
     half.putalpha(128)
-    assert picture.read_foreign(_encoded(half, "PNG")).getpixel((5, 5))[3] == 128
+    assert formats.read_foreign(_encoded(half, "PNG")).getpixel((5, 5))[3] == 128
 
 
 def _bomb() -> bytes:
@@ -296,7 +294,7 @@ def test_what_is_no_picture_is_refused_with_a_reason(coffee: Image.Image) -> Non
         (png[: len(png) // 2], "damaged"),
         (_bomb(), "too large for a result"),
         (b"GIF89a" + b"\0" * 100, "not a PNG"),
-        (png + b"\0" * picture.FOREIGN_BYTES, "larger than 64 MB"),
+        (png + b"\0" * formats.FOREIGN_BYTES, "larger than 64 MB"),
     ):
-        with pytest.raises(picture.Unreadable, match=why):
-            picture.read_foreign(data)
+        with pytest.raises(formats.Unreadable, match=why):
+            formats.read_foreign(data)

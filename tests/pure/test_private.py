@@ -154,7 +154,7 @@ def _is_harmless(planted: Job) -> None:
 def test_a_request_that_somebody_changed_is_damaged(request_: Any) -> None:
     planted = _planted(request=request_)
     with pytest.raises(UserError, match=r"damaged|decode|Expecting"):
-        _ = planted.request
+        _ = planted.read_request()
     _is_harmless(planted)
 
 
@@ -162,7 +162,7 @@ def test_a_request_that_somebody_changed_is_damaged(request_: Any) -> None:
 def test_a_state_that_somebody_changed_is_damaged(posts: Any) -> None:
     planted = _planted(posts=posts)
     with pytest.raises(UserError, match="damaged"):
-        _ = planted.state
+        _ = planted.read_state()
     _is_harmless(planted)
 
 
@@ -201,7 +201,7 @@ def test_the_rest_of_a_request_is_read_as_far_as_it_can_be(
     changed: dict[str, Any], read: dict[str, Any]
 ) -> None:
     planted = _planted(request={**asdict(WHOLE), **changed})
-    assert planted.request == replace(WHOLE, **read)
+    assert planted.read_request() == replace(WHOLE, **read)
     assert f"{planted.id}\tprepared\tx" in command("jobs").stdout
 
 
@@ -215,4 +215,4 @@ def test_what_is_missing_to_send_it_is_told(part: str) -> None:
 
 def test_a_name_that_is_no_text_can_be_shown_in_a_message() -> None:
     planted = _planted(posts=[{"state": "failed", "message": "no /tmp/\udcff", "notes": ["\0"]}])
-    assert planted.state.messages == ["no /tmp/?"] and planted.state.notes == ["?"]
+    assert planted.read_state().messages == ["no /tmp/?"] and planted.read_state().notes == ["?"]

@@ -82,7 +82,7 @@ def test_an_answer_of_another_ratio_lands_where_it_was(photo: Image.Image, layou
     placed, notes = fit.fit(answer, _sent(photo, mask), photo, mask, True)
     inside = np.asarray(mask) > 0
     assert np.abs(placed - _levels(wanted))[inside].mean() < 5
-    said = any("(720×560 pixels) has other proportions" in note for note in notes)
+    said = any("720×560 pixels and other proportions" in note for note in notes)
     assert said == (layout != "squeeze" and photo.width / photo.height != 720 / 560)
 
 
@@ -410,7 +410,7 @@ def test_a_misbehaviour_is_reproducible_and_known(name: str, coffee: Image.Image
     assert abs(rows.mean() - y) < 0.6 and abs(columns.mean() - x) < 0.6
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_slice_of_the_campaign_holds_what_the_readme_says(photo_files: Path) -> None:
     pictures = misbehaving.photographs(photo_files)
     figures = [

@@ -41,7 +41,7 @@ from plugin import settings
 from plugin.errors import Kind
 from plugin.job import Job, JobRequest, Post, Status
 from plugin.region import Box, plan
-from plugin.worker import picture
+from plugin.worker.pictures import png_files
 from tests.service.raw_server import Tunnel
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -273,7 +273,7 @@ class _Trial:
                 process.kill()
             told.hung = not _ended(process)
         told.seconds = time.monotonic() - began
-        first = self._job.state.posts[0]
+        first = self._job.read_state().posts[0]
         told.heard = Status.RECEIVED if first.placed else first.kind or _WITHOUT_A_WORD[first.state]
         billed, told.delivered = self._service.billed, self._service.delivered
         if self._case.fault == USED_UP and self._service.taken > 1:
@@ -282,7 +282,7 @@ class _Trial:
         if not first.placed:
             with self._worker("never", "resume", self._job.id) as process:
                 told.hung |= not _ended(process)
-        last = self._job.state.posts[0]
+        last = self._job.read_state().posts[0]
         told.ended = last.kind if last.state == Status.FAILED else last.state
         told.billed = self._service.billed
         self._judge(told, first, last, bool(billed))
@@ -356,7 +356,7 @@ def _moment(case: Case) -> str:
 def _edit(folder: Path, image: Image.Image) -> Path:
     """Create a job folder with an edit that was not sent."""
     folder.mkdir()
-    picture.write_own(image, folder / "source.png")
+    png_files.write(image, folder / "source.png")
     whole = Box(0, 0, *image.size)
     planned = plan(whole, whole, "auto", "2k")
     request = JobRequest("echo", "gpt-image-2", planned, repair=False, keep_alpha=True)

@@ -88,7 +88,9 @@ def main(when: str, home: Path, photo: Path) -> None:
 
 def states() -> list[list[str]]:
     """Return the state and the kind of failure of each variation on the disk."""
-    return [[post.state, post.kind] for each in history.all_jobs() for post in each.state.posts]
+    return [
+        [post.state, post.kind] for each in history.all_jobs() for post in each.read_state().posts
+    ]
 
 
 if __name__ == "__main__":

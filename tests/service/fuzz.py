@@ -31,7 +31,7 @@ from PIL import Image, ImageCms
 from plugin import job, settings, storage
 from plugin.job import Job, JobRequest
 from plugin.region import Box, plan
-from plugin.worker import picture
+from plugin.worker.pictures import formats, png_files
 from plugin.worker.run import Run
 from plugin.worker.service import api, patience
 from tests.service.raw_server import Got, RawServer
@@ -378,7 +378,7 @@ class Fuzzed:
         enter(mock.patch.object(api, "_QUESTION_SECONDS", READ_SECONDS))
         enter(mock.patch.object(api, "_FETCH_SECONDS", READ_SECONDS))
         enter(mock.patch.object(api, "_QUESTION_TRIES", 0))
-        enter(mock.patch.object(picture, "FOREIGN_PIXELS", 4_000_000))
+        enter(mock.patch.object(formats, "FOREIGN_PIXELS", 4_000_000))
         enter(mock.patch.object(storage, "sync_folder", lambda folder: None))
         enter(mock.patch.object(os, "fsync", lambda descriptor: None))
         for name, value in {
@@ -422,7 +422,7 @@ class Fuzzed:
             except Exception as error:
                 return f"{type(error).__name__} came out: {error}"
         seconds = time.monotonic() - began
-        (post,) = edited.state.posts
+        (post,) = edited.read_state().posts
         if seconds > MOST_SECONDS:
             return f"it took {seconds:.0f} s"
         if self._server.posts > 1:
@@ -447,7 +447,7 @@ class Fuzzed:
 
         Returns a description of what should not have happened, or "" if all was well.
         """
-        (post,) = edited.state.posts
+        (post,) = edited.read_state().posts
         if placed or post.may_be_sent_again:
             return ""
         Run(edited, lambda progress: None).finish()
@@ -465,8 +465,8 @@ def _job() -> Job:
     planned = plan(Box(12, 8, 24, 16), whole)
     box = planned.content
     with job.prepare() as folder:
-        picture.write_own(source.crop((box.x, box.y, box.right, box.bottom)), folder / "source.png")
-        picture.write_own(mask.crop((box.x, box.y, box.right, box.bottom)), folder / "mask.png")
+        png_files.write(source.crop((box.x, box.y, box.right, box.bottom)), folder / "source.png")
+        png_files.write(mask.crop((box.x, box.y, box.right, box.bottom)), folder / "mask.png")
         asked = JobRequest("fuzz", "gpt-image-2", planned, keep_alpha=False)
         return job.publish(folder, asked)
 

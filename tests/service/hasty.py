@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from plugin import settings
-from plugin.worker import cli, keeping, picture
+from plugin.worker import cli, keeping
 from plugin.worker.fitting import fit
+from plugin.worker.pictures import formats
 from plugin.worker.service import api, patience
 
 HEARD = 1.0
@@ -87,7 +88,7 @@ def main() -> int:
     if moment == "start":
         befall(fault)
     elif moment == "decode":
-        picture.read_foreign = before(picture.read_foreign, fault)
+        formats.read_foreign = before(formats.read_foreign, fault)
     elif moment == "place":
         fit.fit = before(fit.fit, fault)
     return cli.main(sys.argv[2:])

@@ -27,7 +27,7 @@ from plugin import job
 from plugin.errors import Kind
 from plugin.job import Job, JobRequest, Status
 from plugin.region import Box, plan
-from plugin.worker import picture
+from plugin.worker.pictures import png_files
 from plugin.worker.run import Run
 from plugin.worker.sandbox import Edit, Sandbox
 
@@ -119,23 +119,23 @@ def _kill(service: Service, image: Image.Image, route: str, after: str, seconds:
         env={**os.environ, "DIMILINKS_ROUTE": route},
     )
     with worker:
-        while after and made.state.name != after and worker.poll() is None:
+        while after and made.read_state().name != after and worker.poll() is None:
             time.sleep(0.005)
         time.sleep(seconds)
         worker.send_signal(signal.SIGKILL)
     lasted = time.monotonic() - began
-    left = made.state.posts
+    left = made.read_state().posts
     # Let the service receive what was sent before its POSTs are counted.
     time.sleep(0.1)
     for _again in range(2):
         Run(made, lambda progress: None).finish()
-    ended = made.state.posts
+    ended = made.read_state().posts
     kill = Kill(
         route,
         lasted,
         tuple(post.state for post in left),
         tuple(bool(post.task) for post in left),
-        service.sent[made.request.prompt],
+        service.sent[made.read_request().prompt],
         tuple(post.kind if post.state == Status.FAILED else post.state for post in ended),
         all(post.message for post in ended if post.state == Status.FAILED),
     )
@@ -147,7 +147,7 @@ def _job(image: Image.Image) -> Job:
     """Create a job with two variations and a unique prompt."""
     whole = Box(0, 0, *image.size)
     with job.prepare() as folder:
-        picture.write_own(image, folder / "source.png")
+        png_files.write(image, folder / "source.png")
         return job.publish(
             folder,
             JobRequest(

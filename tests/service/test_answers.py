@@ -30,8 +30,8 @@ from PIL import Image
 from plugin import history, job, settings
 from plugin.errors import Failure, Kind
 from plugin.job import Post, Status
-from plugin.worker import picture
 from plugin.worker.fitting import fit
+from plugin.worker.pictures import png_files
 from plugin.worker.service import answer_text, answers, api, complaints, patience, upload
 from plugin.worker.service.api import Service
 from plugin.worker.service.redaction import Secrets
@@ -50,7 +50,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 @functools.cache
 def small_picture() -> bytes:
     gradient = Image.linear_gradient("L").resize((60, 40))
-    return picture.png(Image.merge("RGB", (gradient, gradient.rotate(180), gradient)))
+    return png_files.encoded(Image.merge("RGB", (gradient, gradient.rotate(180), gradient)))
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def photo(tmp_path: Path) -> Path:
 
 def only_post() -> Post:
     (only,) = history.all_jobs()
-    (post,) = only.state.posts
+    (post,) = only.read_state().posts
     return post
 
 
@@ -538,7 +538,7 @@ def test_an_error_about_a_task_ends_the_polling_and_loses_nothing(
         assert len(server.got) == 2
     with asked({"status": "succeeded", "data": [{"url": LINK}]}, monkeypatch) as server:
         (only,) = history.all_jobs()
-        state = only.state
+        state = only.read_state()
         state.posts[0].service = ""
         only.save_state(state)
         assert resumed().returncode == 0 and server.posts == 0
@@ -723,7 +723,7 @@ def test_a_very_large_answer_takes_little_memory(
         process.stdin.close()
         process.stdout.close()
         assert process.wait() == 0
-    assert all(post.placed for post in made.state.posts)
+    assert all(post.placed for post in made.read_state().posts)
     assert int(said[-1]) < 700 * 1024
 
 

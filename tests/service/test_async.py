@@ -26,7 +26,7 @@ from plugin.errors import Failure, Kind, NotAccepted
 from plugin.job import Post, State, Status
 from plugin.limits import MOST_PROMPT
 from plugin.region import Box, plan
-from plugin.worker import picture
+from plugin.worker.pictures import formats, png_files
 from plugin.worker.run import Run
 from plugin.worker.sandbox import Sandbox
 from plugin.worker.service import form, patience, upload
@@ -52,7 +52,7 @@ def by_task(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def only_post() -> Post:
     (only,) = history.all_jobs()
-    (post,) = only.state.posts
+    (post,) = only.read_state().posts
     return post
 
 
@@ -96,8 +96,8 @@ def test_mask_references_and_variations_go_as_json(
     assert np.array_equal(after[~selected], before[~selected])
     assert (after[selected] != before[selected]).any(axis=1).mean() > 0.5
     (made,) = history.all_jobs()
-    assert len({post.task for post in made.state.posts}) == 3
-    for post, edit in zip(made.state.posts, sandbox.edits):
+    assert len({post.task for post in made.read_state().posts}) == 3
+    for post, edit in zip(made.read_state().posts, sandbox.edits):
         assert (post.state, post.route) == (Status.RECEIVED, "async")
         assert edit.fields == {
             "prompt": "黑白",
@@ -109,7 +109,7 @@ def test_mask_references_and_variations_go_as_json(
         assert [f.name for f in edit.files] == ["image_urls-1", "image_urls-2", "mask_url"]
         assert int(edit.headers["Content-Length"]) > sum(len(f.data) for f in edit.files)
         assert edit.headers["Authorization"] == "Bearer test-key"
-    source, reference, masked = (picture.read_foreign(f.data) for f in sandbox.edits[0].files)
+    source, reference, masked = (formats.read_foreign(f.data) for f in sandbox.edits[0].files)
     assert source.size == masked.size and reference.size == (451, 300)
     for served in sandbox.served:
         links = served.path.startswith("/p/img/")
@@ -150,7 +150,10 @@ def test_the_worker_tells_how_far_the_service_is(
     assert last["total"] == int(sandbox.edits[0].headers["Content-Length"])
     told = [line["percent"] for line in lines if "percent" in line]
     assert told and all(20 <= progress < 100 for progress in told)
-    assert prepared.state.name == Status.RECEIVED and (prepared.folder / "placed-1.png").exists()
+    assert (
+        prepared.read_state().name == Status.RECEIVED
+        and (prepared.folder / "placed-1.png").exists()
+    )
 
 
 @pytest.mark.slow
@@ -166,7 +169,7 @@ def test_the_embedded_sandbox_takes_either_route(
 def test_an_answer_that_has_its_picture_is_taken_at_once(
     sandbox: Sandbox, by_task: None, photo: Path, coffee: Image.Image
 ) -> None:
-    encoded = base64.b64encode(picture.png(coffee)).decode()
+    encoded = base64.b64encode(png_files.encoded(coffee)).decode()
     sandbox.answers.append((200, {}, {"task_id": "img_x", "data": [{"b64_json": encoded}]}))
     assert command("edit", photo, "--prompt", "x").returncode == 0
     assert sandbox.served == []
@@ -247,7 +250,7 @@ def test_a_service_that_is_gone_meanwhile_can_be_asked_later(
     [
         (401, "invalid_api_key", "doesn't accept the API key"),
         (402, "insufficient_balance", "balance at the service is used up"),
-        (403, "forbidden", "does not let this API key see the edit (403)"),
+        (403, "forbidden", "the service refuses this API key for it (403)"),
     ],
 )
 @pytest.mark.slow
@@ -419,7 +422,7 @@ def test_a_result_that_the_state_does_not_know_of_yet_is_not_lost(
     """The worker was killed after it had written the result, before it updated the state."""
     prepared = prepared_job(photo, monkeypatch)
     prepared.save_state(State([Post(Status.ACCEPTED)]))
-    (prepared.folder / "result-1.png").write_bytes(picture.png(coffee))
+    (prepared.folder / "result-1.png").write_bytes(png_files.encoded(coffee))
     assert resume().returncode == 0
     assert only_post().state == Status.RECEIVED and sandbox.posts == 0
 
@@ -428,7 +431,7 @@ def test_a_result_that_the_state_does_not_know_of_yet_is_not_lost(
 def test_an_answer_that_breaks_off_after_the_tasks_name_is_not_lost(
     route: str, photo: Path, coffee: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoded = base64.b64encode(picture.png(coffee)).decode()
+    encoded = base64.b64encode(png_files.encoded(coffee)).decode()
     told = {"task_id": "img_7", "status": "succeeded", "result": {"data": [{"b64_json": encoded}]}}
     whole = json.dumps(told).encode()
     heads: list[bytes] = []
@@ -539,7 +542,7 @@ def test_a_service_that_asks_for_long_is_left_alone_and_the_time_is_told(
         assert late % (24 * 60) in (0, 1, 2)
         assert "Nothing was charged" in said
     for made in history.all_jobs():
-        assert all(post.may_be_sent_again for post in made.state.posts)
+        assert all(post.may_be_sent_again for post in made.read_state().posts)
     # After that time, an edit is sent.
     later = time.time() + 3610
     monkeypatch.setattr(time, "time", lambda: later)
@@ -677,7 +680,7 @@ def test_a_service_that_comes_up_in_time_gets_the_edit(
         port = found.getsockname()[1]
     monkeypatch.setenv("DIMILINKS_BASE_URL", f"http://127.0.0.1:{port}/v1")
     monkeypatch.setenv("DIMILINKS_API_KEY", "k")
-    encoded = base64.b64encode(picture.png(coffee)).decode()
+    encoded = base64.b64encode(png_files.encoded(coffee)).decode()
     server = Server(port, json.dumps({"data": [{"b64_json": encoded}]}).encode())
     starting = threading.Timer(2, server.start)
     starting.start()
@@ -797,7 +800,7 @@ def test_an_upload_that_is_cancelled_was_not_sent(
     assert cancelled(worker, lambda: server.begun == 1) < 1
     time.sleep(0.3)
     assert server.complete == 0
-    assert prepared.state.name == Status.PREPARED
+    assert prepared.read_state().name == Status.PREPARED
     server.close()
     with Sandbox() as sandbox:
         monkeypatch.setenv("DIMILINKS_BASE_URL", sandbox.base_url)
@@ -817,7 +820,7 @@ def test_only_the_variations_that_are_not_complete_are_cancelled(
     until(lambda: sandbox.posts == 2)
     assert not running.call_off()
     worker.join(20)
-    states = sorted(post.state for post in prepared.state.posts)
+    states = sorted(post.state for post in prepared.read_state().posts)
     assert (
         states == [Status.PREPARED, Status.PREPARED, Status.RECEIVED, Status.RECEIVED]
         and sandbox.posts == 2
@@ -839,9 +842,9 @@ def test_waiting_for_a_busy_service_ends_with_the_edit(
             break
     assert told[-1]["phase"] == "preparing" and told[-1]["variation"] == 1
     assert "busy" in told[-1]["note"]
-    assert prepared.state.name == Status.PREPARED
+    assert prepared.read_state().name == Status.PREPARED
     assert cancelled(worker, lambda: True) < 1
-    assert prepared.state.name == Status.PREPARED and sandbox.posts == 1
+    assert prepared.read_state().name == Status.PREPARED and sandbox.posts == 1
 
 
 @pytest.mark.slow
@@ -850,8 +853,8 @@ def test_what_is_accepted_is_seen_to_its_end_without_gimp(
 ) -> None:
     sandbox.thinking = 2.5
     prepared = prepared_job(photo, monkeypatch)
-    cancelled(worker_on(prepared), lambda: prepared.state.name == Status.ACCEPTED)
-    assert prepared.state.name == Status.RECEIVED and sandbox.posts == 1
+    cancelled(worker_on(prepared), lambda: prepared.read_state().name == Status.ACCEPTED)
+    assert prepared.read_state().name == Status.RECEIVED and sandbox.posts == 1
     assert (prepared.folder / "placed-1.png").exists()
 
 

@@ -22,14 +22,14 @@ from PIL import Image
 
 from plugin import history, job
 from plugin.errors import Kind
-from plugin.worker import picture
+from plugin.worker.pictures import colours, png_files
 from plugin.worker.sandbox import Sandbox
 from tests.service.raw_server import Got, RawServer, Reply, http
 from tests.service.workers import CHECKOUT, command, prepared_job, until
 
 
 def _answer(image: Image.Image) -> dict[str, Any]:
-    return {"data": [{"b64_json": base64.b64encode(picture.png(image)).decode()}]}
+    return {"data": [{"b64_json": base64.b64encode(png_files.encoded(image)).decode()}]}
 
 
 @pytest.fixture
@@ -178,13 +178,13 @@ def test_a_result_that_can_not_be_written_is_kept_and_written_later(
         fitted = str(only.folder / "placed-1.png")
         for words in (str(out), "Not a directory", f"resume {only.id}", "--out", fitted):
             assert words in failed.stderr
-        assert not only.imported
+        assert not only.find_imported()
     done = command("resume", only.id, "--out", elsewhere)
     assert done.returncode == 0, done.stderr
     (path,) = done.stdout.splitlines()
     assert Path(path).parent == elsewhere
     assert Image.open(path).getpixel((5, 5)) == (255, 0, 0)
-    assert only.imported and server.posts == 1
+    assert only.find_imported() and server.posts == 1
 
 
 def test_a_former_folder_that_works_again_gets_the_result(
@@ -373,9 +373,9 @@ def test_what_came_for_a_former_versions_job_is_kept_when_the_picture_has_change
     done = command("resume", prepared.id)
     assert done.returncode == 1 and done.stdout == ""
     assert str(photo) in done.stderr and str(prepared.folder / "placed-1.png") in done.stderr
-    assert list(photo.parent.glob("*-edit-*")) == before and not prepared.imported
+    assert list(photo.parent.glob("*-edit-*")) == before and not prepared.find_imported()
     coffee.save(photo)
-    assert command("resume", prepared.id).returncode == 0 and prepared.imported
+    assert command("resume", prepared.id).returncode == 0 and prepared.find_imported()
     assert sandbox.posts == 1
 
 
@@ -448,7 +448,7 @@ def test_transparent_parts_of_an_answer_are_laid_over_what_was_there(
     area = (*box, box[0] + content["width"], box[1] + content["height"])
     (prepared.folder / "request.json").write_text(json.dumps({**request, "repair": repair}))
     # Outside the mask, the answer shows the picture, as real answers do. It is aligned by that.
-    answer = picture.on_white(image.convert("RGBA")).convert("RGBA")
+    answer = colours.on_white(image.convert("RGBA")).convert("RGBA")
     answer.paste(_holes(coffee), (0, 0), Image.open(mask).point(lambda value: 255 * (value > 0)))
     answer = answer.crop(area)
     sandbox.answers.append((200, {}, _answer(answer)))
@@ -545,7 +545,7 @@ def test_a_terminal_that_can_not_show_a_name_does_not_cost_the_edit(
     done = _by_itself("edit", photo, "--prompt", "echo", **environment)
     assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
     (only,) = history.all_jobs()
-    assert only.imported and len(list(photo.parent.glob("*-edit-1.png"))) == 1
+    assert only.find_imported() and len(list(photo.parent.glob("*-edit-1.png"))) == 1
     assert b"photo" in done.stdout
     again = _by_itself("resume", only.id, **environment)
     assert again.returncode == 0 and again.stdout.split()
@@ -586,7 +586,7 @@ def test_nobody_has_to_listen_for_a_result_to_be_written(
     assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
     (only,) = history.all_jobs()
     (path,) = photo.parent.glob("*-edit-1.png")
-    assert only.imported and sandbox.posts == 1
+    assert only.find_imported() and sandbox.posts == 1
     assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(photo)))
     if shell == "2>&-":
         # What was meant for the closed stream must not be printed between the results.
@@ -627,7 +627,7 @@ def _changed(prepared: job.Job, **changes: object) -> None:
 
 def _clear_source(folder: Path, corner: int = 0) -> None:
     """Make the source transparent, except a square of `corner` pixels at the top left."""
-    source = picture.read_own(folder / "source.png").convert("RGBA")
+    source = png_files.read(folder / "source.png").convert("RGBA")
     alpha = Image.new("L", source.size, 0)
     alpha.paste(255, (0, 0, corner, corner))
     source.putalpha(alpha)
@@ -635,11 +635,11 @@ def _clear_source(folder: Path, corner: int = 0) -> None:
 
 
 def _empty_mask(folder: Path) -> None:
-    Image.new("L", picture.read_own(folder / "source.png").size, 0).save(folder / "mask.png")
+    Image.new("L", png_files.read(folder / "source.png").size, 0).save(folder / "mask.png")
 
 
 def _tiny_mask(folder: Path) -> None:
-    mask = Image.new("L", picture.read_own(folder / "source.png").size, 0)
+    mask = Image.new("L", png_files.read(folder / "source.png").size, 0)
     mask.putpixel((30, 30), 255)
     mask.save(folder / "mask.png")
 
@@ -681,7 +681,7 @@ def test_nothing_is_sent_where_nothing_of_the_result_would_show(
     done = command("resume", prepared.id)
     assert done.returncode == 1 and sandbox.posts == posts
     assert words in done.stderr and "Nothing was sent" in done.stderr
-    assert {post.kind for post in prepared.state.posts} == {job.Kind.SETUP}
+    assert {post.kind for post in prepared.read_state().posts} == {job.Kind.SETUP}
 
 
 def test_what_shows_in_one_pixel_is_sent(
@@ -699,7 +699,7 @@ def test_a_paid_result_that_shows_nothing_is_still_fitted(
     """The check is meant to save money. It must not withhold a result that was paid for."""
     prepared = prepared_job(photo, monkeypatch)
     assert command("resume", prepared.id).returncode == 0
-    state = prepared.state
+    state = prepared.read_state()
     state.posts[0].placed = ""
     prepared.save_state(state)
     (prepared.folder / "placed-1.png").unlink()
@@ -779,12 +779,12 @@ def test_what_was_sent_is_waited_for_and_nothing_more_is_sent_after_ctrl_c(
         assert process.returncode == 130 and server.posts == 3
         assert "Nothing more is sent" in err and "Traceback" not in err
         assert len(out.split()) == (1 if presses == 1 else 0) or presses == 1
-        states = sorted(post.state for post in only.state.posts)
+        states = sorted(post.state for post in only.read_state().posts)
         assert states == ["prepared", "prepared", "received" if presses == 1 else "sent"]
         go_on.set()
         command("resume", only.id)
         assert server.posts == 5
-    kinds = sorted(post.kind for post in only.state.posts)
+    kinds = sorted(post.kind for post in only.read_state().posts)
     assert kinds == ["", "", "" if presses == 1 else Kind.OUTCOME_UNKNOWN]
 
 
@@ -803,4 +803,4 @@ def test_ctrl_c_before_anything_is_sent_costs_nothing(
     assert process.returncode == 130 and server.posts == 1
     (only,) = history.all_jobs()
     assert only.id in err and "costs nothing" in err and "Traceback" not in err
-    assert only.state.posts[0].state == "prepared"
+    assert only.read_state().posts[0].state == "prepared"

@@ -25,7 +25,8 @@ from PIL import Image
 
 from plugin import history, job, lock, settings, storage
 from plugin.errors import Failure, Kind
-from plugin.worker import cli_files, picture, run
+from plugin.worker import cli_files, run
+from plugin.worker.pictures import png_files
 from plugin.worker.sandbox import Sandbox
 from plugin.worker.service import api, form, patience, transport, upload
 from plugin.worker.service.api import Service
@@ -100,7 +101,7 @@ def test_a_netrc_file_does_not_replace_the_key(
     # For loopback addresses, the file would not be read at all.
     monkeypatch.setattr(api.settings, "is_loopback", lambda host: False)
     distant = api.Service(sandbox.base_url, "test-key")
-    data = picture.png(coffee)
+    data = png_files.encoded(coffee)
     answer = distant.send(_form(data, coffee))
     assert distant.picture(answer) == data
     assert sandbox.edits[0].headers["Authorization"] == "Bearer test-key"
@@ -248,7 +249,7 @@ def test_a_refusal_is_told_in_the_services_words(
         assert word in done.stderr
     assert sandbox.posts == 1
     (only,) = history.all_jobs()
-    assert only.state.name == job.Status.FAILED
+    assert only.read_state().name == job.Status.FAILED
     # The edit cost nothing, so resuming the job sends it again.
     assert _run("resume", only.id).returncode == 0
     assert sandbox.posts == 2
@@ -275,7 +276,7 @@ def test_what_may_have_been_billed_is_never_sent_again(
     done = _run("edit", photo, "--prompt", "x")
     assert done.returncode == 1 and "may have been charged" in done.stderr
     (only,) = history.all_jobs()
-    assert only.state.posts[0].kind == Kind.OUTCOME_UNKNOWN
+    assert only.read_state().posts[0].kind == Kind.OUTCOME_UNKNOWN
     again = _run("resume", only.id)
     assert again.returncode == 1 and "may have been charged" in again.stderr
     assert sandbox.posts == 1
@@ -351,7 +352,7 @@ def test_a_download_has_a_limit_whatever_it_says_of_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The server never stops sending, and the client hangs up at its limit."""
-    monkeypatch.setattr(api.picture, "FOREIGN_BYTES", 1_000_000)
+    monkeypatch.setattr(api.formats, "FOREIGN_BYTES", 1_000_000)
     listener = socket.create_server(("127.0.0.1", 0))
     sent = 0
 
@@ -381,7 +382,7 @@ def _half_done(photo: Path, monkeypatch: pytest.MonkeyPatch) -> job.Job:
     """Create a job whose worker was killed after the result arrived, before it was fitted."""
     prepared = prepared_job(photo, monkeypatch)
     assert _run("resume", prepared.id).returncode == 0
-    state = prepared.state
+    state = prepared.read_state()
     state.posts[0].placed = ""
     prepared.save_state(state)
     (prepared.folder / "placed-1.png").unlink()
@@ -406,7 +407,7 @@ def test_a_paid_result_is_not_sent_for_again_when_the_job_is_damaged(
     half_done = _half_done(photo, monkeypatch)
     source = (half_done.folder / "source.png").rename(half_done.folder / "aside")
     assert _run("resume", half_done.id).returncode == 1
-    assert half_done.state.name == job.Status.RECEIVED
+    assert half_done.read_state().name == job.Status.RECEIVED
     source.rename(half_done.folder / "source.png")
     assert _run("resume", half_done.id).returncode == 0
     assert sandbox.posts == 1
@@ -430,7 +431,7 @@ def test_a_finished_task_is_fetched_though_the_jobs_pictures_are_damaged(
     whole = (only.folder / name).read_bytes()
     (only.folder / name).write_bytes(b"damaged")
     done = _run("resume", only.id)
-    (post,) = only.state.posts
+    (post,) = only.read_state().posts
     assert post.to_be_placed and (only.folder / post.result).exists()
     assert done.returncode == 1 and str(only.folder / post.result) in done.stderr
     (only.folder / name).write_bytes(whole)
@@ -467,7 +468,7 @@ def test_a_failure_that_can_not_be_noted_says_nothing_of_the_other_variations(
         monkeypatch.setenv("DIMILINKS_BASE_URL", server.base_url)
         assert _run("edit", photo, "--prompt", "x", "--variations", "3").returncode == 1
         (only,) = history.all_jobs()
-        kinds = sorted(post.kind for post in only.state.posts)
+        kinds = sorted(post.kind for post in only.read_state().posts)
         assert kinds == [Kind.OUTCOME_UNKNOWN, Kind.OUTCOME_UNKNOWN, Kind.REFUSED]
         _run("resume", only.id)
         assert server.posts == 4
@@ -479,7 +480,7 @@ def test_a_full_disk_at_the_start_keeps_no_task_from_being_fetched(
 ) -> None:
     """Of two variations, one was accepted, and the other one was never sent."""
     only = _accepted(sandbox, monkeypatch, photo, "--mask", mask)
-    state = only.state
+    state = only.read_state()
     state.posts.append(job.Post())
     only.save_state(state)
 
@@ -490,7 +491,7 @@ def test_a_full_disk_at_the_start_keeps_no_task_from_being_fetched(
         broken.setattr(run, "Shared", full)
         done = _run("resume", only.id)
     assert done.returncode == 1 and "No space left" in done.stderr
-    first, second = only.state.posts
+    first, second = only.read_state().posts
     assert first.result and second.may_be_sent_again
     assert _run("resume", only.id).returncode == 0 and sandbox.posts == 2
 
@@ -507,7 +508,7 @@ def test_a_task_that_could_not_be_noted_is_noted_while_it_is_waited_for(
         saved(self, state)
 
     def asked(self: Service, name: str) -> Any:
-        noted.append(history.all_jobs()[0].state.posts[0].task)
+        noted.append(history.all_jobs()[0].read_state().posts[0].task)
         return task(self, name)
 
     saved, task = job.Job.save_state, Service.task
@@ -524,7 +525,9 @@ def test_variations_without_a_task_id_do_not_overwrite_each_other(
 ) -> None:
     colours = ("red", "green", "blue")
     for colour in colours:
-        encoded = base64.b64encode(picture.png(Image.new("RGB", coffee.size, colour))).decode()
+        encoded = base64.b64encode(
+            png_files.encoded(Image.new("RGB", coffee.size, colour))
+        ).decode()
         sandbox.answers.append((200, {}, {"data": [{"b64_json": encoded}]}))
     done = _run("edit", photo, "--prompt", "x", "--variations", 3)
     seen = {Image.open(path).getpixel((0, 0)) for path in done.stdout.splitlines()}
@@ -535,7 +538,7 @@ def test_a_download_that_stumbles_is_tried_again(
     photo: Path, coffee: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server drops the first GET, interrupts the second, and is overloaded at the third."""
-    data = picture.png(coffee)
+    data = png_files.encoded(coffee)
     answer = b'{"task_id": "img_7", "data": [{"url": "/p/img/img_7/0?exp=1&sig=s"}]}'
     whole = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
     replies = [
@@ -575,14 +578,17 @@ def test_the_task_is_named_where_the_picture_cannot_be_had(sandbox: Sandbox, pho
     done = _run("edit", photo, "--prompt", "x")
     (only,) = history.all_jobs()
     assert done.returncode == 1 and "img_lost" in done.stderr
-    assert (only.state.posts[0].state, only.state.posts[0].task) == (job.Status.FAILED, "img_lost")
+    assert (only.read_state().posts[0].state, only.read_state().posts[0].task) == (
+        job.Status.FAILED,
+        "img_lost",
+    )
     assert _run("resume", only.id).returncode == 1 and sandbox.posts == 1
 
 
 def test_base64_is_read_as_loosely_as_it_is_written(
     sandbox: Sandbox, photo: Path, coffee: Image.Image
 ) -> None:
-    encoded = base64.encodebytes(picture.png(coffee)).decode().rstrip("=\n")
+    encoded = base64.encodebytes(png_files.encoded(coffee)).decode().rstrip("=\n")
     sandbox.answers.append((200, {}, {"data": [{"b64_json": encoded}]}))
     assert _run("edit", photo, "--prompt", "x").returncode == 0
 
@@ -619,7 +625,9 @@ def test_what_cannot_even_be_sent_is_not_called_billed(
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "may have been charged" not in done.stderr and "secret-word" not in done.stderr
     assert all(
-        post.kind != Kind.OUTCOME_UNKNOWN for j in history.all_jobs() for post in j.state.posts
+        post.kind != Kind.OUTCOME_UNKNOWN
+        for j in history.all_jobs()
+        for post in j.read_state().posts
     )
 
 
@@ -677,7 +685,7 @@ def test_the_plug_ins_worker_tells_its_phases(
     assert first == {"phase": "uploading", "variation": 1, "total": total}
     assert last == {**first, "sent": total}
     assert lines == [lines[0], *uploading, *steps[1:]]
-    assert prepared.state.name == job.Status.RECEIVED
+    assert prepared.read_state().name == job.Status.RECEIVED
     assert (prepared.folder / "placed-1.png").exists()
 
 
@@ -749,7 +757,7 @@ def test_a_connection_that_breaks_in_the_upload_costs_nothing(
     assert done.returncode == 1 and "nothing was charged" in done.stderr
     assert connections == 1
     (only,) = history.all_jobs()
-    assert only.state.posts[0].may_be_sent_again
+    assert only.read_state().posts[0].may_be_sent_again
 
 
 @pytest.mark.slow
@@ -761,7 +769,7 @@ def test_the_mask_is_explained_if_the_user_wants_it(
     assert _run("edit", photo, "--prompt", "sepia", "--mask", mask).returncode == 0
     whole, masked = (edit.fields["prompt"] for edit in sandbox.edits)
     assert whole == "sepia" and masked == f"sepia\n\n{settings.MASK_LINE}"
-    assert {each.request.prompt for each in history.all_jobs()} == {"sepia"}
+    assert {each.read_request().prompt for each in history.all_jobs()} == {"sepia"}
 
 
 @pytest.mark.slow
@@ -808,7 +816,7 @@ def test_what_a_worker_is_at_is_never_removed(
         assert made.folder.exists()
         worker.stdin.close()
         assert worker.wait(60) == 0
-    assert made.state.name == job.Status.RECEIVED and (made.folder / "placed-1.png").exists()
+    assert made.read_state().name == job.Status.RECEIVED and (made.folder / "placed-1.png").exists()
     assert not lock.is_held(made.folder / "lock")
     if state == "imported":
         history.clear(time.time())
@@ -824,7 +832,7 @@ def test_a_worker_packs_pictures_once_they_are_imported(
     with worker_on(made) as worker:
         assert worker.stdout
         worker.stdout.read()
-        fitted = made.folder / made.state.posts[0].placed
+        fitted = made.folder / made.read_state().posts[0].placed
         size = fitted.stat().st_size
         time.sleep(1)
         assert fitted.stat().st_size == size and worker.poll() is None
@@ -857,14 +865,14 @@ def test_a_variation_that_arrives_after_its_sister_becomes_a_picture_too(
     (first,) = done.stdout.splitlines()
     assert done.returncode == 1 and Path(first).parent == out
     (made,) = history.all_jobs()
-    (late,) = {1, 2} - made.imported
+    (late,) = {1, 2} - made.find_imported()
     again = _run("resume", made.id)
     (second,) = again.stdout.splitlines()
     assert again.returncode == 0, again.stderr
     assert Path(second).parent == out and second != first
     with Image.open(second) as written:
         assert written.size == coffee.size
-    assert made.imported == {1, 2} and late in made.imported
+    assert made.find_imported() == {1, 2} and late in made.find_imported()
     # Resuming once more writes nothing new.
     assert _run("resume", made.id).returncode == 0
     assert len(list(out.iterdir())) == 2
@@ -900,7 +908,7 @@ def test_what_has_arrived_is_fitted_whatever_the_settings_are(
 ) -> None:
     assert _run("edit", photo, "--prompt", "sepia", "--mask", mask).returncode == 0
     (made,) = history.all_jobs()
-    state = made.state
+    state = made.read_state()
     state.posts[0].placed = ""
     made.save_state(state)
     (made.folder / "placed-1.png").unlink()
@@ -921,7 +929,7 @@ def test_a_worker_that_is_ready_hears_of_its_job_later(
         worker.stdin.flush()
         # The worker has finished when its output ends, and exits although its input stays open.
         assert b"fitting" in worker.stdout.read()
-        assert prepared.state.name == job.Status.RECEIVED
+        assert prepared.read_state().name == job.Status.RECEIVED
         assert worker.wait(30) == 0
     log = prepared.folder / "worker.log"
     assert log.stat().st_mode & 0o777 == 0o600
@@ -943,7 +951,7 @@ def test_pictures_that_were_written_in_haste_are_small_in_the_end(
 ) -> None:
     prepared = prepared_job(photo, monkeypatch)
     source = prepared.folder / "source.png"
-    before = picture.read_own(source)
+    before = png_files.read(source)
     before.save(source, compress_level=0)
     raw = before.width * before.height * 3
     assert source.stat().st_size > raw
@@ -951,10 +959,10 @@ def test_pictures_that_were_written_in_haste_are_small_in_the_end(
     for file in (source, prepared.folder / "placed-1.png"):
         assert file.stat().st_size < 0.8 * raw
         assert file.stat().st_mode & 0o777 == 0o600
-    assert picture.read_own(source).tobytes() == before.tobytes()
+    assert png_files.read(source).tobytes() == before.tobytes()
     (served,) = [each for each in sandbox.served if each.path.startswith("/p/img/")]
     assert (prepared.folder / "result-1.png").read_bytes() == sandbox.result(served.path)[0]
-    placed = picture.read_own(prepared.folder / "placed-1.png")
+    placed = png_files.read(prepared.folder / "placed-1.png")
     assert placed.mode == "RGB" and placed.size == before.size
 
 
@@ -968,7 +976,7 @@ def test_when_gimp_is_gone_before_sending_nothing_is_sent(
     worker.stdin.close()
     worker.wait(30)
     worker.stdout.close()
-    assert sandbox.posts == 0 and prepared.state.name == job.Status.PREPARED
+    assert sandbox.posts == 0 and prepared.read_state().name == job.Status.PREPARED
     assert _run("resume", prepared.id).returncode == 0
     assert sandbox.posts == 1
 
@@ -985,7 +993,7 @@ def test_when_gimp_is_gone_after_sending_the_paid_result_arrives(
     worker.stdin.close()
     worker.stdout.close()
     assert worker.wait(30) == 0
-    assert prepared.state.name == job.Status.RECEIVED and sandbox.posts == 1
+    assert prepared.read_state().name == job.Status.RECEIVED and sandbox.posts == 1
     assert (prepared.folder / "placed-1.png").exists()
 
 
@@ -996,7 +1004,7 @@ def test_a_killed_worker_leaves_an_unknown_outcome_that_is_not_sent_again(
     sandbox.thinking = 2
     prepared = prepared_job(photo, monkeypatch)
     with worker_on(prepared) as worker:
-        until(lambda: prepared.state.name == job.Status.SENT)
+        until(lambda: prepared.read_state().name == job.Status.SENT)
         busy = _run("resume", prepared.id)
         assert busy.returncode == 1 and "worked on already" in busy.stderr
         worker.send_signal(signal.SIGKILL)

@@ -56,7 +56,7 @@ SLICE = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_nothing_is_billed_twice_lost_or_left_without_words(tmp_path: Path) -> None:
     trials = faults.Trials(tmp_path)
     chosen = [case for case in faults.cases() if str(case) in SLICE]

@@ -26,8 +26,8 @@ def fuzzed(tmp_path: Path) -> Iterator[Fuzzed]:
         yield running
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("family", fuzz.FAMILIES)
-@pytest.mark.slow
 def test_a_slice_of_what_nobody_would_answer(family: str, fuzzed: Fuzzed) -> None:
     assert fuzz.fuzz(fuzzed, family, 80) == []
     assert fuzzed.sent >= 60

@@ -278,7 +278,7 @@ def test_a_list_without_end_is_not_read_to_its_end(
 TESTS: list[tuple[Any, bool, str]] = [
     ((200, {}, {"data": []}), True, "accepts the API key"),
     ((200, {}, b"[]"), True, "accepts the API key"),
-    ((200, {}, b"<html>Welcome</html>"), False, "not this service"),
+    ((200, {}, b"<html>Welcome</html>"), False, "does not offer this service"),
     ((404, {}, b""), False, "usually ends with /v1"),
     ((401, {}, {"error": {"message": f"No such key {KEY}"}}), False, "DIMILINKS_API_KEY"),
     ((402, {}, {"error": {"message": "empty"}}), False, "balance"),
@@ -287,7 +287,7 @@ TESTS: list[tuple[Any, bool, str]] = [
     (
         (307, {"Location": "https://new.example/v1/models"}, b""),
         False,
-        "now answers at new.example",
+        "Enter https://new.example/v1 as the service address",
     ),
     (
         (500, {}, {"error": {"message": "boom"}}),

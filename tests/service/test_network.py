@@ -250,7 +250,7 @@ def test_an_edit_that_went_up_whole_is_never_sent_again(
         assert proxy.opened == (way == "tunnel") and server.posts == 1
     assert "may have been charged" in done.stderr and "may have been charged" in again.stderr
     assert "proxy" not in done.stderr
-    (post,) = only.state.posts
+    (post,) = only.read_state().posts
     assert post.kind == Kind.OUTCOME_UNKNOWN and not post.may_be_sent_again
 
 
@@ -465,7 +465,7 @@ def test_a_socks_proxy_is_told_with_a_remedy(
             assert words in said
         assert "may have been charged" not in said and "pr0xy-secret" not in said
     (only,) = history.all_jobs()
-    assert only.state.posts[0].may_be_sent_again
+    assert only.read_state().posts[0].may_be_sent_again
 
 
 @pytest.mark.parametrize("status", [404, 405])
@@ -520,7 +520,7 @@ def test_a_result_whose_job_is_gone_is_kept_elsewhere_and_found_again(
         assert command("resume", file.name).returncode == 0
         assert server.posts == variations and list(elsewhere.iterdir()) == []
     (only,) = history.all_jobs()
-    for post in only.state.posts:
+    for post in only.read_state().posts:
         assert (only.folder / post.result).read_bytes() == photo.read_bytes()
 
 
@@ -655,7 +655,7 @@ def test_a_disk_that_can_not_lock_is_told_and_the_job_stays_usable(
         assert each.returncode == 1 and os.strerror(error) in each.stderr
         assert "can't lock files" in each.stderr and "DIMILINKS_HOME" in each.stderr
     assert sandbox.posts == 0
-    (post,) = only.state.posts
+    (post,) = only.read_state().posts
     # The plug-in reads the message from the state.
     assert "can't lock files" in post.message and post.may_be_sent_again
     assert command("resume", only.id).returncode == 0 and sandbox.posts == 1
@@ -669,7 +669,7 @@ def test_the_job_says_where_its_result_is_if_it_can(
     in_the_way = prepared.folder / "result-1.png"
     in_the_way.mkdir()
     assert command("resume", prepared.id).returncode == 1
-    (post,) = prepared.state.posts
+    (post,) = prepared.read_state().posts
     (kept,) = elsewhere.rglob("result-1.png")
     assert str(kept) in post.message and (post.state, post.kind) == (
         job.Status.RECEIVED,
@@ -678,6 +678,6 @@ def test_the_job_says_where_its_result_is_if_it_can(
     assert post.recoverable
     in_the_way.rmdir()
     assert command("resume", prepared.id).returncode == 0
-    (post,) = prepared.state.posts
+    (post,) = prepared.read_state().posts
     assert (post.message, post.kind) == ("", "") and post.placed
     assert sandbox.posts == 1 and not kept.exists()

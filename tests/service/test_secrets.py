@@ -120,7 +120,7 @@ def test_no_secret_is_left_anywhere(
         monkeypatch.setenv("DIMILINKS_BASE_URL", service.base_url)
         first = kills._job(coffee.resize((60, 40)))
         said.append(_work(first))
-        assert first.state.name == job.Status.RECEIVED
+        assert first.read_state().name == job.Status.RECEIVED
         # Run the rest in this process, which is faster.
         photo = tmp_path / "photo.png"
         coffee.resize((60, 40)).save(photo)
@@ -133,7 +133,7 @@ def test_no_secret_is_left_anywhere(
         service.answers += [(401, {}, {"error": {"message": f"no {KEY}"}})] * 2
         second = kills._job(coffee.resize((60, 40)))
         said.append(_work(second))
-        assert second.state.name == job.Status.FAILED
+        assert second.read_state().name == job.Status.FAILED
         said.append(command("service", "--test").stdout)
         said.append(command("jobs").stdout)
     files = [file for file in home.rglob("*") if file.is_file() and file != planted]

@@ -1,1 +1,1 @@
-"""GIMP's layers and pixels: copied, rendered, read, written, found again."""
+"""Copy and render GIMP's layers, read and write their pixels, and find exported pixels again."""

@@ -29,7 +29,7 @@ Of each row, the two runs with the most different colours are kept.
 _MOST_PLACES = 200
 """A run that is found at more places than this is ignored, because it is not characteristic."""
 _ENOUGH = 3
-"""The least number of runs that must agree on a new position of the box."""
+"""At least this many runs must agree on a new position of the box."""
 _MAJORITY = 0.5
 """If this share of the runs is found at the old position, no other position is searched."""
 _GLANCE = 24

@@ -20,13 +20,14 @@ from plugin.region import Box
 
 _NONE = Gegl.AbyssPolicy.NONE
 _STRIP_PIXELS = 8_000_000
-"""The largest strip that is held in memory as bytes, in pixels."""
+"""By default, a strip has at most this many pixels. It is held in memory as bytes."""
 JOINED_PIXELS = 250_000
-"""The largest strip for `joined`, in pixels. Its bytes fit into the processor's cache."""
+"""A strip for `joined` has at most this many pixels, so it fits into the processor's cache."""
 _PIXELS_PER_COPY = 32
-"""The least average number of pixels per box for which handling each box by a call is fastest.
+"""If a strip has at least this many pixels per box, each box is cleared by a call of its own.
 
-With more boxes, `joined` is faster. This was measured with 8-bit to float formats.
+If it has fewer, that is, more boxes, `joined` is faster. This was measured with 8-bit to float
+formats.
 """
 _NOT_SELECTED = re.compile(rb"\0+")
 """Matches a run of unselected pixels in a row of the selection, which has one byte per pixel."""
@@ -106,12 +107,12 @@ def srgb(shown: Picture, box: Box) -> bytes:
 
 
 def _between(source: Gegl.Buffer, target: Gegl.Buffer) -> str:
-    """Return the format into which `source` should be converted before it is copied to `target`.
+    """Return the format for an intermediate copy of `source`, or "" if none is needed.
 
-    Return "" if a direct copy is fast. A direct copy is slow if both buffers have 8 bits per
-    channel, and their colour spaces differ or alpha is added: Babl, GEGL's library for conversions,
-    then fills a table of all colours. This takes up to two seconds and 400 MB in each process. For
-    pixels that are first converted to 16 bits per channel, Babl needs no table.
+    A copy directly from `source` to `target` is slow if both have 8 bits per channel but different
+    formats, unless alpha is removed: Babl, GEGL's library for conversions, then fills a table of
+    all colours, which takes up to two seconds and 400 MB in each process. Babl needs no table if
+    `source` is first copied to a buffer with 16 bits per channel, and from there to `target`.
     """
     size, wanted = source.get_property("px-size"), target.get_property("px-size")
     few_bits = size in _BETWEEN and wanted in _BETWEEN and size <= wanted
@@ -353,7 +354,7 @@ def shares(mask: Gegl.Buffer, box: Box) -> bytes:
 
 
 def _few(boxes: Iterator[Box], selected: bytes) -> list[Box] | None:
-    """Return the boxes as a list, or None if there are too many to handle each box by a call.
+    """Return the boxes as a list, or None if there are too many to clear each box by a call.
 
     A selection by colour can leave many small speckles. A call for each speckle would take seconds.
     `selected` is the selection in the strip that contains the boxes, with one byte per pixel.
@@ -384,9 +385,10 @@ def _boxes_outside(selected: bytes, strip: Box) -> Iterator[Box]:
 
 
 def strips(box: Box, pixels: int = _STRIP_PIXELS) -> Iterator[Box]:
-    """Yield strips of whole rows that together make up `box`, each with at most `pixels` pixels.
+    """Divide `box` into strips from top to bottom, and yield the box of each strip.
 
-    A strip has at least one row. Strips limit how many pixels are held in memory as bytes at once.
+    A strip is as wide as `box`. It has at most `pixels` pixels, but at least one row. Callers read
+    one strip after the other, which limits how many pixels are in memory as bytes at once.
     """
     rows = max(1, pixels // max(1, box.width))
     for y in range(box.y, box.bottom, rows):

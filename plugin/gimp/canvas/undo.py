@@ -16,7 +16,7 @@ _FROZEN = "dimilinks-undo-frozen"
 While the undo history is frozen, GIMP records no changes in it.
 """
 _FROZEN_SECONDS = 0.3
-"""The longest time, in seconds, for which a process of the plug-in keeps the history frozen."""
+"""A process of the plug-in keeps the history frozen for at most this many seconds."""
 
 
 @contextlib.contextmanager

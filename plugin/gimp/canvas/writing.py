@@ -20,7 +20,7 @@ from plugin.region import Box
 
 _NONE = Gegl.AbyssPolicy.NONE
 _RUN = 8
-"""The maximum number of adjacent tiles that are written together."""
+"""At most this many adjacent tiles are written together."""
 _TRIES = 4
 """How often to try to restore the pixels of a layer that the user converts again meanwhile."""
 

@@ -28,7 +28,7 @@ def create(plug_in: Gimp.PlugIn, name: str) -> Gimp.Procedure:
     procedure.add_enum_argument(
         "run-mode",
         _("Run mode"),
-        _("The run mode"),
+        _("Whether a user or a script has called the procedure"),
         Gimp.RunMode.__gtype__,
         Gimp.RunMode.INTERACTIVE,
         GObject.ParamFlags.READWRITE,

@@ -31,28 +31,35 @@ def create(plug_in: Gimp.PlugIn, name: str) -> Gimp.Procedure:
     procedure = Gimp.Procedure.new(plug_in, name, Gimp.PDBProcType.PLUGIN, _run, None)
     procedure.set_documentation(
         "Write a result into its layer",
-        "Part of dimilinks-edit, which calls it. No use for anything else.",
+        "The procedure dimilinks-edit calls this procedure. It is not meant for other scripts.",
         name,
     )
     procedure.set_attribution("Dimilinks", "Dimilinks", "2026")
     stored = GObject.ParamFlags.READWRITE
     numbers = {
-        "layer": "The number of what is written into",
-        "pixels": "Of what is written",
-        "before": "Of a copy of what is written into",
-        "inside": "Of the mask of what is written; 0 for all",
-        **dict.fromkeys(("x", "y", "width", "height"), "Part of the layer"),
+        "layer": "The ID of the layer to write to",
+        "pixels": "The ID of a copy of the layer that contains the result",
+        "before": "The ID of a copy of the layer that contains the original pixels",
+        "inside": "The ID of a mask that contains the selection, or 0 to write all of the box",
+        "x": "The left edge of the box to write, in pixels of the layer",
+        "y": "The top edge of the box to write, in pixels of the layer",
+        "width": "The width of the box to write, in pixels",
+        "height": "The height of the box to write, in pixels",
     }
     for number, words in numbers.items():
         procedure.add_int_argument(number, number, words, 0, GLib.MAXINT, 0, stored)
     procedure.add_boolean_argument(
-        "colours-only", "Colours only", "Whether the layer's alpha stays", False, stored
+        "colours-only", "Colours only", "Whether the alpha of the layer stays", False, stored
     )
     procedure.add_boolean_argument(
-        "back", "Back", "Whether the layer is to have its own pixels again", False, stored
+        "back", "Back", "Whether to restore the original pixels", False, stored
     )
     procedure.add_string_argument(
-        "made-for", "Made for", "Which profile the pixels are made for", "", stored
+        "made-for",
+        "Made for",
+        "The hash of the colour profile that the pixels were converted to",
+        "",
+        stored,
     )
     return procedure
 

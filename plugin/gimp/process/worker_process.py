@@ -50,9 +50,9 @@ def _as_user_errors() -> Iterator[None]:
     except FileNotFoundError as error:
         raise WorkerBroken(
             _(
-                "The part of Dimilinks that talks to the service is missing or broken. To "
-                "repair it, choose Filters ▸ Dimilinks ▸ Edit with AI… and press Fix It, or "
-                "run “python3 -m installer” in the Dimilinks folder. Then try again."
+                "The part of Dimilinks that talks to the service is missing or broken. To repair "
+                "it, choose Filters ▸ Dimilinks ▸ Edit with AI… and press Fix It, or install "
+                "Dimilinks again. Then try again."
             )
         ) from error
     except OSError as error:
@@ -202,9 +202,9 @@ class WorkerProcess:
     """A worker that works on one job.
 
     `report` is called repeatedly with the worker's progress. `on_end` is called once, when the
-    worker's output has ended and `job.state` is final. If `collect` is true, the worker sends no
-    variations, and only gets the answers to variations that were sent before and fits them. Raises
-    UserError if no worker can be started.
+    worker's output has ended and `job.read_state()` is final. If `collect` is true, the worker
+    sends no variations, and only gets the answers to variations that were sent before and fits
+    them. Raises UserError if no worker can be started.
     """
 
     def __init__(

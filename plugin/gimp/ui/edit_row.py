@@ -56,7 +56,7 @@ class EditRow(Gtk.Box):
         self._owner = owner
         self._jobs = list(jobs)
         self.edit = edit
-        requests = [job.request for job in self._jobs]
+        requests = [job.read_request() for job in self._jobs]
         self.prompt, self._created = requests[0].prompt, requests[0].created
         tiers = [each.region.resolution for each in requests if each.region]
         self._usual = max((_USUAL[tier] for tier in tiers), default=_USUAL["1k"])
@@ -155,7 +155,7 @@ class EditRow(Gtk.Box):
         self._fill_buttons()
         return True
 
-    # State
+    # These methods find out the state of the edit.
 
     def _alive(self) -> bool:
         return any(job.folder.exists() for job in self._jobs)
@@ -169,7 +169,7 @@ class EditRow(Gtk.Box):
         messages = []
         for job in self._jobs:
             try:
-                state = job.state
+                state = job.read_state()
             except (OSError, UserError) as error:
                 if job.folder.exists():
                     messages.append(str(error))
@@ -221,7 +221,7 @@ class EditRow(Gtk.Box):
             if variation.job_id in self.ids:
                 self._layers.setdefault(variation, layer)
 
-    # Variations
+    # These methods show the variations and let the user choose one.
 
     def _fill_strip(self) -> None:
         for child in self._strip.get_children():
@@ -285,7 +285,7 @@ class EditRow(Gtk.Box):
     def _job(self, variation: Variation) -> Job:
         return next(job for job in self._jobs if job.id == variation.job_id)
 
-    # Buttons
+    # These methods add the buttons that fit the state.
 
     def _fill_buttons(self) -> None:
         # If the user is holding *Compare*, the release of this button would be missed, because the
@@ -325,7 +325,7 @@ class EditRow(Gtk.Box):
             Button.TRY_AGAIN: (_("T_ry Again"), self._retry, self._facts.retry_hint()),
             Button.SETTINGS: (_("_Settings…"), self._owner.settings, ""),
             Button.SHOW_FOLDER: (
-                _("Show _Job Folder"),
+                _("S_how Files"),
                 self._show_job,
                 _("Open the folder with the files of this edit"),
             ),
@@ -366,7 +366,7 @@ class EditRow(Gtk.Box):
         for label, action in (
             (_("_Edit Again"), lambda: self._owner.again(self.prompt)),
             (_("_Reuse the Prompt"), lambda: self._owner.reuse(self.prompt)),
-            (_("Show _Job Folder"), self._show_job),
+            (_("S_how Files"), self._show_job),
         ):
             item = Gtk.MenuItem(label=label, use_underline=True)
             item.connect("activate", lambda _item, action=action: GLib.idle_add(action))
@@ -398,7 +398,7 @@ class EditRow(Gtk.Box):
         if self._alive():
             self.update()
 
-    # Actions
+    # These methods do what the buttons say.
 
     def _cancel(self) -> None:
         assert self.edit is not None

@@ -14,7 +14,7 @@ from gi.repository import GdkPixbuf, Gegl, Gimp, GLib, Gtk, Pango
 
 from plugin import settings
 from plugin.errors import UserError
-from plugin.gimp import capture, planning
+from plugin.gimp import capture, planning, price
 from plugin.gimp.canvas import pixels
 from plugin.gimp.canvas.layers import offsets
 from plugin.gimp.planning import Edited, Plan, Request
@@ -26,9 +26,9 @@ from plugin.region import Box
 _SIDE = 168
 """The length of the thumbnail's longer side, in pixels."""
 _EVERY = 0.3
-"""The least number of seconds between two checks of the image."""
+"""There are at least this many seconds between two checks of the image."""
 _PATIENCE = 10
-"""The least pause after a check, in multiples of the duration of this check.
+"""The pause after a check is at least this many times as long as the check itself.
 
 A slow check means that GIMP is busy, so the next check is made later.
 """
@@ -164,7 +164,7 @@ class Preview(Gtk.Box):
                 if request.visible
                 else _("“{name}”").format(name=layer.get_name()),
             ),
-            _("Requested result: {ratio} at {tier}, {width}×{height}").format(
+            _("Requested result: {ratio} at {tier}, {width}×{height} pixels").format(
                 ratio=region.size.replace("x", "×"),
                 tier=region.resolution,
                 width=region.answer[0],
@@ -189,26 +189,9 @@ class Preview(Gtk.Box):
                 size=_upload_bytes(layer, region.content, sent) * count / 1e6
             )
         )
-        lines += self._price(region.resolution, count * request.variations)
+        lines += price.lines(self._prices.get(region.resolution), count * request.variations)
         lines += _risk(region.resolution)
         return lines
-
-    def _price(self, tier: str, pictures: int) -> list[str]:
-        try:
-            if settings.base_url() == settings.SANDBOX:
-                return [_("Sandbox: free, but not AI")]
-        except UserError:
-            return []
-        price = self._prices.get(tier)
-        if price is None:
-            return []
-        if pictures == 1:
-            return [_("Price: {price:.2f}").format(price=price)]
-        return [
-            _("Price: {count} × {price:.2f} = {sum:.2f}").format(
-                count=pictures, price=price, sum=pictures * price
-            )
-        ]
 
 
 def _risk(tier: str) -> list[str]:
@@ -226,8 +209,8 @@ def _risk(tier: str) -> list[str]:
         return []
     return [
         _(
-            "A result of this size takes minutes. Sending the edit “By a task” is safer (see "
-            "Settings)."
+            "A result of this size takes minutes. In case the connection breaks, choose “In two "
+            "steps” in Settings."
         )
     ]
 

@@ -11,9 +11,11 @@ from plugin.limits import MOST_UNASKED
 
 
 def agreed(window: Gtk.Window | None, question: str, action: str, explanation: str = "") -> bool:
-    """Ask the user to confirm an action that was possibly not intended.
+    """Ask the user a question, and return whether the user agrees.
 
-    Return whether the user agrees. `action` is the label of the button for this.
+    `action` is the label of the button with which the user agrees. Any other way of closing the
+    dialog means no. `explanation` is shown in small letters below `question`. `window` is the
+    window over which the dialog appears, or None.
     """
     asking = Gtk.MessageDialog(
         transient_for=window,

@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from gi.repository import Gdk, GimpUi, GLib, Gtk, Pango
+from gi.repository import Gdk, GimpUi, GLib, Gtk
 
 from plugin import history, settings, storage
 from plugin.errors import Unusable, UserError
 from plugin.gimp.process import worker_process
 from plugin.gimp.translation import _
+from plugin.gimp.ui import form
 from plugin.limits import TIERS
 
 T = TypeVar("T")
@@ -23,17 +24,7 @@ T = TypeVar("T")
 _ANEW = 1
 """The response by which the window asks to be created again, after the settings were reset."""
 _BORDER = 12
-_GAP = 6
-_TEXT_WIDTH = 52
-"""The maximum width of explanations, in characters."""
-_LEAST_WIDTH = 30
-"""The minimum width of explanations, in characters. GTK computes their height for this width.
-
-Without a minimum, GTK would reserve space for many short lines.
-"""
 _WIDTH = 560
-_FRAME = 140
-"""The height of the window's title, buttons and borders, in pixels."""
 
 
 def show(parent: Gtk.Window | None) -> None:
@@ -71,7 +62,7 @@ class _Settings:
         page.pack_start(self._unusable(frames), False, False, 0)
         for frame in frames:
             page.pack_start(frame, False, False, 0)
-        self._window.get_content_area().pack_start(_scrolled(page), True, True, 0)
+        self._window.get_content_area().pack_start(form.scrolled(page), True, True, 0)
         page.show_all()
         self._spinner.hide()
         self._show_key("")
@@ -104,7 +95,7 @@ class _Settings:
             self._window.destroy()
         return bool(response == _ANEW)
 
-    # Invalid settings
+    # These methods handle invalid settings.
 
     def _unusable(self, frames: Sequence[Gtk.Widget]) -> Gtk.Widget:
         """Create the widget that reports invalid settings.
@@ -112,8 +103,8 @@ class _Settings:
         If the settings file can't be read, the widget has a button that starts with new settings,
         and all `frames` are disabled.
         """
-        box = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=_GAP)
-        note = _note_label()
+        box = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=form.GAP)
+        note = form.note_label()
         box.pack_start(note, False, False, 0)
         try:
             settings.load()
@@ -121,7 +112,7 @@ class _Settings:
             # Disable all fields, because no change could be saved.
             for frame in frames:
                 frame.set_sensitive(False)
-            _say(note, str(error))
+            form.say(note, str(error))
         else:
             try:
                 settings.check_service()
@@ -130,15 +121,15 @@ class _Settings:
             except UserError:
                 # This error is shown below the field of the key or the address.
                 pass
-            _say(note, " ".join(dict.fromkeys(self._wrong)))
+            form.say(note, " ".join(dict.fromkeys(self._wrong)))
             return box
         with contextlib.suppress(Unusable):
             storage.home()
             over = Gtk.Button(label=_("Start _Over"), use_underline=True, halign=Gtk.Align.START)
             over.set_tooltip_text(
                 _(
-                    "Replace the settings with new ones. The old settings file is kept under "
-                    "another name. Check the service address afterwards."
+                    "Replace the settings with the default settings. The old settings file is kept "
+                    "under another name. Afterwards, check the service address and the API key."
                 )
             )
             over.connect("clicked", lambda _button: self._start_over())
@@ -161,17 +152,17 @@ class _Settings:
             self._wrong.append(str(error))
             return otherwise
 
-    # Key
+    # These methods show and change the key.
 
     def _key(self) -> Gtk.Widget:
-        grid = _grid()
+        grid = form.grid()
         self._key_entry = Gtk.Entry(
             visibility=False, input_purpose=Gtk.InputPurpose.PASSWORD, hexpand=True
         )
         self._save_button = Gtk.Button(label=_("_Save"), use_underline=True)
         self._forget_button = Gtk.Button(label=_("For_get"), use_underline=True)
-        self._key_note = _note_label()
-        label = _add(grid, 0, _("API _key"), self._key_entry)
+        self._key_note = form.note_label()
+        label = form.add(grid, 0, _("API _key"), self._key_entry)
         self._labels = Gtk.SizeGroup(mode=Gtk.SizeGroupMode.HORIZONTAL)
         self._labels.add_widget(label)
         grid.attach(self._save_button, 2, 0, 1, 1)
@@ -181,7 +172,7 @@ class _Settings:
         self._key_entry.connect("activate", lambda _entry: self._save_key())
         self._save_button.connect("clicked", lambda _button: self._save_key())
         self._forget_button.connect("clicked", lambda _button: self._forget_key())
-        return _frame(_("Key"), grid)
+        return form.frame(_("Key"), grid)
 
     def _show_key(self, note: str) -> None:
         """Show where the key is saved, and `note` as a message below the field of the key."""
@@ -191,7 +182,7 @@ class _Settings:
             settings.FILE: _("Saved in a private file"),
         }
         self._key_entry.set_placeholder_text(places.get(_key_place(), _("None yet")))
-        _say(self._key_note, note)
+        form.say(self._key_note, note)
         self._show_key_buttons()
 
     def _show_key_buttons(self) -> None:
@@ -204,7 +195,7 @@ class _Settings:
         try:
             key = settings.check_key(self._key_entry.get_text())
         except UserError as error:
-            _say(self._key_note, str(error))
+            form.say(self._key_note, str(error))
             return
         if not key:
             return
@@ -215,50 +206,50 @@ class _Settings:
                 return
             self._key_entry.set_text("")
             places = {
-                settings.KEYRING: _("The key was saved in the system's keyring."),
+                settings.KEYRING: _("The API key was saved in the system's keyring."),
                 settings.FILE: _(
-                    "No keyring can be used, so the key is now in a private file that only "
-                    "you can read: {path}"
+                    "No keyring can be used, so the API key is now in a private file that only you "
+                    "can read: {path}"
                 ).format(path=_key_file()),
             }
             self._show_key(places.get(answer["key_in"], ""))
             afterwards()
 
         self._ask(["key", "store"], answered, f"{key}\n")
-        self._show_key(_("Saving the key…"))
+        self._show_key(_("Saving the API key…"))
 
     def _forget_key(self) -> None:
         def answered(answer: dict[str, Any]) -> None:
             gone = "key_in" in answer
-            self._show_key(_("The key was removed.") if gone else _sentence(answer))
+            self._show_key(_("The API key was removed.") if gone else _sentence(answer))
 
         self._ask(["key", "forget"], answered)
-        self._show_key(_("Removing the key…"))
+        self._show_key(_("Removing the API key…"))
 
-    # Service
+    # These methods show and change the service address and the route.
 
     def _service(self) -> Gtk.Widget:
-        grid = _grid()
+        grid = form.grid()
         self._address = Gtk.ComboBoxText.new_with_entry()
         for address in (*settings.DOCUMENTED_BASE_URLS, settings.SANDBOX):
             self._address.append_text(address)
         self._address.set_hexpand(True)
-        self._address_note = _note_label()
+        self._address_note = form.note_label()
         entry = self._address.get_child()
         entry.set_width_chars(36)
-        self._labels.add_widget(_add(grid, 0, _("_Address"), self._address))
-        _name(entry, _("Address"))
+        self._labels.add_widget(form.add(grid, 0, _("_Address"), self._address))
+        form.name(entry, _("Address"))
         grid.attach(self._address_note, 1, 1, 1, 1)
         self._route = Gtk.ComboBoxText(halign=Gtk.Align.START)
         self._route.append(settings.EDITS, _("In one go"))
-        self._route.append(settings.ASYNC, _("By a task"))
-        self._route_note = _note_label()
-        self._labels.add_widget(_add(grid, 2, _("_Way of sending"), self._route))
+        self._route.append(settings.ASYNC, _("In two steps"))
+        self._route_note = form.note_label()
+        self._labels.add_widget(form.add(grid, 2, _("_Way of sending"), self._route))
         grid.attach(self._route_note, 1, 3, 1, 1)
         self._test_button = Gtk.Button(label=_("_Test Connection"), use_underline=True)
         self._spinner = Gtk.Spinner(valign=Gtk.Align.CENTER)
-        self._test_note = _note_label()
-        row = Gtk.Box(spacing=_GAP)
+        self._test_note = form.note_label()
+        row = Gtk.Box(spacing=form.GAP)
         row.pack_start(self._test_button, False, False, 0)
         row.pack_start(self._spinner, False, False, 0)
         row.pack_start(self._test_note, True, True, 0)
@@ -273,7 +264,7 @@ class _Settings:
         self._show_route()
         self._route.connect("changed", self._route_changed)
         self._test_button.connect("clicked", lambda _button: self._test())
-        return _frame(_("Service"), grid)
+        return form.frame(_("Service"), grid)
 
     def _show_address(self) -> None:
         by_environment = settings.service_is_set_by_environment()
@@ -286,11 +277,14 @@ class _Settings:
             note = str(error)
         self._address.get_child().set_text(address)
         if by_environment:
-            note = note or _("Set by DIMILINKS_BASE_URL.")
+            note = note or _(
+                "This is set by the environment variable DIMILINKS_BASE_URL, so it can't be "
+                "changed here."
+            )
         self._say_of_address(note, address)
 
     def _address_changed(self, combo: Gtk.ComboBoxText) -> None:
-        _say(self._test_note, "")
+        form.say(self._test_note, "")
         address = combo.get_active_text() or ""
         try:
             note, address = "", settings.check_base_url(address)
@@ -308,7 +302,7 @@ class _Settings:
                 "The sandbox edits on this computer, with simple effects instead of AI. It is "
                 "free and needs no key, so you can try everything out."
             )
-        _say(self._address_note, note)
+        form.say(self._address_note, note)
 
     def _address_left(self, _entry: Gtk.Entry, _event: Gdk.Event) -> bool:
         self._keep_address()
@@ -335,12 +329,16 @@ class _Settings:
         try:
             self._route.set_active_id(settings.route())
         except UserError as error:
-            _say(self._route_note, str(error))
+            form.say(self._route_note, str(error))
             return
         note = _route_sentence(settings.route())
         if by_environment:
-            note = " ".join([_("Set by DIMILINKS_ROUTE."), note])
-        _say(self._route_note, note)
+            why = _(
+                "This is set by the environment variable DIMILINKS_ROUTE, so it can't be changed "
+                "here."
+            )
+            note = f"{why} {note}"
+        form.say(self._route_note, note)
 
     def _route_changed(self, combo: Gtk.ComboBoxText) -> None:
         if self._save(route=combo.get_active_id()):
@@ -348,7 +346,7 @@ class _Settings:
 
     def _test(self) -> None:
         """Save the address and the key from the fields, and test whether edits would work."""
-        _say(self._test_note, "")
+        form.say(self._test_note, "")
         if not self._keep_address():
             return
         if self._key_entry.get_text().strip():
@@ -361,62 +359,62 @@ class _Settings:
             self._spinner.stop()
             self._spinner.hide()
             self._test_button.set_sensitive(True)
-            _say(self._test_note, _sentence(answer))
+            form.say(self._test_note, _sentence(answer))
 
         self._test_button.set_sensitive(False)
         self._spinner.show()
         self._spinner.start()
         worker_process.ask(["service", "--test"], self._unless_closed(answered))
 
-    # Edits
+    # This method shows the settings for edits.
 
     def _edits(self) -> Gtk.Widget:
-        grid = _grid()
+        grid = form.grid()
         ceiling = Gtk.ComboBoxText(halign=Gtk.Align.START)
         for tier in TIERS:
             ceiling.append(tier, tier)
         ceiling.set_active_id(self._read(settings.ceiling, ""))
-        _add(grid, 0, _("_Largest automatic resolution"), ceiling)
+        form.add(grid, 0, _("_Largest automatic resolution"), ceiling)
         explain = Gtk.CheckButton(
             label=_("E_xplain the mask to the service"),
             use_underline=True,
             active=settings.explains_mask(),
         )
         grid.attach(explain, 0, 1, 2, 1)
-        line = _note_label()
-        _say(line, _("Adds this line to the prompt: “{line}”").format(line=settings.MASK_LINE))
+        line = form.note_label()
+        form.say(line, _("Adds this line to the prompt: “{line}”").format(line=settings.MASK_LINE))
         line.set_margin_start(2 * _BORDER)
         grid.attach(line, 0, 2, 2, 1)
         explain.get_accessible().set_description(line.get_text())
         ceiling.connect("changed", lambda box: self._save(ceiling=box.get_active_id()))
         explain.connect("toggled", lambda check: self._save(explain_mask=check.get_active()))
-        return _frame(_("Edits"), grid)
+        return form.frame(_("Edits"), grid)
 
-    # Storage
+    # These methods show how much the kept edits need, and remove them.
 
     def _kept(self) -> Gtk.Widget:
-        grid = _grid()
+        grid = form.grid()
         days = Gtk.SpinButton.new_with_range(0, settings.MOST_KEEP_DAYS, 1)
         days.set_value(self._read(settings.keep_days, 0))
         days.set_halign(Gtk.Align.START)
-        _add(grid, 0, _("Kee_p edits for (days, 0 = forever)"), days)
-        self._room = _note_label()
+        form.add(grid, 0, _("Days to kee_p results on this computer (0 = forever)"), days)
+        self._room = form.note_label()
         clear = Gtk.Button(label=_("Clea_r Now…"), use_underline=True)
-        row = Gtk.Box(spacing=_GAP)
+        row = Gtk.Box(spacing=form.GAP)
         row.pack_start(clear, False, False, 0)
         row.pack_start(self._room, True, True, 0)
         grid.attach(row, 0, 1, 2, 1)
         days.connect("value-changed", lambda spin: self._save(keep_days=spin.get_value_as_int()))
         clear.connect("clicked", lambda _button: self._clear())
-        return _frame(_("Storage"), grid)
+        return form.frame(_("Storage"), grid)
 
     def _show_room(self) -> None:
         try:
             taken = GLib.format_size(history.total_bytes())
         except OSError as error:
-            _say(self._room, _disk(error))
+            form.say(self._room, _disk(error))
         else:
-            _say(self._room, _("The stored files of edits take up {size}.").format(size=taken))
+            form.say(self._room, _("The stored files of edits take up {size}.").format(size=taken))
 
     def _clear(self) -> None:
         def answered(asking: Gtk.MessageDialog, response: int) -> None:
@@ -429,7 +427,7 @@ class _Settings:
                 self._tell(_disk(error))
             self._show_room()
 
-        asking = _message(
+        asking = form.message(
             self._window,
             Gtk.MessageType.QUESTION,
             _("Remove the stored files of earlier edits?"),
@@ -447,7 +445,7 @@ class _Settings:
         asking.connect("response", answered)
         asking.show()
 
-    # Helpers
+    # The methods above use these methods.
 
     def _save(self, **changes: Any) -> bool:
         try:
@@ -483,7 +481,7 @@ class _Settings:
         return answered
 
     def _tell(self, sentence: str) -> None:
-        telling = _message(self._window, Gtk.MessageType.ERROR, sentence, "")
+        telling = form.message(self._window, Gtk.MessageType.ERROR, sentence, "")
         telling.add_button(_("_OK"), Gtk.ResponseType.OK)
         telling.connect("response", lambda message, _response: message.destroy())
         telling.show()
@@ -510,9 +508,9 @@ def _route_sentence(route: str) -> str:
             "connection breaks, you may lose a result that you were charged for."
         )
     return _(
-        "The service gives the edit a task number at once, and Dimilinks then asks for the "
-        "result. If the connection breaks, the result can be fetched again. The upload is a "
-        "third larger."
+        "First, the service gives the edit a task number. Then, Dimilinks asks for the result "
+        "until it is ready. If the connection breaks, the result can be fetched again. The upload "
+        "is a third larger."
     )
 
 
@@ -527,78 +525,3 @@ def _disk(error: OSError) -> str:
         "Settings and edits can't be saved on the disk ({why}). Check that it has free space "
         "and can be written to: {path}"
     ).format(why=error.strerror or error, path=error.filename or "")
-
-
-def _scrolled(page: Gtk.Widget) -> Gtk.Widget:
-    """Return a widget that contains `page` and scrolls it if it is higher than the screen."""
-    frame = Gtk.ScrolledWindow(
-        hscrollbar_policy=Gtk.PolicyType.NEVER, propagate_natural_height=True
-    )
-    frame.add(page)
-    # Let GTK scroll to the field that gets the focus.
-    page.set_focus_vadjustment(frame.get_vadjustment())
-    display = Gdk.Display.get_default()
-    monitor = display.get_primary_monitor() or display.get_monitor(0)
-    if monitor:
-        frame.set_max_content_height(max(100, monitor.get_workarea().height - _FRAME))
-    frame.show()
-    return frame
-
-
-def _frame(title: str, content: Gtk.Widget) -> Gtk.Widget:
-    frame = GimpUi.Frame.new(title)
-    frame.add(content)
-    return frame
-
-
-def _grid() -> Gtk.Grid:
-    return Gtk.Grid(column_spacing=_GAP, row_spacing=_GAP)
-
-
-def _add(grid: Gtk.Grid, row: int, text: str, field: Gtk.Widget) -> Gtk.Label:
-    """Put `field` and a label with `text` into a row of the grid. Return the label."""
-    label = Gtk.Label(label=text, use_underline=True, xalign=0, mnemonic_widget=field)
-    _name(field, text.replace("_", ""))
-    grid.attach(label, 0, row, 1, 1)
-    grid.attach(field, 1, row, 1, 1)
-    return label
-
-
-def _name(field: Gtk.Widget, name: str) -> None:
-    field.get_accessible().set_name(name)
-
-
-def _note_label() -> Gtk.Label:
-    """Return an empty label for a message. The label takes no space while it is empty."""
-    return Gtk.Label(
-        xalign=0,
-        wrap=True,
-        wrap_mode=Pango.WrapMode.WORD_CHAR,
-        width_chars=_LEAST_WIDTH,
-        max_width_chars=_TEXT_WIDTH,
-        selectable=True,
-        can_focus=False,
-        no_show_all=True,
-    )
-
-
-def _say(note: Gtk.Label, sentence: str) -> None:
-    note.set_text(sentence)
-    note.set_visible(bool(sentence))
-
-
-def _message(
-    window: Gtk.Window, kind: Gtk.MessageType, text: str, explanation: str
-) -> Gtk.MessageDialog:
-    """Create a message window, which must be shown, and emits a signal when the user answers.
-
-    `Gtk.Dialog.run` is not used here, because it would run a main loop inside the signal of a
-    button. Screen readers would then wait, and couldn't read the message.
-    """
-    return Gtk.MessageDialog(
-        transient_for=window,
-        modal=True,
-        message_type=kind,
-        text=text,
-        secondary_text=explanation or None,
-    )

@@ -1,4 +1,4 @@
-"""Make thumbnails of layers, images and files for the windows, also with the selection marked.
+"""Make thumbnails of layers, images and files for the windows, and mark the selection in them.
 
 Thumbnails of layers and images are made from GIMP's own thumbnails. This takes only milliseconds,
 whatever the size of the image.

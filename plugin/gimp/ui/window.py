@@ -28,19 +28,22 @@ from plugin.gimp.translation import _
 from plugin.gimp.ui import earlier, settings_dialog
 from plugin.gimp.ui.earlier import EarlierEdits
 from plugin.gimp.ui.edit_row import EditRow
-from plugin.gimp.ui.mending import Mending
 from plugin.gimp.ui.notice import Notice
 from plugin.gimp.ui.preview import Preview
 from plugin.gimp.ui.questions import FreshMenuButton, agreed, agreed_to_all
 from plugin.gimp.ui.references import References
+from plugin.gimp.ui.worker_repair import WorkerRepair
 
 _ENTER = (Gdk.KEY_Return, Gdk.KEY_KP_Enter, Gdk.KEY_ISO_Enter)
 _TICK = 500
 """Milliseconds between two updates of the rows."""
 _LAST_WORD = 3
-"""Seconds for which a closed window waits for workers that have sent nothing to end."""
+"""A closed window waits this many seconds for the end of workers that have sent nothing."""
 _ONSCREEN = 200
-"""The least number of pixels of the window that must be on the screen when it opens."""
+"""The window opens at its last position only if enough of it would be on the screen.
+
+The upper left corner must be more than this many pixels from the right and the lower edge.
+"""
 _FRAME = 160
 """The height of the window's title and buttons and the desktop's panels, in pixels (estimated)."""
 
@@ -95,7 +98,7 @@ class Window:
         close.set_label(_("_Close"))
         self._edit_button = self.dialog.get_widget_for_response(Gtk.ResponseType.OK)
         self._notice = Notice(self._notice_changed)
-        self._mending = Mending(self._notice, self._works_again)
+        self._worker_repair = WorkerRepair(self._notice, self._works_again)
         self._references = References()
         self._preview = Preview(image, self._request)
         self._edits = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=12)
@@ -134,7 +137,7 @@ class Window:
                 self._text.grab_focus()
         finally:
             GLib.source_remove(ticks)
-            self._mending.stop()
+            self._worker_repair.stop()
             self._remember()
             self._remember_place()
             self._let_go()
@@ -155,7 +158,7 @@ class Window:
             GLib.MainContext.default().iteration(False)
             time.sleep(0.01)
 
-    # Layout
+    # These methods build the window.
 
     def _fill(self) -> None:
         content = Gtk.Box(orientation=Gtk.Orientation.VERTICAL, spacing=12, border_width=12)
@@ -279,7 +282,7 @@ class Window:
             field.get_accessible().set_name(label)
         return widget
 
-    # Choices
+    # These methods read, save and restore what the user has chosen.
 
     def _request(self) -> Request:
         return replace(
@@ -329,7 +332,7 @@ class Window:
             none = Gtk.MenuItem(label=_("None yet"), sensitive=False)
             menu.append(none)
 
-    # Methods for the rows
+    # The rows call these methods.
 
     def reuse(self, prompt: str) -> None:
         """Put `prompt` into the prompt field, so that the user can change it."""
@@ -347,7 +350,7 @@ class Window:
         settings_dialog.show(self.dialog)
         self._ask_service()
 
-    # Editing
+    # These methods start edits and update their rows.
 
     def _start_by_ctrl_enter(self, _dialog: Gtk.Dialog, event: Gdk.EventKey) -> bool:
         if event.keyval in _ENTER and event.state & Gdk.ModifierType.CONTROL_MASK:
@@ -382,7 +385,7 @@ class Window:
                 return
             edit = Edit(self.image, layers, request, self._changed)
         except WorkerBroken:
-            self._mending.offer()
+            self._worker_repair.offer()
             return
         except UserError as error:
             if not self._service_missing():
@@ -499,7 +502,7 @@ class Window:
         Gimp.progress_set_text(text)
         Gimp.progress_pulse()
 
-    # The service
+    # These methods ask the user for the key and find out whether the service can be used.
 
     def _service_missing(self) -> bool:
         """Return whether the key is missing or the address is invalid.
@@ -538,7 +541,7 @@ class Window:
         self._preview.set_prices({})
         if not self._service_missing() and settings.base_url() != settings.SANDBOX:
             worker_process.ask(["service"], self._service_answered)
-        worker_process.watch_spare(self._mending.offer)
+        worker_process.watch_spare(self._worker_repair.offer)
 
     def _works_again(self) -> None:
         self._ask_service()
@@ -559,7 +562,7 @@ class Window:
         if isinstance(prices, dict):
             self._preview.set_prices(prices)
 
-    # Earlier edits
+    # These methods show the edits of earlier windows.
 
     def _offer_unfinished(self) -> None:
         """Add rows for the unfinished edits of earlier windows, and let workers finish these edits.

@@ -1,4 +1,4 @@
-"""Affine motions between two pictures: the layouts of answers, matrices, and resampling.
+"""Compute affine motions between two pictures as matrices, and resample pictures by them.
 
 An affine motion shifts, scales, rotates or shears a picture. Here, a motion is a 3×3 matrix that
 maps pixel coordinates (x, y, 1) of one picture to pixel coordinates of another picture. The centres

@@ -1,4 +1,4 @@
-"""Bends: the local distortions of an answer that remain after the affine motion is undone.
+"""Find bends: the local distortions of an answer that remain after the affine motion is undone.
 
 AI models distort what they draw by a few pixels, differently from place to place. Such a bend is
 visible where a line or a letter crosses the selection's edge. A bend is described by a *flow*: an
@@ -26,11 +26,11 @@ All lengths in pixels in the constants below refer to these small pictures.
 _WINDOWS = 51, 27, 13
 """The sides of the square windows, in pixels, in the order in which the windows are used."""
 _TURNS = 2
-"""The largest number of estimation steps with each window."""
+"""With each window, at most this many steps of estimation are made."""
 _USUAL = 1.2
 """The size of usual bends, in pixels: the standard deviation that the estimate assumes for them."""
 _MOST = 4.0
-"""The largest offset in x and in y, in pixels, to which the flow is limited."""
+"""The offsets of the flow in x and in y are limited to this, in pixels."""
 _NEIGHBOURS = 10
 """The number of pixels that count as one measurement, because neighbours have similar errors."""
 _FADING = 13
@@ -41,14 +41,17 @@ Within this distance, the flow fades to 0 where no pixels were kept.
 _WORTH = 0.8
 """The flow is used only if it reduces the error to this share of the error without it, or less."""
 _MOST_ERROR = 30.0
-"""The value, in levels of 255, to which differences are clipped.
+"""A larger difference (on the scale 0–255) counts as this.
 
 Larger differences come from new content, so their size says nothing about the bend.
 """
 _LEAST = 200
-"""The least number of pixels with a gradient of more than 2 levels per pixel."""
+"""Bends are measured only if at least this many pixels have a gradient of more than 2.
+
+The gradient is the change (on the scale 0–255) from one pixel to the next.
+"""
 _LEAST_ERROR = 1.0
-"""A bend that causes a smaller mean error, in levels of 255, is not visible.
+"""A bend that causes a smaller mean error (on the scale 0–255) is not visible.
 
 The flow is used only if it reduces the error by at least half of this value.
 """
@@ -143,10 +146,10 @@ def bent(picture: NDArray[Any], flow: Floats) -> NDArray[Any]:
 
 
 def _error(one: Floats, other: Floats, flow: Floats, seen: NDArray[np.bool_]) -> float:
-    """Return the mean difference between `one` and `other` bent by `flow`, in levels of 255.
+    """Return the mean difference between `one` and `other` bent by `flow`.
 
-    Only the pixels at which `seen` is true count. Absolute differences are clipped to `_MOST_ERROR`
-    before they are averaged.
+    The difference is on the scale 0–255. Only the pixels at which `seen` is true count.
+    Absolute differences are clipped to `_MOST_ERROR` before they are averaged.
     """
     difference = np.abs(bent(other, flow) - one)[seen]
     return float(np.minimum(difference, _MOST_ERROR).mean())

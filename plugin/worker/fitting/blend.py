@@ -1,4 +1,4 @@
-"""The blend: how a result fades in from the selection's edge inwards.
+"""Compute the blend, by which a result fades in from the selection's edge inwards.
 
 The worker only computes the factors of the blend; `gimp/weights.py` applies them in the image.
 """

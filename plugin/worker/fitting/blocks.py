@@ -1,4 +1,4 @@
-"""Blocks: a first guess of the motion between the picture sent and the answer.
+"""Find blocks of the picture sent in the answer, for a first guess of the motion between the two.
 
 A *block* is a small square of the picture sent that is searched for in the answer. The first guess
 is the motion on which enough blocks agree. Some blocks fit two places in the answer nearly equally
@@ -22,10 +22,10 @@ from plugin.worker.fitting.likeness import TEXTURE, moments
 Why = Literal["plain", "repeats", "anew"]
 
 _COARSE = 256
-"""The least length of the longer side, in pixels, of the coarse pictures.
+"""The longer side of the coarse pictures has at least this many pixels.
 
 Blocks are searched for in coarse copies of both pictures. The copies have a third of the measuring
-scale (see `registration`), unless that makes them smaller than this length. All lengths in pixels
+scale (see `registration`), unless that makes them smaller than this. All lengths in pixels
 in the constants below refer to the coarse pictures.
 """
 _BLOCK = 20
@@ -33,26 +33,27 @@ _BLOCK = 20
 _REACH = 0.1
 """How far from its original place a block is searched for, as a share of the longer side."""
 _FOUND = 0.6
-"""The least correlation, from -1 to 1, with which a block counts as found."""
+"""A block counts as found if its correlation, from -1 to 1, is at least this."""
 _RIVAL = 0.05
 """A second place is a rival if its correlation is less than this below that of the best place."""
 _ELSEWHERE = 5
-"""The distance from the best place, in pixels, beyond which a place counts as a second place."""
+"""A place counts as a second place if it is farther than this from the best place, in pixels."""
 _MOST_BLOCKS = 72
 _LEAST_AGREEING = 6
 _AGREEMENT = 2.5
-"""The distance, in pixels, by which a block that agrees can deviate from the motion.
+"""A block agrees with a motion if it deviates from the motion by at most this many pixels.
 
-Some distance is necessary because blocks never agree exactly if the answer is distorted.
+Some deviation is necessary because blocks never agree exactly if the answer is distorted.
 """
 _MOST_OF_ALL = 0.5
-"""The share of the blocks found that must agree if most of them have rivals."""
+"""If most of the blocks found have rivals, at least this share of all blocks found must agree."""
 _NEARLY_ALL = 0.75
 """If a larger share of the blocks is found, the service did not draw the whole picture anew."""
 _AS_MANY = 0.8
-"""The number of rivals that make a motion uncertain, as a share of the blocks that agree on it.
+"""A motion is uncertain if many rivals agree on another motion: this share of its blocks or more.
 
-If at least so many rivals agree on another motion, neither of the two motions is used.
+The blocks of a motion are those that agree on it. If most blocks have rivals, an uncertain motion
+is not used.
 """
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from plugin.translation import _
-from plugin.worker import picture
 from plugin.worker.fitting import repair
 from plugin.worker.fitting.affine import Layout, Matrix, Pixels, layouts, scaling, zoom
 from plugin.worker.fitting.registration import Unaligned
+from plugin.worker.pictures import colours
 from plugin.worker.service.upload import Upload
 
 
@@ -122,7 +122,7 @@ def judged(answer: Image.Image, upload: Upload) -> repair.Repair:
 
 def _seen(image: Image.Image) -> Pixels:
     """Return `image` on white as RGB pixels (height, width, 3)."""
-    return np.asarray(picture.on_white(image))
+    return np.asarray(colours.on_white(image))
 
 
 def _edited(upload: Upload) -> Pixels | None:
@@ -151,13 +151,13 @@ def _notes(
     if layout != "squeeze":
         sentence = {
             "extend": _(
-                "The result ({width}×{height} pixels) has other proportions than the picture "
+                "The result has {width}×{height} pixels and other proportions than the picture "
                 "that was sent. Its excess edges were cropped."
             ),
             "crop": _(
-                "The result ({width}×{height} pixels) has other proportions than the picture "
-                "that was sent, and doesn't show all of it. The missing parts of the picture "
-                "stay as they are."
+                "The result has {width}×{height} pixels and other proportions than the picture "
+                "that was sent, and doesn't show all of it. The missing parts of the picture stay "
+                "as they are."
             ),
         }[layout]
         notes.append(sentence.format(width=answer[0], height=answer[1]))
@@ -228,7 +228,7 @@ def keep_alpha(placed: Pixels, source: Image.Image) -> Pixels:
     """
     if placed.shape[2] == 3 and source.mode == "RGB":
         return placed
-    ground = picture.on_white(source)
+    ground = colours.on_white(source)
     if placed.shape[2] == 4:
         laid = Image.alpha_composite(ground.convert("RGBA"), Image.fromarray(placed))
         placed = np.asarray(laid.convert("RGB"))
@@ -239,8 +239,8 @@ def keep_alpha(placed: Pixels, source: Image.Image) -> Pixels:
     seen = placed.astype(np.float32)
     unmixed = (seen - 255 * (1 - share)) / np.maximum(share, 1 / 255)
     same = np.abs(seen - np.asarray(ground, np.float32)).max(axis=2, keepdims=True) <= 1
-    colours = np.where(same, own[..., :3], np.clip(np.rint(unmixed), 0, 255))
-    return np.dstack((colours.astype(np.uint8), own[..., 3]))
+    unmixed = np.where(same, own[..., :3], np.clip(np.rint(unmixed), 0, 255))
+    return np.dstack((unmixed.astype(np.uint8), own[..., 3]))
 
 
 def what_hides(

@@ -33,24 +33,24 @@ _MOST_TILES = 150
 _BINS = 8
 """The number of bins, which are ranges of brightness of equal size."""
 _LEAST_BLOCKS = 12
-"""The least number of blocks in a bin from which the noise of the bin can be measured."""
+"""The noise of a bin is measured only if the bin has at least this many blocks."""
 _FLAT = 0.25
 """The share of the blocks that are assumed to be flat, so that all their variation is noise."""
 _MOST = 5.0
-"""The largest standard deviation of noise, in levels of 255. More variation is texture."""
+"""A larger standard deviation (on the scale 0–255) counts as this, because more is texture."""
 _LEAST = 0.2
-"""The least difference in noise that is visible, in levels of 255."""
+"""A smaller difference in noise (in standard deviations on the scale 0–255) is not visible."""
 _COARSE = 0.4
-"""The largest ratio of noise in the coarsest band to noise in the finest band.
+"""If the coarsest band has more than this share of the finest band's noise, it shows texture.
 
-If the ratio is larger, what was measured is texture.
+A bin for which this is the case is not used.
 """
 _LITTLE = 0.1
-"""The share of the noise that must be too much, in at least one band and bin, to reduce noise."""
+"""Noise is reduced only if more than this share of it is too much in at least one band and bin."""
 _EVEN = 1.8
-"""The limit of `Noise.even` below which nearly all fine detail of a picture is noise."""
+"""If `Noise.even` is below this, nearly all fine detail of a picture is noise."""
 _CLIPPED = 10.0
-"""The distance from black and from white, in levels, at which noise reaches its full strength.
+"""Noise has its full strength at this distance or more from black and white (scale 0–255).
 
 Pure black and pure white get no noise, so that, for example, the white ground of a product
 photograph stays white.
@@ -58,14 +58,14 @@ photograph stays white.
 _PATTERN = 256
 """The side, in pixels, of the square of noise that is repeated to cover a picture."""
 _MARGIN = 16
-"""The farthest distance, in pixels, from which a blur takes neighbouring pixels into account."""
+"""A blur takes only neighbours up to this distance, in pixels, into account."""
 
 
 class Noise(NamedTuple):
     """The strength of a picture's noise, for each band and bin."""
 
     levels: NDArray[np.float64]
-    """The standard deviations of the noise, an array of shape (bands, bins) in levels of 255."""
+    """The standard deviations of the noise, on the scale 0–255: an array of shape (bands, bins)."""
     even: NDArray[np.float64]
     """How evenly the finest detail is distributed, an array of shape (bins,).
 

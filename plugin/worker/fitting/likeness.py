@@ -1,4 +1,4 @@
-"""Likeness: how similar the structure of two aligned pictures is around each pixel."""
+"""Measure the likeness of two aligned pictures: how similar they are around each pixel."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 from plugin.worker.fitting.affine import Floats
 
 TEXTURE = 3.0
-"""The least local standard deviation, in levels of 255, of a pixel that counts as textured."""
+"""A pixel counts as textured if the standard deviation around it is above this (scale 0–255)."""
 
 
 def likeness(one: Floats, other: Floats) -> tuple[Floats, Floats, Floats]:
     """Return the structural similarity, the texture and the contrast around each pixel.
 
-    `one` and `other` are gray pictures, (height, width), in levels of 255. The three returned
+    `one` and `other` are gray pictures, (height, width), on the scale 0–255. The three returned
     arrays have the same shape as the pictures:
 
     - the similarity, from -1 to 1. This is the structure term of the similarity measure SSIM (Wang
       et al., 2004), which ignores differences in brightness and contrast. Places without texture
       count as similar.
-    - the texture: the smaller one of the local standard deviations of both pictures, in levels.
-    - the contrast: the local standard deviation of `other`, divided by the one of `one`.
+    - the texture: the smaller one of the standard deviations around the pixel in the two pictures.
+    - the contrast: the standard deviation around the pixel in `other`, divided by that in `one`.
     """
     (mean, variance), (other_mean, other_variance) = moments(one), moments(other)
     together = _local(one * other) - mean * other_mean

@@ -38,16 +38,16 @@ A pyramid is a set of copies of a picture at several scales. A scale is relative
 scale; a blur is the standard deviation of a Gaussian, in pixels.
 """
 _SAME = 0.8
-"""The least structural similarity of a place inside the selection that counts as kept."""
+"""A pixel inside the selection counts as kept if its structural similarity is above this."""
 _ENOUGH_OUTSIDE = 2000
-"""The number of textured pixels outside the selection that are enough for the first level.
+"""If at least this many textured pixels are outside the selection, they are enough at first.
 
-If there are so many, the first level ignores pixels inside the selection.
+The first level then ignores all pixels inside the selection.
 """
 _LEAST = 200
-"""The least number of kept pixels with which a motion is estimated."""
+"""If fewer pixels were kept, no motion is estimated."""
 _APART = 5
-"""The least distance, in pixels, between a measured point and pixels that were not kept."""
+"""A point is measured only if all pixels up to this distance from it, in x and y, were kept."""
 _WIDE = (25, 25)
 """The window, in pixels, of the local mean that is subtracted from each picture.
 
@@ -56,7 +56,7 @@ The subtraction removes differences in brightness that extend over wider areas.
 _CONTRAST = (13, 13)
 """The window in which contrasts are compared, in pixels at a quarter of the level's scale."""
 _MOST_STEPS = 15
-"""The largest number of Gauss-Newton steps at each level."""
+"""At each level, at most this many Gauss-Newton steps are made."""
 _MOST_POINTS = 6_000
 _CELL = 24
 """The side, in pixels, of square cells. About the same number of points is taken from each cell."""
@@ -77,10 +77,9 @@ _BLOCKS_KNOW = 0.3
 It applies to zoom, rotation and shifts, which the blocks have measured.
 """
 _BETTER = 0.95
-"""How much better another motion must be to replace the motion found so far.
+"""Another motion replaces the motion found so far if its error is below this share of the error.
 
-At each level, the first guess and the layout's motion are tried again. One of them replaces the
-motion found so far if its error is less than this share of the present error.
+At each level, the first guess and the layout's motion are tried again in this way.
 """
 _SIGNIFICANT, _DECISIVE = 4.0, 20.0
 """Two limits for the drift in one direction of the parameter space, divided by its standard error.
@@ -130,9 +129,10 @@ class _Level:
     """The matrix that maps positions in units to positions in pixels."""
 
     def errors(self, matrix: Matrix) -> Floats:
-        """Return the differences between answer and picture sent at the points, in levels of 255.
+        """Return the differences between answer and picture sent at the points.
 
-        The answer is sampled where the motion `matrix` leads the points.
+        The differences are on the scale 0–255. The answer is sampled where the motion
+        `matrix` leads the points.
         """
         return self.gain * sampled(self.after, matrix[:2] @ self.points) - self.wanted
 
@@ -199,9 +199,11 @@ def _level(
 ) -> _Level | None:
     """Return a level of the pyramid, or None if too few pixels were kept.
 
-    `matrix` is the motion found so far. The answer is aligned with it to find out which pixels were
-    kept. At the first level, this motion is not exact enough to compare structures, so structural
-    similarity is ignored.
+    `before` and `after` are the gray pictures at the level's scale. `matrix` is the motion found so
+    far. The answer is aligned with it to find out which pixels were kept. At the first level
+    (`is_first`), this motion is not exact enough to compare structures, so structural similarity is
+    ignored. `outside` is true where a pixel is certainly outside the selection. `blur` is the blur
+    of the level, as in `_LEVELS`.
     """
     moved, shown = aligned(after, matrix, before.shape)
     alike, texture, _contrast = likeness(before, moved)
@@ -236,7 +238,9 @@ def _mean(picture: Floats, weight: Floats, window: tuple[int, int]) -> Floats:
 def _pointed(before: Floats, after: Floats, matrix: Matrix, kept: NDArray[np.bool_]) -> _Level:
     """Return the level of the pyramid, with points where `before` has the strongest slopes.
 
-    All points have a distance of more than `_APART` pixels from pixels that were not `kept`.
+    `before` and `after` are the blurred pictures without their local means. `matrix` is the motion
+    found so far. All points have a distance of more than `_APART` pixels from pixels that were not
+    `kept`.
     """
     height, width = before.shape
     across = cv2.Sobel(before, cv2.CV_32F, 1, 0, scale=1 / 8)
@@ -323,7 +327,7 @@ def _stepped(
         base = max(deviation(error[weak]), 0.5) ** 2
         share = max(0.0, deviation(error[strong]) ** 2 - base) / float(strength[strong].mean())
         variance = base + share * strength
-        # Slopes so weak that noise alone can cause them get little weight.
+        # A weak slope gets little weight, because noise alone can cause it.
         certain = (strength / (strength + 2 * base)) ** 2
         weights = tukey(error / (4 * np.sqrt(variance))) * certain / (variance * _NEIGHBOURS)
         weighted = level.slopes * weights

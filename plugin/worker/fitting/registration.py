@@ -36,33 +36,36 @@ from plugin.worker.fitting.likeness import TEXTURE, likeness
 from plugin.worker.fitting.refinement import refined
 
 _SHORTEST, _LONGEST = 512, 1024
-"""The least and the largest length of the longer side at the measuring scale, in pixels."""
+"""At the measuring scale, the longer side has at least and at most these numbers of pixels.
+
+A picture that has fewer pixels keeps its scale.
+"""
 _SMALLEST = 24
-"""The least length, in pixels, of the shorter side of a picture that can be registered.
+"""A picture can't be registered if its shorter side has fewer pixels than this.
 
 Smaller pictures contain too little information, and sampling beyond their borders takes extremely
 long.
 """
 _SAME = 0.5
-"""The least structural similarity of a pixel that counts as kept."""
+"""A pixel counts as kept if its structural similarity is above this."""
 _LEAST_OUTSIDE = 200
-"""The number of textured pixels outside the selection with which an answer can be judged.
+"""If at least this many textured pixels are outside the selection, the answer is judged by them.
 
 If there are fewer, the textured pixels inside the selection are judged as well.
 """
 _SAME_SHARE = 0.5
-"""The share of the textured pixels that must have been kept. Otherwise the answer is rejected."""
+"""If a smaller share of the textured pixels was kept, the answer is rejected."""
 _EDGE = 61
 """The width, in pixels at the measuring scale, of the band along the selection's edge.
 
 Bends are visible in this band.
 """
 _NEAR = 12.0
-"""The largest drift that is accepted if no blocks agree, in pixels at the measuring scale."""
+"""If no blocks agree, a larger drift (in pixels at the measuring scale) is rejected."""
 _LEAST_DRIFT = 0.2
-"""The least drift that is corrected, in pixels of the picture sent.
+"""A drift below this, in pixels of the picture sent, is not corrected.
 
-Drift is the difference between a motion and the layout's motion. Correcting a smaller drift isn't
+Drift is the difference between a motion and the layout's motion. Correcting so small a drift isn't
 worth the sharpness that is lost when the answer is resampled.
 """
 
@@ -109,7 +112,7 @@ class Registration:
     likeness: Floats
     """The structural similarity, from -1 to 1. Differences in tone don't affect this value."""
     texture: Floats
-    """The standard deviation around each pixel, in levels: the smaller one of both pictures."""
+    """The standard deviation around each pixel: the smaller one of those in the two pictures."""
     contrast: Floats
     """The answer's standard deviation around each pixel, divided by that of the picture sent."""
 
@@ -185,7 +188,12 @@ def register(sent: Pixels, answer: Pixels, edited: Pixels | None) -> Registratio
 
 
 def _around(outside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return an array (height, width) that is true in the band along the selection's edge."""
+    """Return an array (height, width) that is true in the band along the selection's edge.
+
+    `outside`, of the same shape, is true where a pixel is certainly outside the selection. The band
+    extends from the border of this area by half of `_EDGE` to both sides. The border of the picture
+    is no edge of the selection.
+    """
     square = np.ones((_EDGE, _EDGE), np.uint8)
     edited = (~outside).astype(np.uint8)
     return cv2.dilate(edited, square) > cv2.erode(edited, square, borderValue=1)

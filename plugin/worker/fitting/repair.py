@@ -24,20 +24,23 @@ _SEAM_SHARE = 0.012
 _SEAM_PIXELS = (4, 24)
 """The width of the fade from the original to the answer, inside the selection's edge.
 
-The width is a share of the region's diagonal, but has a least and a largest number of pixels.
+The width is this share of the region's diagonal, but at least 4 and at most 24 pixels.
 """
 _SEAM_DIFFERENCE = 30.0
-"""The difference, in levels of 255, from which on a pixel counts as new.
+"""A pixel counts as new if it differs by this or more (on the scale 0–255).
 
 This holds even if the surroundings of the pixel are similar.
 """
 _DETAILED = 0.9
-"""The scale of the answer below which the answer lacks detail.
+"""An answer with this scale or a smaller one lacks detail.
 
 The scale is how many pixels of the answer, along a line, correspond to one pixel of the region.
 """
 _SMOOTH = 1.5
-"""The local standard deviation, in levels of 255, up to which steps between levels are visible."""
+"""Where the standard deviation around a pixel is below this, steps between levels are visible.
+
+The standard deviation is on the scale 0–255.
+"""
 _ROWS = 256
 """The number of rows that are resampled at once, which limits the memory."""
 _RIM = 12
@@ -218,7 +221,9 @@ def _hide_seam(
 
     `placed` is the fitted answer, and `source` is the original. At the selection's edge, only the
     original is visible; from there inwards, it fades out. It is not blended in where `placed`
-    shows new content. `kept` is how certain it is that each pixel was kept, at the measuring scale.
+    shows new content. `kept`, at the measuring scale, says how certain it is that each pixel was
+    kept. `measured` maps pixels of `placed` to pixels of `kept`. `selection`, (height, width), is
+    above 0 where the picture was to be edited.
     """
     height, width = selection.shape
     deep = float(np.clip(_SEAM_SHARE * np.hypot(width, height), *_SEAM_PIXELS))
@@ -274,7 +279,8 @@ def _add_detail(
 
     This is the detail that a small answer has too few pixels to show. Nothing is added where the
     answer is smoother than the original even at the measuring scale, because this smoothing is part
-    of the edit. `matrix` maps pixels of `placed` to pixels of the answer.
+    of the edit. `kept`, `measured` and `selection` are the same as in `_hide_seam`. `matrix` maps
+    pixels of `placed` to pixels of the answer.
     """
     scale = zoom(matrix)
     if scale > _DETAILED:
@@ -300,7 +306,8 @@ def _match_noise(
 ) -> None:
     """Give the new content in the selection the same noise as the original, in place.
 
-    `placed` is the fitted answer, and `source` is the original.
+    `placed` is the fitted answer, and `source` is the original. `kept`, `measured` and `selection`
+    are the same as in `_hide_seam`.
     """
     box, kept_there = _selected(kept, measured, selection)
     share = (1 - kept_there) * (selection[box] > 0)
@@ -315,7 +322,8 @@ def _match_noise(
 def _carried_on(kept: Floats, shown: NDArray[np.bool_]) -> Floats:
     """Return a copy of `kept` that also has values where the answer doesn't cover the picture.
 
-    There, the value is the mean of `kept` over nearby pixels that the answer covers.
+    There, the value is the mean of `kept` over nearby pixels that the answer covers. `shown` is
+    true at the pixels that the answer covers.
     """
     size = (max(kept.shape) // 8 | 1,) * 2
     known = shown.astype(np.float32)
@@ -336,8 +344,9 @@ def _fill_unshown(
 
     Change nothing if the answer covers the whole selection or, without a selection, the whole
     picture. In the zone of width `_MOST_RIM` beyond the answer's rim, use the original only where
-    its pixels were `kept`, because elsewhere the mirrored answer fits better. `matrix` maps pixels
-    of `placed` to pixels of the answer. `shape` is the shape of the answer's array.
+    its pixels were `kept`, because elsewhere the mirrored answer fits better. `kept` and
+    `measured` are the same as in `_hide_seam`. `matrix` maps pixels of `placed` to pixels of the
+    answer. `shape` is the shape of the answer's array.
     """
     height, width = placed.shape[:2]
     scale = zoom(matrix)

@@ -1,4 +1,4 @@
-"""Robust statistics: estimates that hardly change if a minority of the values is wrong."""
+"""Compute robust statistics, which hardly change if a minority of the values is wrong."""
 
 from __future__ import annotations
 

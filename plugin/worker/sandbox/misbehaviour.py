@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from plugin.worker.fitting.affine import Layout
-from plugin.worker.picture import png
+from plugin.worker.pictures import png_files
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Misbehaviour:
     def encoded(self, answer: Image.Image) -> tuple[bytes, str]:
         """Return the bytes and the media type of a file with the picture `answer` from `apply`."""
         if self.quality is None:
-            return png(answer), "image/png"
+            return png_files.encoded(answer), "image/png"
         out = io.BytesIO()
         answer.save(out, "JPEG", quality=self.quality)
         return out.getvalue(), "image/jpeg"

@@ -1,7 +1,8 @@
-"""The sandbox's "model": classical photographic edits, called *looks*, chosen by words in a prompt.
+"""The sandbox's "model": it edits pictures in the ways, called *looks*, that a prompt names.
 
-The edits don't use machine learning. But like the AI model of the real service, this model
-resamples and redraws the whole picture, even the pixels that the mask tells it to keep.
+The looks are classical photographic edits, without machine learning. But like the AI model of the
+real service, this model resamples and redraws the whole picture, even the pixels that the mask
+tells it to keep.
 
 In this module, a picture is a float32 array (height, width, 3) of sRGB-encoded values from 0 to 1.
 An area is a float32 array (height, width) that is 1 where the picture is to be edited, and 0 where
@@ -98,7 +99,7 @@ class _Scene:
         return min(self.picture.shape[:2]) / 1000
 
 
-# --- from pictures to arrays and back ---------------------------------------------------------
+# --- Convert pictures to arrays and back ------------------------------------------------------
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -126,6 +127,7 @@ def _frame(size: tuple[int, int], target: tuple[int, int]) -> tuple[float, float
 def _fitted(
     image: Image.Image, size: tuple[int, int], frame: tuple[float, float, float, float]
 ) -> Image.Image:
+    """Return the part of the image in the box `frame`, resampled to `size`, (width, height)."""
     width, height = image.size
     box = (frame[0] * width, frame[1] * height, frame[2] * width, frame[3] * height)
     return image.resize(size, Image.Resampling.BICUBIC, box)
@@ -163,7 +165,7 @@ def _bytes(picture: Array) -> NDArray[np.uint8]:
     return (picture * 255 + 0.5).clip(0, 255).astype(np.uint8)
 
 
-# --- building blocks --------------------------------------------------------------------------
+# --- Change arrays in simple ways -------------------------------------------------------------
 
 
 def _luma(picture: Array) -> Array:
@@ -186,12 +188,14 @@ def _blurred(picture: Array, sigma: float) -> Array:
 
 
 def _disc(radius: float) -> NDArray[np.uint8]:
+    """Return a small array with a disc of ones. `radius` is the disc's radius in pixels."""
     reach = max(1, round(radius))
     y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
     return (x * x + y * y <= (reach + 0.4) ** 2).astype(np.uint8)
 
 
 def _smoothstep(low: float, high: float, values: Array) -> Array:
+    """Return numbers that rise smoothly from 0, for the value `low`, to 1, for `high`."""
     t = ((values - np.float32(low)) / np.float32(high - low)).clip(0, 1)
     return t * t * (3 - 2 * t)
 
@@ -217,14 +221,16 @@ def _curves(picture: Array, *channels: tuple[tuple[float, float], ...]) -> Array
 
 
 def _saturation(picture: Array, factor: float) -> Array:
+    """Return the picture with its saturation multiplied by `factor`."""
     grey = _luma(picture)[..., None]
     return grey + (picture - grey) * np.float32(factor)
 
 
 def _clarity(picture: Array, amount: float, radius: float) -> Array:
-    """Return the picture with more local contrast in levels of medium brightness.
+    """Return the picture, RGB or gray, with more local contrast at medium brightness.
 
-    The contrast is increased around each pixel within `radius` pixels.
+    Local contrast is the difference between a pixel and its surroundings within `radius` pixels.
+    With an `amount` of 1, this difference is doubled at medium brightness.
     """
     grey = picture if picture.ndim == 2 else _luma(picture)
     detail = (grey - _blurred(grey, radius)) * (4 * grey * (1 - grey)).clip(0, 1)
@@ -233,7 +239,7 @@ def _clarity(picture: Array, amount: float, radius: float) -> Array:
 
 
 def _noise(picture: Array, size: float, seed: int) -> Array:
-    """Return random noise, (height, width), with a variance of 1.
+    """Return random noise with the height and width of `picture`, and with a variance of 1.
 
     Spots of the noise are about `size` pixels wide. The same `seed` always gives the same noise.
     """
@@ -248,9 +254,10 @@ def _noise(picture: Array, size: float, seed: int) -> Array:
 
 
 def _film_grain(picture: Array, amount: float, size: float) -> Array:
-    """Return the picture with film grain.
+    """Return the picture, RGB or gray, with film grain.
 
-    The grain is the same in all channels, and strongest in levels of medium brightness.
+    The grain is the same in all channels, and strongest at medium brightness. `amount` is the
+    strength of the grain. The smallest spots are about `size` pixels wide.
     """
     grey = picture if picture.ndim == 2 else _luma(picture)
     grain = 0.6 * _noise(picture, size, seed=2) + 0.4 * _noise(picture, 2 * size, seed=3)
@@ -263,7 +270,7 @@ def _redrawn(picture: Array) -> Array:
     return cv2.bilateralFilter(picture, 5, 0.06, 1.6) * np.float32(0.985) + np.float32(0.008)
 
 
-# --- the looks --------------------------------------------------------------------------------
+# --- Apply a look to a scene ------------------------------------------------------------------
 
 
 def _film(scene: _Scene) -> Array:
@@ -504,7 +511,7 @@ def _plain(scene: _Scene) -> Array:
     return _saturation(picture, 1.12)
 
 
-# --- removing ---------------------------------------------------------------------------------
+# --- Remove what is in the area ---------------------------------------------------------------
 
 
 def _remove(scene: _Scene) -> Array:
@@ -531,15 +538,15 @@ def _cleaned(scene: _Scene) -> Array:
     return scene.picture + found[..., None] * (ground - scene.picture)
 
 
-# --- which words ask for which look -----------------------------------------------------------
+# --- Choose the looks by words in the prompt --------------------------------------------------
 
 
 def _words(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE)
 
 
-# The looks are in the order in which a retoucher would apply them: first repairs, then blur, then
-# colours, then imitations of films and drawings.
+# Every look whose pattern matches the prompt is applied, in this order. Removing comes first, so
+# that the other looks also change the filled area.
 _LOOKS: tuple[tuple[re.Pattern[str], Callable[[_Scene], Array]], ...] = (
     (
         _words(r"\b(remov|eras)(e|es|ed|ing)\b|\bget rid of\b|去除|移除|去掉|消除|擦除|删除"),

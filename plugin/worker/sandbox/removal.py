@@ -37,14 +37,14 @@ STRANGENESS = 4
 This is the weight of the difference in these colours. The weight of how well a patch fits is 1.
 """
 FEWEST_SOURCES = 100
-"""The least number of known patches with which a search makes sense."""
+"""Patches are searched for only if at least this many patches are known."""
 MOST_HOLES = 12
-"""The largest number of holes that are filled one by one.
+"""At most this many holes are filled one by one.
 
 If there are more holes, all are filled together, which is less precise.
 """
 MOST_SHIFTS = 32
-"""The largest number of shifted copies that cover one hole."""
+"""At most this many copies of the picture, each shifted in another way, cover one hole."""
 
 
 def fill(picture: Array, hole: Mask) -> Array:
@@ -111,7 +111,7 @@ def _with_roughness(picture: Array, scale: float) -> Array:
     return np.dstack([picture, 3 * rough])
 
 
-# --- the small copy ---------------------------------------------------------------------------
+# --- Fill the hole in the small copy ----------------------------------------------------------
 
 
 def _completed(picture: Array, hole: Mask) -> tuple[Array, NDArray[np.intp]]:
@@ -170,10 +170,18 @@ class _Index:
     """
 
     centres: NDArray[np.intp]
+    """The centres (row, column) of the known patches, (n, 2)."""
     mean: Array
+    """The mean of all known patches, as a row of numbers."""
     axes: Array
+    """The principal components, one in each column."""
     place: float
+    """The factor by which rows and columns are multiplied before places are compared."""
     rows: Array
+    """A row of numbers for each known patch: its components, its place, and a sum.
+
+    The sum consists of the squared components and places, and of the penalty from `_strange`.
+    """
 
     @staticmethod
     def of(picture: Array, hole: Mask) -> _Index:
@@ -262,10 +270,11 @@ def _blurred(picture: Array, sigma: float) -> Array:
 
 
 def _thickness(hole: Mask) -> float:
+    """Return the distance, in pixels, from the innermost pixel of the hole to the hole's edge."""
     return float(cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, 5).max())
 
 
-# --- the full size ----------------------------------------------------------------------------
+# --- Copy detail into the hole at full size ---------------------------------------------------
 
 
 def _detail(
@@ -314,9 +323,10 @@ def _detail(
 
 
 def _common(shifts: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return the most frequent of `shifts`, an array (n, 2) with at most MOST_SHIFTS rows.
+    """Return the most frequent of `shifts`, an array (n, 2), with at most MOST_SHIFTS rows.
 
-    Shifts that are similar to a more frequent shift are left out.
+    Each row of both arrays is a distance (down, across) in pixels of the small copy. Shifts that
+    are similar to a more frequent shift are left out.
     """
     low = shifts.min(0)
     counts = np.zeros(shifts.max(0) - low + 1, np.float32)
@@ -331,9 +341,12 @@ def _common(shifts: NDArray[np.intp]) -> NDArray[np.intp]:
 def _cost(
     small: Array, unknown: Mask, guide: Array, strange: Array, shift: NDArray[np.intp]
 ) -> Array:
-    """Return the cost of copying each pixel by `shift`, an array (height, width).
+    """Return the cost of filling each pixel with the pixel that is `shift` (down, across) away.
 
-    The cost is mainly the difference between `guide` and the small picture after it is shifted.
+    `small` is the small copy, `unknown` is True in its hole, `guide` is the copy with its hole
+    filled, and `strange` is the value of `_strange` for the copy. All have the same height and
+    width as the returned array. The cost is mainly the difference between `guide` and the small
+    copy after it is shifted. It is high where the pixel that is `shift` away is unknown.
     """
     down, across = int(shift[0]), int(shift[1])
     difference = ((_shifted(small, down, across) - guide) ** 2).sum(-1)
@@ -359,7 +372,7 @@ def _shifted(array: Array, down: int, across: int) -> Array:
     return shifted
 
 
-# --- smooth interpolation ---------------------------------------------------------------------
+# --- Interpolate missing values smoothly ------------------------------------------------------
 
 
 def _diffused(values: Array, known: Mask) -> Array:

@@ -1,4 +1,4 @@
-"""The HTTP server of the sandbox: edits, generations, tasks, signed links, models, prices.
+"""The HTTP server of the sandbox, which makes edits and answers questions about tasks and prices.
 
 Edits are requested in two ways. `POST /v1/images/edits` takes a form. `POST /v1/images/generations`
 takes JSON with pictures as data URLs; if the request asks for it, the server replies at once with
@@ -44,7 +44,8 @@ from multipart import (  # type: ignore[import-untyped]
 from PIL import Image
 
 from plugin.region import RATIOS
-from plugin.worker.picture import Unreadable, png, read_foreign
+from plugin.worker.pictures import png_files
+from plugin.worker.pictures.formats import Unreadable, read_foreign
 from plugin.worker.sandbox import model
 from plugin.worker.sandbox.misbehaviour import Misbehaviour, asked_for
 
@@ -221,7 +222,7 @@ class Sandbox:
         self._server.cut_connections()
         self._server = None
 
-    # --- called by the handler ------------------------------------------------------------------
+    # --- The handler calls the methods below ----------------------------------------------------
 
     def next_answer(self) -> tuple[bool, Answer | None]:
         """Count a POST request, and take the next prepared reply.
@@ -427,7 +428,7 @@ class Refusal(Exception):
         return {"error": {"message": str(self), "type": kind, "code": self.code}}
 
 
-# --- reading requests ---------------------------------------------------------------------------
+# --- Read requests ------------------------------------------------------------------------------
 
 
 def _bad(message: str) -> Refusal:
@@ -591,7 +592,7 @@ class _Request:
             made = model.edit(self.prompt, self.pictures, self.mask, self.size)
         if misbehaviour is not None:
             return misbehaviour.encoded(misbehaviour.apply(made))
-        return png(made), "image/png"
+        return png_files.encoded(made), "image/png"
 
 
 def _decoded(file: UploadedFile) -> Image.Image:
@@ -651,7 +652,7 @@ def answer_size(size: str, resolution: str, first: tuple[int, int]) -> tuple[int
     return width, height
 
 
-# --- HTTP ---------------------------------------------------------------------------------------
+# --- Answer requests over HTTP ------------------------------------------------------------------
 
 
 class _Server(ThreadingHTTPServer):

@@ -9,7 +9,7 @@ from typing import Any
 
 _MOST_EVENTS = 8
 DEEPEST = 16
-"""The greatest depth at which nested JSON values are read. Deeper ones are ignored."""
+"""JSON values that are nested more deeply than this are ignored."""
 _TOKEN = re.compile(r'["{}\[\],:]|[^\s"{}\[\],:]+')
 _CHARSET = (
     r"utf-(8|16|32)(-sig|-[bl]e)?|gb.*|hz|big5.*|euc_\w+|(shift|iso2022)_\w+|cp\d+|iso8859-\d+"

@@ -21,7 +21,7 @@ from urllib.parse import quote, unquote_to_bytes
 from plugin.errors import Failure, Kind
 from plugin.limits import TIERS
 from plugin.translation import _
-from plugin.worker import picture
+from plugin.worker.pictures import formats
 from plugin.worker.service.answer_text import (
     DEEPEST,
     broken_off,
@@ -35,12 +35,12 @@ from plugin.worker.service.answer_text import (
 from plugin.worker.service.complaints import PASSING_WORDS, trouble, words
 
 _MOST_VALUES = 20_000
-"""The most JSON values of one answer that are searched. Later values, and values that are nested
-deeper than DEEPEST, are ignored."""
+"""At most this many JSON values of one answer are searched. Later values, and values that are
+nested deeper than DEEPEST, are ignored."""
 _MOST_LINKS = 8
 _LONGEST_LINK = 8192
 _MOST_PARTS = 16
-"""The most parts of a multipart answer that are read."""
+"""At most this many parts of a multipart answer are read."""
 # The patterns in this module are strings, because an edit needs few of them, and compiling them all
 # when the module is imported would delay each edit.
 _TASK = r"(?!\.+$)[!-~]{1,200}"
@@ -73,7 +73,7 @@ _LINK_IN_TEXT = (
 """A pattern for links to pictures inside a text, as chat models write them: in Markdown, in HTML or
 as a plain URL."""
 _MOST_TEXT = 100_000
-"""The number of characters at the beginning of a text that are searched for links."""
+"""Links are searched for only in this many characters at the beginning of a text."""
 
 _STATES = {"status", "state", "taskstatus", "taskstate", "jobstatus"}
 _DONE = {"succeeded", "success", "succeed", "successful", "completed", "complete", "done"} | {
@@ -133,7 +133,7 @@ def read(body: bytes, content_type: str = "") -> Answer:
 
 def _read_one(body: bytes, content_type: str = "") -> Answer:
     """Do the same as `read` for a body that is not multipart."""
-    if picture.file_type(body):
+    if formats.file_type(body):
         return Answer("", (_INLINE + base64.b64encode(body).decode("ascii"),), body)
     told = parsed(body, content_type)
     if told is not None:
@@ -249,7 +249,7 @@ def _is_inline(link: str) -> bool:
 def _begins_as_picture(value: str) -> bool:
     """Return whether a string begins like base64 of a picture, judging by the first bytes."""
     head = re.match(r"[\w+/-]{40}", value, re.ASCII)
-    return bool(head) and bool(picture.file_type(_from_base64(value[:40].encode("ascii"))))
+    return bool(head) and bool(formats.file_type(_from_base64(value[:40].encode("ascii"))))
 
 
 def is_picture(value: str) -> bool:
@@ -259,7 +259,7 @@ def is_picture(value: str) -> bool:
     """
     head = value.strip()[:200]
     with contextlib.suppress(Failure):
-        return _begins_as_picture(head) or bool(picture.file_type(decoded(head) or b""))
+        return _begins_as_picture(head) or bool(formats.file_type(decoded(head) or b""))
     return False
 
 
@@ -281,13 +281,13 @@ def decoded(link: str) -> bytes | None:
     if "base64" in head.lower():
         if found:
             return found
-        raise Failure(
-            Kind.ANSWER, _("The picture from the service is damaged (its base64 is not valid).")
-        )
+        raise Failure(Kind.ANSWER, _("The picture from the service is damaged."))
     for inside in (unquote_to_bytes(data), found):
-        if picture.file_type(inside):
+        if formats.file_type(inside):
             return inside
-    raise Failure(Kind.ANSWER, _("The picture from the service has an unknown encoding."))
+    raise Failure(
+        Kind.ANSWER, _("The picture from the service is in a form that Dimilinks doesn't know.")
+    )
 
 
 def mended(link: str) -> str:

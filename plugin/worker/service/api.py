@@ -1,10 +1,11 @@
-"""The client for the service: send an edit over HTTP, read the answer, fetch its picture.
+"""The client for the service: send an edit over HTTP, read the answer, and fetch the picture.
 
-There are also requests that cost nothing: the state of a task, the check of the key, and the
-prices.
+Sending an edit is a POST request, which costs money. The other requests cost nothing. They ask for
+the state of a task (the service's work on an edit), check the key, and ask for the prices.
 
-The key is sent to the configured host only. This module never repeats a POST and doesn't follow
-its redirects. If an edit fails, the Failure says whether the user may have to pay for it.
+The key is sent only to the host in the settings. This module never repeats a POST and never follows
+a redirect of a POST, because the user could be charged twice. If an edit fails, the module raises a
+Failure, whose kind and message say whether the user has possibly been charged.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import urllib3
 from plugin import __version__, settings
 from plugin.errors import Failure, Kind, NotAccepted, TaskEnded, TaskUnknown
 from plugin.translation import _
-from plugin.worker import picture
+from plugin.worker.pictures import formats
 from plugin.worker.service import (
     answer_text,
     answers,
@@ -48,11 +49,13 @@ from plugin.worker.service.transport import (
 )
 
 _CONNECTS = 4
-"""The time limit for connecting, as a multiple of the connect timeout. The addresses of a host, a
-proxy and the TLS handshake take their time one after the other."""
+"""The total time limit for connecting, as a multiple of the connect timeout. Connecting can consist
+of several steps, and each step has its own timeout: one for each address of the host, one for a
+proxy, and one for the TLS handshake."""
 _QUESTION_SECONDS = 20.0
-"""The timeout of requests that cost nothing and for which the user may be waiting."""
+"""The timeout, in seconds, of requests that cost nothing. The user is possibly waiting for them."""
 _QUESTION_BYTES = 4_000_000
+"""If the list of models or the price list has more bytes, the request for it fails."""
 _QUESTION_TRIES = urllib3.Retry(
     2,
     connect=1,
@@ -63,23 +66,28 @@ _QUESTION_TRIES = urllib3.Retry(
     raise_on_status=False,
     respect_retry_after_header=False,
 )
-"""Used for GET requests only."""
+"""How `_ask`, which sends GET requests only, repeats a failed request. A POST is never repeated."""
 _FETCH_SECONDS = 60.0
-"""The socket timeout while a picture is downloaded."""
-_ANSWER_BYTES = 4 * picture.FOREIGN_BYTES // 3 + 1_000_000
-"""The most bytes of an answer. It may contain its picture in base64, which is a third larger."""
+"""The download of a picture fails if no bytes arrive for this many seconds."""
+_ANSWER_BYTES = 4 * formats.FOREIGN_BYTES // 3 + 1_000_000
+"""An answer with more bytes is not read to its end. An answer can contain the picture in base64,
+which makes the picture a third larger."""
 _HEAD_BYTES = 1_000_000
-"""How many bytes are kept of an answer that has more than _ANSWER_BYTES."""
+"""How many bytes are kept from the beginning of an answer that has more than _ANSWER_BYTES."""
 _REDIRECTS = 3
-"""The most redirects that are followed from a link to a picture."""
+"""At most this many redirects are followed to get from one link to a picture."""
 _FRESH_LINKS = 2
-"""How often the service is asked for a new link to the picture of a task."""
+"""The service is asked for a new link to the picture of a task at most this many times."""
 _MOST_LINKS = 3
-"""The most links of one answer that are fetched. Pictures inside the answer don't count."""
+"""At most this many links in one answer are fetched. Pictures that are contained in the answer
+itself don't count."""
 
 
 class Service:
-    """A client of the service at `base_url` (with /v1) that uses one key."""
+    """A client that sends requests to the service at `base_url` with the API key `key`.
+
+    `base_url` is the service address, which usually ends with /v1.
+    """
 
     def __init__(self, base_url: str, key: str) -> None:
         self._base_url = base_url
@@ -95,24 +103,27 @@ class Service:
         on_sent: Callable[[int, int], None] = lambda sent, total: None,
         on_piece: Callable[[bool], None] = lambda last: None,
     ) -> Answer:
-        """Send one edit and wait for its answer, which may only contain the name of a task.
+        """Send one edit, wait for the answer, and return the answer.
 
-        `on_sent` is called a few times a second with the number of bytes sent and of all bytes.
-        The two are equal once, at the end. `on_piece` is called before each piece is sent, with
-        whether it is the last one. If it raises an exception, the request ends without this piece,
-        so it is certainly incomplete.
+        Some answers contain only the name of a task, and the result must then be asked for.
 
-        Raises NotAccepted if the edit was not accepted and another try may succeed, and another
-        Failure in all other cases. The kind is OUTCOME_UNKNOWN whenever the edit may have been
-        made.
+        `on_sent` is called a few times a second with two numbers: the bytes sent so far, and the
+        bytes to send in total. The two numbers are equal only in the last call. `on_piece` is
+        called before each piece of the body is sent, with True for the last piece. If `on_piece`
+        raises an exception, this piece is not sent, so the request is certainly incomplete.
+
+        Raises NotAccepted if the service did not accept the edit and another try could succeed.
+        Raises another Failure in all other cases. Whenever the service has possibly made the edit,
+        the kind is OUTCOME_UNKNOWN.
         """
         body = bytearray()
         with self._session() as session:
 
             def leaves(last: bool) -> None:
                 on_piece(last)
-                # The service answers only after the last piece. Until then there is no limit for
-                # the total time: a slow upload may take as long as it makes progress.
+                # The service answers only after the last piece, so limit the time from then on.
+                # Before that, don't limit the total time, so that a slow upload can continue as
+                # long as bytes are sent.
                 session.limit(self._read_seconds if last else 0)
 
             upload = Body(form.body, on_sent, leaves)
@@ -135,15 +146,15 @@ class Service:
                 if response is None or not upload.is_whole:
                     raise lost from error
                 if isinstance(error, TooLong):
-                    # The name of a task is near the beginning.
+                    # Keep only the beginning of the answer, where the name of a task usually is.
                     del body[_HEAD_BYTES:]
         status, kind = response.status_code, content_type(response)
         if 200 <= status < 300:
             try:
                 answer = answers.read(bytes(body), kind)
             except Exception as error:
-                # Whatever is wrong with the answer, the edit may have been paid for.
-                told = str(lost or _unknown(_("its answer was not valid HTTP")))
+                # Whatever is wrong with the answer, the service has possibly charged for the edit.
+                told = str(lost or refusals.unknown(_("its answer could not be read")))
                 raise Failure(Kind.OUTCOME_UNKNOWN, told, bytes(body)) from error
             answer = replace(answer, task=self._secrets.named(answer.task))
             if lost and not (answer.task or answer.complete):
@@ -152,16 +163,18 @@ class Service:
         if not upload.is_whole or (status in refusals.NOT_MADE and not lost):
             raise self._refusal(response, bytes(body))
         if named := self._secrets.named(answers.named_task(bytes(body), kind)):
-            # A proxy may have timed out. The result can be requested by the name of the task.
+            # The status means an error, for example because a proxy timed out. But the answer
+            # names a task, so the result can be asked for.
             return Answer(named)
-        raise lost or _unknown(_answered(status, self._said(response, bytes(body))))
+        raise lost or refusals.unknown(refusals.answered(status, self._said(response, bytes(body))))
 
     def task(self, name: str) -> Task:
         """Ask the service once for the state of a task.
 
-        Raises Stumbled if the request may be repeated, TaskEnded if the task has no result and
-        will never have one (TaskUnknown if the service says that there is no such task), and
-        Failure if the user must do something first.
+        Raises Stumbled if the request failed and can be repeated. Raises TaskEnded if the task has
+        no result and will never have one, and the subclass TaskUnknown if the service says that
+        there is no such task. Raises any other Failure if the user has to solve a problem first,
+        such as an invalid key, or has to wait.
         """
         url = f"{self._base_url}/tasks/{quote(name, safe='')}"
         response, body = self._ask(url, Bearer(self._key), _ANSWER_BYTES, self._read_seconds)
@@ -170,7 +183,7 @@ class Service:
             told = self._task_in(name, answer_text.parsed(body, content_type(response)), body)
             if told:
                 return told
-            # The answer has a good status, but says that there is no such task.
+            # The HTTP status means success, but the answer says that there is no such task.
             status = 404
         said = self._said(response, body)
         if status in (404, 410):
@@ -194,21 +207,21 @@ class Service:
                 ).format(sentence=self._refusal(response, body, asking=True)),
             )
         wait = patience.asked_for(response.headers.get("Retry-After"))
-        raise Stumbled(_answered(status, said), wait)
+        raise Stumbled(refusals.answered(status, said), wait)
 
     def _task_in(self, name: str, told: Any, body: bytes) -> Task | None:
-        """Return the state of a task; None if the answer says that there is no such task.
+        """Return the task `name`, or None if the answer says that there is no such task.
 
-        `told` is the parsed JSON of `body`. Raises Stumbled if the request may be repeated,
-        TaskEnded if the task ended without a result, and Failure if the answer is an error that is
-        not about the task itself.
+        `told` is the parsed JSON of `body`, the bytes of the answer. Raises Stumbled if the request
+        failed and can be repeated, TaskEnded if the task ended without a result, and any other
+        Failure if the answer reports an error that is not about the task itself.
         """
         answer = replace(answers.read_parsed(told, body), task=name)
         if answers.is_done(told, answer):
             return Task(100, answer)
         said = self._tamed(complaints.words(told))
         if answers.has_stumbled(told, name):
-            raise Stumbled(_answered(200, said))
+            raise Stumbled(refusals.answered(200, said))
         if answers.has_failed(told, name):
             raise TaskEnded(
                 Kind.REFUSED,
@@ -247,37 +260,42 @@ class Service:
         return Task(answers.progress(told))
 
     def picture(self, answer: Answer) -> bytes:
-        """Return the bytes of the answer's picture.
+        """Return the bytes of the picture that the answer contains or links to.
 
-        If no picture is found, return the first thing that was found, without its secrets, because
-        it is saved.
+        If there is no picture, return the first other data that was found. Secrets are removed from
+        this data, because the caller saves it.
 
-        If a link can't be fetched because of the network or the service, it is tried again. If it
-        is no longer valid, the service is asked for the task, which has a new link. Both cost
-        nothing. The key is not sent with a link, which has its own signature.
+        If a link can't be fetched because of the network or the service, it is tried again. If a
+        link is no longer valid, the service is asked for the task again, because the new answer
+        contains a new link. Neither costs anything. Links are fetched without the key, because each
+        link contains its own signature.
 
-        Raises Failure: of the kind REFUSED or OUTCOME_UNKNOWN if the answer is an error, of the
-        kind SETUP if the proxy of this machine can't be used, else of the kind ANSWER.
+        Raises Failure. The kind is REFUSED or OUTCOME_UNKNOWN if the answer is an error, SETUP if
+        the proxy of this machine can't be used, and ANSWER in all other cases.
         """
         for fresh in range(_FRESH_LINKS + 1):
             try:
                 data = self._picture(answer)
-                return data if picture.file_type(data) else self._secrets.kept(data)[1]
+                return data if formats.file_type(data) else self._secrets.kept(data)[1]
             except _Stale as stale:
-                failure = _not_fetched(str(stale))
+                failure = refusals.not_fetched(str(stale))
             if not answer.task or fresh == _FRESH_LINKS:
                 break
-            # A service may name a task and yet not answer requests for tasks.
+            # Ignore a failed request and use the old links again, because some services name a task
+            # but don't answer requests for tasks.
             with contextlib.suppress(Stumbled, Failure):
                 answer = self.task(answer.task).answer or answer
         raise failure
 
     def _picture(self, answer: Answer, is_inner: bool = False) -> bytes:
-        """Return the bytes of the first picture that a link of the answer leads to.
+        """Return the bytes of the first picture that a link in the answer contains or leads to.
 
-        If no link leads to a picture, judging by its bytes, return the first bytes that were found.
-        A link may also lead to another answer, an inner one, with links in it. These are followed,
-        but no further ones. Raises Failure, or _Stale if a new link may help.
+        Whether bytes are a picture is decided by their beginning. If no link leads to a picture,
+        return the first other bytes that were found.
+
+        A link can also lead to a second answer. The links in that inner answer are fetched, too
+        (with `is_inner`), but a third answer is not searched for links. Raises Failure, or _Stale
+        if a new link could help.
         """
         other = b""
         trouble: Failure | _Stale | None = None
@@ -289,16 +307,17 @@ class Service:
                     followed += 1
                     if followed > _MOST_LINKS:
                         break
-                    # The first link is most likely the result. The others get a single try.
+                    # Fetch the first link in several attempts, because it most likely leads to the
+                    # result. Fetch each other link in one attempt.
                     is_first = followed == 1 and not is_inner
                     data = self._followed(link, patience.FETCHES if is_first else (0,))
             except (Failure, _Stale) as error:
                 trouble = trouble or error
                 continue
-            if not picture.file_type(data) and not is_inner:
+            if not formats.file_type(data) and not is_inner:
                 with contextlib.suppress(Failure, _Stale):
                     data = self._picture(answers.read(data), is_inner=True)
-            if picture.file_type(data):
+            if formats.file_type(data):
                 return data
             other = other or data
         if other:
@@ -306,9 +325,10 @@ class Service:
         raise self._without_a_picture(answer, trouble)
 
     def _followed(self, link: str, pauses: Sequence[float]) -> bytes:
-        """Return what a link leads to, and try again after each of `pauses` (seconds) if necessary.
+        """Fetch a link, and return the bytes that it leads to.
 
-        Raises Failure, or _Stale if the link has expired.
+        There is one attempt for each of `pauses`, the seconds to wait after that attempt fails.
+        Raises Failure, or _Stale if the link is no longer valid.
         """
         try:
             url = urljoin(self._base_url, answers.mended(link))
@@ -322,18 +342,19 @@ class Service:
                 time.sleep(pause)
         if links.is_expired(url):
             raise _Stale(cause)
-        raise _not_fetched(cause)
+        raise refusals.not_fetched(cause)
 
     def _without_a_picture(
         self, answer: Answer, failure: Failure | _Stale | None
     ) -> Failure | _Stale:
         """Return the exception to raise for an answer without a picture.
 
-        `failure` says why a link could not be used, if there was one. Only an error code proves
-        that nothing was made. After anything else, the edit may have been made and is not sent
-        again.
+        `failure` says why a link could not be used, or is None if the answer has no links. Only an
+        error code proves that the service made nothing. Otherwise the service has possibly made the
+        edit, so the edit is not sent again.
         """
-        # If the answer names a task, asking for the task will show what became of the edit.
+        # If the answer names a task, ignore an error in the answer, because asking for the task
+        # will show what became of the edit.
         trouble = None if answer.task else complaints.trouble(answer_text.parsed(answer.body))
         said = self._tamed(complaints.said(answer.body))
         if trouble and trouble.refused:
@@ -348,7 +369,7 @@ class Service:
                 ),
             )
         if trouble:
-            return _unknown(_answered(200, said))
+            return refusals.unknown(refusals.answered(200, said))
         return failure or Failure(
             Kind.ANSWER,
             refusals.quoting(
@@ -362,14 +383,17 @@ class Service:
         )
 
     def kept(self, body: bytes) -> tuple[str, bytes]:
-        """Return a file suffix and the body without its secrets, to be written to the disk."""
+        """Return a file suffix, and the body of an answer without secrets, to be saved to a file.
+
+        Pictures in the body stay unchanged.
+        """
         return self._secrets.kept(body)
 
     def check(self) -> None:
         """Check that the service is reachable and accepts the key.
 
-        This requests the list of models, which needs the key and costs nothing. Raises Failure with
-        the reason why an edit would fail.
+        The check asks for the list of models, because that request needs the key and costs nothing.
+        Raises Failure with the reason if the service can't be used.
         """
         try:
             response, body = self._ask(
@@ -404,7 +428,10 @@ class Service:
         )
 
     def prices(self, model: str) -> dict[str, float]:
-        """Return the price of one picture at each tier, as far as the service publishes prices."""
+        """Return the price of one picture made by `model`, for each tier with a published price.
+
+        Return {} if the service can't be reached or publishes no prices.
+        """
         parts = urlsplit(self._base_url)
         try:
             response, body = self._ask(
@@ -426,10 +453,11 @@ class Service:
         limit: int,
         seconds: float,
     ) -> tuple[requests.Response, bytes]:
-        """Send a GET request, and return the response and its body.
+        """Send a GET request, and return the response and the bytes of the body.
 
-        The body may have at most `limit` bytes and take at most `seconds`. Raises Stumbled if the
-        request failed, and Failure if a setting of this machine must be changed first.
+        Raises Stumbled if the request fails, if the body has more than `limit` bytes, or if the
+        body is not complete within `seconds`. Raises Failure if the user must first change a
+        setting of this machine.
         """
         with self._session() as session:
             session.mount(url, Adapter(session, max_retries=_QUESTION_TRIES))
@@ -464,7 +492,7 @@ class Service:
                         if response.is_redirect:
                             url = urljoin(url, response.headers["Location"])
                             continue
-                        body = session.read(response, picture.FOREIGN_BYTES, self._read_seconds)
+                        body = session.read(response, formats.FOREIGN_BYTES, self._read_seconds)
                 except TooLong as error:
                     raise Failure(
                         Kind.ANSWER, _("The picture from the service is too large to be a result.")
@@ -478,17 +506,17 @@ class Service:
                 status = response.status_code
                 if status == 200:
                     return body
-                clause = _answered(status, self._said(response, body))
+                clause = refusals.answered(status, self._said(response, body))
                 if status == 429 or status >= 500:
                     raise Stumbled(clause)
                 if status in (403, 404, 410) or links.is_expired(url):
                     raise _Stale(clause)
-                raise _not_fetched(clause)
+                raise refusals.not_fetched(clause)
         raise Failure(
             Kind.ANSWER,
             _(
-                "The result could not be fetched, because the service's link to it was "
-                "redirected too many times."
+                "The result could not be fetched, because the service's link only leads to further "
+                "links. Ask the service to provide the picture again."
             ),
         )
 
@@ -497,10 +525,12 @@ class Service:
         with Session() as session:
             session.headers["User-Agent"] = f"dimilinks-gimp/{__version__}"
             if settings.is_loopback(urlsplit(self._base_url).hostname or ""):
-                # A proxy can't reach the loopback address of this machine.
+                # Don't use a proxy, because a proxy can't reach the loopback address of this
+                # machine.
                 session.trust_env = False
             elif bundle := os.environ.get("SSL_CERT_FILE"):
-                # REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, requests' own variables, take precedence.
+                # If REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE is set, too, the library requests uses
+                # that variable instead.
                 session.verify = bundle
             try:
                 yield session
@@ -508,12 +538,13 @@ class Service:
                 session.limit(0)
 
     def _lost(self, error: Exception, upload: Body) -> Failure:
-        """Return the Failure for an edit without an answer.
+        """Return the Failure for an edit whose answer did not arrive completely due to `error`.
 
-        The service can have accepted the edit only if its last piece was sent.
+        If the last piece of `upload` was sent, the service has possibly accepted the edit.
+        Otherwise the service certainly has not.
         """
         if upload.is_whole:
-            return _unknown(network_errors.cause(network_errors.through_proxy(error)))
+            return refusals.unknown(network_errors.cause(network_errors.through_proxy(error)))
         if upload.is_begun:
             return NotAccepted(
                 Kind.UNREACHABLE,
@@ -528,7 +559,8 @@ class Service:
             "The service at {host} can't be reached ({why}). Nothing was sent, so nothing was "
             "charged. Check the network and the service address, then try again."
         ).format(host=self._host, why=network_errors.cause(error))
-        # A proxy that refuses and an invalid certificate are unlikely to change in a moment.
+        # If the proxy or the encrypted connection fails, don't send the edit again automatically,
+        # because such a problem is unlikely to disappear within seconds.
         lasting = isinstance(error, (requests.exceptions.ProxyError, requests.exceptions.SSLError))
         return (Failure if lasting else NotAccepted)(Kind.UNREACHABLE, sentence)
 
@@ -536,38 +568,16 @@ class Service:
         return refusals.refusal(response, body, self._base_url, self._tamed, asking)
 
     def _said(self, response: requests.Response, body: bytes) -> str:
-        """Return the message in an answer for display: one short line, without secrets."""
+        """Return the service's message in an answer as one short line without secrets."""
         return self._tamed(complaints.said(body, content_type(response)))
 
     def _tamed(self, message: Any) -> str:
-        """Return a message of the service for display; "" if it is not a string."""
+        """Return a message as one short line without secrets, or "" if it is not a string."""
         return self._secrets.tamed(message)
 
 
 class _Stale(Exception):
-    """A link is not valid, or no longer valid. The message is a clause that says why."""
+    """A link to a picture is not valid, or no longer valid, but the service can give a new link.
 
-
-def _not_fetched(clause: str) -> Failure:
-    return Failure(
-        Kind.ANSWER,
-        _("The edit was made, but its result could not be fetched: {why}.").format(why=clause),
-    )
-
-
-def _answered(status: int, said: str) -> str:
-    """Return the clause for an answer that can't be used, with the service's message if any."""
-    if said:
-        return _("the service answered {status}: “{words}”").format(status=status, words=said)
-    return _("the service answered {status}").format(status=status)
-
-
-def _unknown(clause: str) -> Failure:
-    return Failure(
-        Kind.OUTCOME_UNKNOWN,
-        _(
-            "The edit was sent, but the service gave no usable answer ({why}). You may have "
-            "been charged, so the edit is not sent again. Check your account with the service "
-            "before you start a new edit."
-        ).format(why=clause),
-    )
+    The message is a clause that says why the link could not be fetched.
+    """

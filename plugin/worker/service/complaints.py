@@ -149,7 +149,7 @@ def said(body: bytes, content_type: str = "") -> str:
         return words(told)
     whole = text(body[:4000], content_type)
     if whole.lstrip()[:1] in ("{", "["):
-        # This is JSON that was cut off, which contains no readable message.
+        # This looks like JSON but can't be parsed, so its message can't be told from the rest.
         return ""
     title = re.search(r"<title[^>]*>(.*?)</title>", whole, re.IGNORECASE | re.DOTALL)
     if title:

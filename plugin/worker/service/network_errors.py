@@ -47,10 +47,10 @@ class Stumbled(Exception):
 def setup(error: BaseException) -> Failure:
     if isinstance(error, requests.exceptions.InvalidSchema):
         text = _(
-            "Nothing could be sent, because this computer uses a SOCKS proxy, which Dimilinks "
-            "does not support. Either set HTTPS_PROXY to an HTTP proxy (most programs with a "
-            "SOCKS proxy also offer one). Or add the host of the service to NO_PROXY, to go "
-            "without a proxy. Then try again."
+            "Nothing could be sent, because this computer uses a SOCKS proxy, which Dimilinks does "
+            "not support. Most programs with a SOCKS proxy also offer an HTTP proxy: set "
+            "HTTPS_PROXY to its address. Or, to use no proxy, add the host of the service to "
+            "NO_PROXY. Then try again."
         )
     else:
         text = _(
@@ -119,7 +119,7 @@ def cause(error: BaseException) -> str:
     if isinstance(error, TooLong):
         return _("its answer was too long")
     if is_odd(error):
-        return _("its answer was not valid HTTP")
+        return _("its answer could not be read")
     if isinstance(error, requests.ConnectTimeout):
         return _("the connection timed out")
     if isinstance(error, requests.Timeout):
@@ -134,16 +134,16 @@ def cause(error: BaseException) -> str:
             return _("its certificate could not be verified")
         return _("the encrypted connection failed")
     if isinstance(error, requests.exceptions.ProxyError):
-        return _("the proxy refused the connection")
+        return _("the proxy could not be used")
     if holds(socket.gaierror, urllib3.exceptions.NameResolutionError):
-        return _("its name was not found")
+        return _("the server's name was not found")
     if holds(ConnectionRefusedError):
         return _("the connection was refused")
     # Test this type first, because it is a subclass of ConnectionResetError.
     if holds(http.client.RemoteDisconnected):
         return _("the connection was closed without an answer")
     if holds(ConnectionResetError):
-        return _("the connection was reset")
+        return _("the other side broke off the connection")
     if holds(http.client.IncompleteRead, urllib3.exceptions.IncompleteRead):
         return _("the answer was cut off")
     return _("the connection was lost")

@@ -29,19 +29,19 @@ LONGEST = 60.0
 If the service asks for a longer pause, the edit fails, and the message says when to try again.
 """
 HELD = 3600.0
-"""Longest time in which no edit is sent to a service that asked for a pause, even a longer one."""
+"""If the service asks for a longer pause, edits are held back only for this time."""
 _SPREAD = 1.2
-"""Largest random factor by which pauses of up to LONGEST are extended."""
+"""Pauses of up to LONGEST are extended by a random factor of at most this."""
 _NOTE = "busy.json"
 _HALF_A_DAY = 43_200
 _MOST_ASKED = 366 * 86_400.0
-"""Longest pause that is read from a Retry-After header. A longer one counts as this long, because
-its end possibly lies outside the range of valid dates."""
+"""A longer pause in a Retry-After header counts as this long, because its end can lie outside the
+range of valid dates."""
 STAGGER = 0.25
 """Pause between the POSTs of a job, because sending all variations at the same moment could exceed
 the service's rate limit."""
 UNKNOWN = 20.0
-"""How long after a task was accepted the service's message that it is unknown is ignored."""
+"""For this long after an edit was accepted, a message that its task is unknown is ignored."""
 POLLING = 15 * 60.0
 """How long the worker waits for a task to be done."""
 POLLS = 2.0, 3.0, 30.0

@@ -12,8 +12,8 @@ from urllib.parse import quote
 from plugin.worker.service import answer_text, answers
 
 _LEAST_KEY = 8
-"""The length from which a key, in characters, is searched for in task names and in encoded form. A
-shorter key would be found there by chance."""
+"""A key with fewer characters is not searched for in task names and in encoded form, because it
+would be found there by chance."""
 
 # A pattern that can begin at any character has limits for its repetitions, because otherwise a
 # crafted answer could make the search very slow.
@@ -64,9 +64,9 @@ class Secrets:
         if "\0" not in text:
             text = _NAMED.sub(_without_value, text)
             return ".bin", self._hidden(text).encode("utf-8", "replace")
-        # The body is binary, so remove only what is certainly a secret: values with a secret name,
-        # links, signatures and the key. Other bytes that look like a secret are possibly part of
-        # a picture.
+        # The body is binary, so remove only what is certainly a secret: the key, signatures, values
+        # with a secret name, and the credentials and queries in links. The rest of a link stays.
+        # Other bytes that look like a secret are possibly part of a picture.
         text = _NAMED.sub(_without_value, body.decode("latin-1"))
         for secret in (_LINK, _SIGNATURE, self._spelled):
             text = secret.sub(lambda found: self._hidden(found[0]), text)

@@ -1,11 +1,14 @@
-"""Build messages that say why the service rejected a request, and what the user can do."""
+"""Build messages about requests that the service rejected, or whose outcome is unknown.
+
+The messages say why, and what the user can do.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Callable
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 
@@ -78,14 +81,13 @@ def refusal(
         )
         return NotAccepted(Kind.BUSY, quoting(text, said), wait)
     elif 300 <= status < 400:
-        place = tamed(_host(response.headers.get("Location", "")))
+        address = tamed(_moved_to(response, base_url))
         text = (
             _(
-                "The service has moved and now answers at {place}. Change the service address "
-                "to this host in Filters ▸ Dimilinks ▸ Settings… (or DIMILINKS_BASE_URL), "
-                "then try again."
-            ).format(place=place)
-            if place
+                "The service has moved. Enter {address} as the service address in Filters ▸ "
+                "Dimilinks ▸ Settings… (or DIMILINKS_BASE_URL), then try again."
+            ).format(address=address)
+            if address
             else _(
                 "The service has moved. Ask the service for its new address, enter it in "
                 "Filters ▸ Dimilinks ▸ Settings… (or DIMILINKS_BASE_URL), then try again."
@@ -94,8 +96,8 @@ def refusal(
         said = ""
     elif asking:
         text = _(
-            "The service does not let this API key see the edit ({status}). If the edit was "
-            "sent with another key, enter that key in Filters ▸ Dimilinks ▸ Settings…."
+            "The result can't be fetched: the service refuses this API key for it ({status}). If "
+            "the edit was sent with another key, enter that key in Filters ▸ Dimilinks ▸ Settings…."
         ).format(status=status)
     elif status in (404, 405) and not (code and urlsplit(base_url).path):
         text = wrong_address(base_url, status)
@@ -111,28 +113,37 @@ def wrong_address(base_url: str, status: int) -> str:
     """Return the message for an address where a server answers that is not the service."""
     if not urlsplit(base_url).path:
         return _(
-            "There is a server at {host}, but it is not this service ({status}). The address "
-            "usually ends with /v1. Set it to {address}/v1 in Filters ▸ Dimilinks ▸ Settings… "
-            "(or DIMILINKS_BASE_URL), then try again."
+            "There is a server at {host}, but it does not offer this service ({status}). The "
+            "address usually ends with /v1. Set it to {address}/v1 in Filters ▸ Dimilinks ▸ "
+            "Settings… (or DIMILINKS_BASE_URL), then try again."
         ).format(host=urlsplit(base_url).netloc, status=status, address=base_url)
     return _(
-        "There is a server at {host}, but it is not this service ({status}). Check the "
-        "address, which usually ends with /v1."
+        "There is a server at {host}, but it does not offer this service ({status}). Check the "
+        "service address, which usually ends with /v1."
     ).format(host=urlsplit(base_url).netloc, status=status)
 
 
-def _host(url: str) -> str:
-    """Return the host of a URL, or "" if the URL contains no host."""
+def _moved_to(response: requests.Response, base_url: str) -> str:
+    """Return the service address to which a redirect of a request to `base_url` leads.
+
+    Return "" if the redirect doesn't lead to the same endpoint at another address.
+    """
+    endpoint = urlsplit(response.url or "").path.removeprefix(urlsplit(base_url).path)
     try:
-        return urlsplit(url).netloc.rpartition("@")[2]
+        target = urlsplit(urljoin(base_url, response.headers.get("Location", "")))
     except ValueError:
         return ""
+    host = target.netloc.rpartition("@")[2]
+    if not host or not endpoint or not target.path.endswith(endpoint):
+        return ""
+    address = f"{target.scheme}://{host}{target.path.removesuffix(endpoint)}"
+    return "" if address == base_url else address
 
 
 def _remedy() -> str:
     """Return a sentence that says where the user can change the key that was refused."""
     if os.environ.get("DIMILINKS_API_KEY"):
-        return _("Check the environment variable DIMILINKS_API_KEY.")
+        return _("Correct the API key in the environment variable DIMILINKS_API_KEY.")
     return _("Open Filters ▸ Dimilinks ▸ Settings… and enter the key again.")
 
 
@@ -141,3 +152,39 @@ def quoting(sentence: str, said: str) -> str:
     if not said:
         return sentence
     return _("{sentence} The service says: “{words}”.").format(sentence=sentence, words=said)
+
+
+def not_fetched(clause: str) -> Failure:
+    """Return the Failure for an edit that was made, but whose picture could not be fetched.
+
+    `clause` says why.
+    """
+    return Failure(
+        Kind.ANSWER,
+        _("The edit was made, but its result could not be fetched: {why}.").format(why=clause),
+    )
+
+
+def answered(status: int, said: str) -> str:
+    """Return the clause that says with which HTTP status the service answered.
+
+    If `said`, the service's message, is not empty, the clause also quotes it.
+    """
+    if said:
+        return _("the service answered {status}: “{words}”").format(status=status, words=said)
+    return _("the service answered {status}").format(status=status)
+
+
+def unknown(clause: str) -> Failure:
+    """Return the Failure for an edit that was sent, and to which no usable answer came.
+
+    `clause` says what came instead.
+    """
+    return Failure(
+        Kind.OUTCOME_UNKNOWN,
+        _(
+            "The edit was sent, but the service gave no usable answer ({why}). You may have "
+            "been charged, so the edit is not sent again. Check your account with the service "
+            "before you start a new edit."
+        ).format(why=clause),
+    )

@@ -1,6 +1,7 @@
 """HTTP connections with time limits for whole requests, and uploads that count the bytes sent.
 
-All changes to the behaviour of requests, urllib3 and http.client are in this module.
+This module contains all code that changes how the libraries requests, urllib3 and http.client
+behave.
 """
 
 from __future__ import annotations
@@ -25,42 +26,46 @@ from requests.auth import AuthBase
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 _REPORT_SECONDS = 0.2
-"""The time between two reports of the progress of an upload."""
+"""The progress of an upload is reported at most once in this many seconds, and at the end."""
 _KEEPALIVE = (
     ("SO_KEEPALIVE", socket.SOL_SOCKET, 1),
-    # The first probe is sent before a router forgets an idle connection. (On macOS, this option has
-    # another name.)
+    # Send the first probe, a packet without data, after 30 idle seconds, before a router on the way
+    # forgets the connection. (On macOS, this option has the second of these names.)
     ("TCP_KEEPIDLE", socket.IPPROTO_TCP, 30),
     ("TCP_KEEPALIVE", socket.IPPROTO_TCP, 30),
     ("TCP_KEEPINTVL", socket.IPPROTO_TCP, 30),
-    # A network that is down for minutes must not end the connection earlier than the timeout for an
-    # answer does.
+    # Give up only after 20 unanswered probes, that is, after 10 minutes. Otherwise a network that
+    # is down for a few minutes would end the connection before the timeout for the answer does.
     ("TCP_KEEPCNT", socket.IPPROTO_TCP, 20),
 )
-"""(name, level, value) of each socket option. A platform may lack some of the names."""
+"""The (name, level, value) of each socket option for TCP keep-alive, which keeps a connection open
+while the service works. Names that a platform lacks are skipped."""
 
 
 _CHUNK = re.compile(rb"[0-9A-Fa-f]+[ \t]*([;\r\n]|$)")
-"""The beginning of a chunk: its length."""
+"""A pattern for the beginning of a chunk, which is the length of the chunk. HTTP sends a body in
+chunks if the length of the body is not known at first."""
 _GZIP = b"\x1f\x8b"
-"""The first two bytes of a compressed body."""
+"""The first two bytes of a body that is compressed with gzip."""
 _LAYERS = 3
-"""How many times a body may be compressed: a proxy may compress it again."""
+"""A body is decompressed at most this many times. Some proxies compress a body that is already
+compressed."""
 _MEMBERS = 2000
-"""The most gzip members in a body. Empty members add nothing to its length, so the limit for its
-length doesn't stop them."""
+"""At most this many gzip members (pieces that are compressed separately) of a body are read. The
+limit for the length of the decompressed body doesn't stop an endless series of empty members."""
 _UNPACKED = 2**20
-"""The most bytes that are decompressed at a time."""
+"""When a body is decompressed, at most this many bytes are yielded at a time."""
 
 
 class TooLong(Exception):
-    """The body has more bytes than any real answer."""
+    """The body of a response has more bytes than the caller accepts."""
 
 
 class Bearer(AuthBase):
-    """Sends the key in a header.
+    """Adds the API key to the headers of a request.
 
-    As the `auth` of a request, it also keeps requests from using a .netrc file instead.
+    Pass an instance as the `auth` of the request. Without `auth`, the library requests would look
+    for a password in the user's .netrc file and send that.
     """
 
     def __init__(self, key: str) -> None:
@@ -72,7 +77,11 @@ class Bearer(AuthBase):
 
 
 class Anonymous(AuthBase):
-    """Sends no credentials, not even those of a .netrc file."""
+    """Adds neither the API key nor a password to a request.
+
+    Pass an instance as the `auth` of the request. Without `auth`, the library requests would look
+    for a password in the user's .netrc file and send that.
+    """
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         return request
@@ -81,8 +90,8 @@ class Anonymous(AuthBase):
 class Session(requests.Session):
     """A session that follows no redirects and can limit the total time of a request.
 
-    The timeout of a socket is not enough for that. It starts again with every byte, and a library
-    waits for many bytes at a time.
+    The timeout of a socket doesn't limit the total time, because it starts again whenever a byte
+    arrives, and the libraries wait until many bytes have arrived.
     """
 
     def __init__(self) -> None:
@@ -91,20 +100,23 @@ class Session(requests.Session):
         self._sockets: list[socket.socket] = []
         self._timer: threading.Timer | None = None
         self.is_over = False
-        # The only compression that is asked for.
+        # Ask the service to use no compression other than gzip.
         self.headers["Accept-Encoding"] = "gzip"
         self.mount("https://", Adapter(self))
         self.mount("http://", Adapter(self))
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """Return None, so that requests ignores redirects.
+        """Return None, so that the library requests treats a redirect like any other response.
 
-        Otherwise it would read the whole body of a redirect, which may never end.
+        Otherwise requests would read the whole body of the redirect, even if the body never ends.
         """
         return None
 
     def limit(self, seconds: float) -> None:
-        """Shut down all connections after `seconds`; 0 removes the limit."""
+        """Shut down all connections of the session after `seconds`, or never if `seconds` is 0.
+
+        A new limit replaces the former one.
+        """
         if self._timer:
             self._timer.cancel()
         if seconds:
@@ -113,7 +125,7 @@ class Session(requests.Session):
             self._timer.start()
 
     def watch(self, connected: socket.socket) -> None:
-        """Apply the time limit to this socket as well."""
+        """Add `connected` to the sockets that are shut down when the time limit is reached."""
         with self._lock:
             self._sockets.append(connected)
             if self.is_over:
@@ -132,12 +144,12 @@ class Session(requests.Session):
         seconds: float,
         chunks: bytearray | None = None,
     ) -> bytes:
-        """Return the body of a response, decompressed.
+        """Return the decompressed body of a response.
 
-        What has arrived is added to `chunks`, even if the connection breaks. Raises TooLong if
-        there are more than `limit` bytes, whatever the header says. Raises
-        requests.RequestException if the connection breaks, or if the body is not complete within
-        `seconds`.
+        If the caller passes `chunks`, the bytes are added to `chunks` as they arrive, so the caller
+        has them even if the connection breaks. Raises TooLong if the decompressed body has more
+        than `limit` bytes, whatever length the header gives. Raises requests.RequestException if
+        the connection breaks, or if the body is not complete within `seconds`.
         """
         self.limit(seconds)
         chunks = bytearray() if chunks is None else chunks
@@ -146,13 +158,14 @@ class Session(requests.Session):
             if len(chunks) > limit:
                 raise TooLong
         if self.is_over:
-            # A body without a length seems complete when its connection is shut down.
+            # The connection was shut down because of the time limit. If the header doesn't give the
+            # length of the body, the body seems complete, but it possibly isn't.
             raise requests.ReadTimeout
         return bytes(chunks)
 
 
 class Adapter(HTTPAdapter):
-    """Creates the connections of a session."""
+    """Makes the session `session` use the connection classes of this module."""
 
     def __init__(self, session: Session, **options: Any) -> None:
         self._session = session
@@ -166,24 +179,31 @@ class Adapter(HTTPAdapter):
 
 
 class _Response(http.client.HTTPResponse):
-    """A response after any number of interim ones. (http.client skips only those of status 100.)"""
+    """A response that skips all interim responses (status 1xx, except 101) before the real one.
+
+    http.client skips only those with status 100. This class also reads a body that is sent in one
+    piece although the header says that it is sent in chunks.
+    """
 
     def begin(self) -> None:
         super().begin()
         while 100 <= self.status < 200 and self.status != http.HTTPStatus.SWITCHING_PROTOCOLS:
-            # `begin` reads another status line only if there are no headers yet.
+            # Remove the headers, because `begin` reads the next response only if there are none.
             self.headers = self.msg = None  # type: ignore[assignment]
             super().begin()
         found = self.fp.peek(16) if self.chunked and self.fp else b""
         if found and not _CHUNK.match(found):
-            # A proxy joined the chunks and kept the header. The body ends when the connection is
-            # closed.
+            # A proxy has joined the chunks, but not removed the header that announces them. So read
+            # the body until the connection is closed.
             del self.headers["Transfer-Encoding"]
             self.chunked, self.will_close = False, True
 
 
 class _Connection(HTTPConnection):
-    """A connection with TCP keep-alive, whose sockets the session can shut down."""
+    """A connection with TCP keep-alive. It tells the session its sockets.
+
+    So the session can shut the sockets down when the time limit is reached.
+    """
 
     response_class = _Response
 
@@ -194,7 +214,7 @@ class _Connection(HTTPConnection):
     def _new_conn(self) -> socket.socket:
         connected = super()._new_conn()
         for name, level, value in _KEEPALIVE:
-            # An option that the system refuses must not prevent an edit.
+            # If the system refuses an option, go on without this option.
             with contextlib.suppress(OSError):
                 if hasattr(socket, name):
                     connected.setsockopt(level, getattr(socket, name), value)
@@ -203,28 +223,31 @@ class _Connection(HTTPConnection):
 
     def connect(self) -> None:
         super().connect()
-        # TLS puts another object in place of the socket. With TLS inside TLS, this object is no
-        # socket itself, but has one.
+        # With TLS, `sock` is another object than the socket that `_new_conn` returned, so tell the
+        # session this object, too. With TLS inside TLS, which an https proxy causes, the object is
+        # not a socket, but has an attribute `socket`.
         connected: Any = self.sock
         self._session.watch(getattr(connected, "socket", connected))
 
 
 class _SecureConnection(_Connection, HTTPSConnection):
-    """The same connection over TLS."""
+    """A connection like _Connection, but encrypted with TLS."""
 
 
 class Body:
     """The body of a request, which counts how many of its bytes have been read for sending.
 
-    Its first piece is read after the headers have been sent to the service, that is, after a proxy
-    has opened the tunnel and TLS is established. Each further piece is read after the previous one
-    was passed to the socket. So what was not read has not been sent.
+    Bytes that have not been read have certainly not been sent. The reason is the order of the
+    steps: a proxy opens the tunnel, TLS is established, and the headers are sent to the service.
+    Only then is the first piece of the body read. Each further piece is read after the previous
+    piece was passed to the socket.
 
-    requests treats it as a stream of known length because it has `__iter__`, `__len__` and `read`.
+    Because a Body has `__iter__`, `__len__` and `read`, the library requests treats it as a stream
+    of known length.
 
-    `on_sent` is called with the number of bytes read and of all bytes, at intervals and at the end.
-    `on_piece` is called before each piece is returned, with whether it is the last one, and may
-    raise an exception to end the request.
+    `on_sent` is called at intervals and at the end, with the number of bytes read so far and the
+    number of all bytes. `on_piece` is called before each piece is returned, with True for the last
+    piece. To end the request, `on_piece` can raise an exception.
     """
 
     def __init__(
@@ -241,12 +264,15 @@ class Body:
 
     @property
     def is_begun(self) -> bool:
-        """Whether any byte may have been sent."""
+        """Whether the first piece has possibly been sent."""
         return self._given > 0
 
     @property
     def is_whole(self) -> bool:
-        """Whether the last piece may have been sent. No service can accept a request without it."""
+        """Whether the last piece has possibly been sent.
+
+        As long as this is False, no service can have accepted the request.
+        """
         return self._given == len(self._data)
 
     def __len__(self) -> int:
@@ -269,16 +295,17 @@ class Body:
 
 def _shut(connected: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        # Call the method of a plain socket. That of a TLS socket must not be called while another
-        # thread reads from it.
+        # Call the method `shutdown` of plain sockets even for a TLS socket, because a TLS socket's
+        # own `shutdown` must not be called while another thread reads from the socket.
         socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
 def _pieces(response: requests.Response) -> Iterator[bytes]:
-    """Yield the body as it arrives, decompressed. Raises requests.RequestException.
+    """Yield the decompressed pieces of the body as they arrive. Raises requests.RequestException.
 
-    The method `iter_content` of requests is not used, because it would lose data when a connection
-    breaks: it waits until a piece is full, and drops what it can't decompress.
+    The method `iter_content` of the library requests is not used, because it loses data when the
+    connection breaks: it collects bytes until a piece is full, and drops bytes that it can't
+    decompress.
     """
     try:
         pieces = iter(lambda: response.raw.read1(65536, decode_content=False), b"")
@@ -297,11 +324,11 @@ def _pieces(response: requests.Response) -> Iterator[bytes]:
 
 
 def _unpacked(pieces: Iterator[bytes], is_deflated: bool) -> Iterator[bytes]:
-    """Yield a body, decompressed if it is compressed. Raises zlib.error.
+    """Yield the pieces of a body, decompressed if the body is compressed. Raises zlib.error.
 
-    gzip is recognised by its first two bytes, whatever the header says. The first bytes of zlib
-    data may also be those of a text, so zlib data is only looked for if `is_deflated`, that is, if
-    the header says `deflate`.
+    A body in the gzip format is recognised by the first two bytes, whatever the header says. A body
+    in the zlib format can begin like a text, so it is recognised only if `is_deflated` is True,
+    which means that the header says `deflate`.
     """
     first = b""
     for piece in pieces:
@@ -326,7 +353,7 @@ def _unpacked(pieces: Iterator[bytes], is_deflated: bool) -> Iterator[bytes]:
             if unpacker.eof:
                 members += 1
                 if not piece.startswith(_GZIP) or members > _MEMBERS:
-                    # What follows the compressed data is ignored.
+                    # Ignore the bytes after the compressed data.
                     return
                 unpacker = zlib.decompressobj(bits)
             before = unpacker.copy()
@@ -342,12 +369,12 @@ def _unpacked(pieces: Iterator[bytes], is_deflated: bool) -> Iterator[bytes]:
 
 
 def _salvaged(unpacker: zlib._Decompress, piece: bytes) -> Iterator[bytes]:
-    """Yield what can be decompressed of a piece before its first damaged byte."""
+    """Yield the bytes that can be decompressed from `piece` before the first damaged byte in it."""
     with contextlib.suppress(zlib.error):
         for place in range(len(piece)):
             yield unpacker.decompress(piece[place : place + 1])
 
 
 def content_type(response: requests.Response) -> str:
-    """Return the type of a response as its header says, or "" if there is none."""
+    """Return the header Content-Type of a response, or "" if the response has no such header."""
     return str(response.headers.get("Content-Type", ""))

@@ -1,9 +1,13 @@
-"""Encode the source, mask and references of a job as PNGs that fit the service's size limits.
+"""Encode the pictures of a job as PNGs that fit the service's size limits.
 
-References are always scaled down to the longer side of the answer. If the PNGs are too large, they
-are compressed harder. If that isn't enough, the references are scaled down further, and after them
-the source together with its mask (at once, where these two exceed the limits alone). So no edit is
-refused for its size after a long upload.
+The pictures are the source (the pixels to edit), the mask (which marks where to edit) and the
+references (other pictures that help the model). A reference whose longer side is longer than the
+answer's longer side is always scaled down to the answer's longer side.
+
+If the PNGs exceed a limit, all of them are compressed harder. If that isn't enough, the references
+are scaled down further, and last the source and the mask. But if the source and the mask alone
+exceed a limit, they are scaled down first. So the service refuses no edit for its size after a long
+upload.
 """
 
 from __future__ import annotations
@@ -20,14 +24,15 @@ from plugin.errors import Failure, Kind
 from plugin.limits import MOST_PICTURES, PICTURE_BYTES, TOTAL_BYTES
 from plugin.region import Region
 from plugin.translation import _
-from plugin.worker import picture
+from plugin.worker.pictures import colours, formats, png_files
+from plugin.worker.service import mask_to_send
 
 _SMALLEST_REFERENCE = 512
-"""The smallest longer side of a reference, in pixels. A smaller one would be of little use to the
-model."""
+"""The longer side of a reference is never scaled down to fewer pixels than this, because a smaller
+reference would be of little use to the model."""
 _JUST_UNDER = 0.97
-"""A safety factor for scaling down: the bytes don't shrink exactly in proportion to the pixels, and
-a slightly lower target avoids another round."""
+"""A factor that makes pictures slightly smaller than calculated. Otherwise the PNGs would often
+still be too large, because the bytes don't shrink exactly in proportion to the pixels."""
 
 
 @dataclass
@@ -35,21 +40,22 @@ class Upload:
     """The pictures of a job, scaled and encoded for the request."""
 
     files: list[tuple[str, str, bytes]]
-    """(form field, file name, PNG bytes) of each picture, in the order in which the model sees
-    them."""
+    """The (form field, file name, PNG bytes) of each picture. The pictures are in the order in
+    which the model sees them."""
     source: Image.Image
-    """The source as it is sent, mode RGB."""
+    """The source as it is sent, in mode RGB."""
     mask: Image.Image | None
-    """The mask as it is sent, at the size of `source`, mode L, 255 = edit."""
+    """The mask as it is sent, or None if the job has no mask. The mask has the size of `source` and
+    mode L. The value 255 means that the pixel is to be edited."""
     inner: tuple[int, int, int, int]
-    """Left, top, right and bottom of the region's content in `source`, in pixels. The pixels around
-    it repeat the content's edge."""
+    """The (left, top, right, bottom), in pixels, of the rectangle in `source` that shows the
+    region's content. All pixels outside this rectangle only repeat the edge of the content."""
     notes: list[str] = field(default_factory=list)
-    """Sentences for the user."""
+    """Sentences for the user, for example that the source was scaled down."""
 
     @property
     def source_size(self) -> tuple[int, int]:
-        """The (width, height) of the source as it is sent. The answer is fitted relative to it."""
+        """The (width, height) of the source as it is sent, with which the answer is compared."""
         return self.source.size
 
 
@@ -60,10 +66,11 @@ def build(
     references: Sequence[Image.Image],
     total: int = TOTAL_BYTES,
 ) -> Upload:
-    """Scale and encode the pictures for `region`, in at most `total` bytes.
+    """Scale and encode the pictures of a job. All PNGs together have at most `total` bytes.
 
-    `source` contains the pixels of `region.content`. `mask` (mode L, 255 = edit) has the size of
-    `source`. Raises Failure if there are too many pictures, or if the mask is empty.
+    `source` contains the pixels of `region.content`. `mask` has the size of `source` and mode L;
+    the value 255 means that the pixel is to be edited. Raises Failure if there are more pictures
+    than the service accepts, or if all pixels of the mask are 0.
     """
     count = 1 + (mask is not None) + len(references)
     if count > MOST_PICTURES:
@@ -75,10 +82,10 @@ def build(
                 "there are {count}. Remove some of them."
             ).format(room=room, count=len(references)),
         )
-    flat = picture.on_white(source)
+    flat = colours.on_white(source)
     size = region.upload
     own, inner = _own_pictures(flat, mask, region, size)
-    others = [_within(picture.on_white(reference), max(region.answer)) for reference in references]
+    others = [_within(colours.on_white(reference), max(region.answer)) for reference in references]
     data, other_data = _encoded(own), _encoded(others)
     notes: list[str] = []
     hard = _over(data + other_data, total) > 1
@@ -116,22 +123,27 @@ def build(
 def _own_pictures(
     flat: Image.Image, mask: Image.Image | None, region: Region, size: tuple[int, int]
 ) -> tuple[list[Image.Image], tuple[int, int, int, int]]:
-    """Return the source and the mask to send at `size`, and the box of the content in them.
+    """Return the pictures to send, at the (width, height) `size`, and the value of `Upload.inner`.
 
-    `size` is (width, height); the box is (left, top, right, bottom).
+    The pictures are the source and, if `mask` is not None, the mask. `flat` is the source on a
+    white background.
     """
     sent, inner = _at_size(flat, region, size)
     if mask is None:
         return [sent], inner
-    return [sent, _both_ways(_mask_at_size(mask, size, inner))], inner
+    return [sent, mask_to_send.made(mask, size, inner)], inner
 
 
 def _encoded(pictures: Sequence[Image.Image], hard: bool = False) -> list[bytes]:
-    return [picture.png(p, hard) for p in pictures]
+    return [png_files.encoded(p, hard) for p in pictures]
 
 
 def _over(data: Sequence[bytes], total: int) -> float:
-    """Return the factor by which `data` exceeds the limits; at most 1 if it fits."""
+    """Return the size of the PNGs in `data` divided by the limit. A value up to 1 means they fit.
+
+    There are two limits: PICTURE_BYTES for each PNG, and `total` bytes for all PNGs together. The
+    larger of the two quotients is returned.
+    """
     return max(max(map(len, data)) / PICTURE_BYTES, sum(map(len, data)) / total)
 
 
@@ -150,9 +162,10 @@ def _within(image: Image.Image, longest: int) -> Image.Image:
 def _at_size(
     source: Image.Image, region: Region, size: tuple[int, int]
 ) -> tuple[Image.Image, tuple[int, int, int, int]]:
-    """Scale the content and repeat its edge, so that the region's box fills `size`.
+    """Scale the source, and extend it to the (width, height) `size` by repeating its edge pixels.
 
-    Return the picture and the (left, top, right, bottom) of the content in it.
+    The returned picture shows the whole `region.box`. Also return the (left, top, right, bottom) of
+    the source in this picture.
     """
     inner = _inner(region, size)
     left, top, right, bottom = inner
@@ -160,33 +173,17 @@ def _at_size(
         source = source.resize((right - left, bottom - top), Image.Resampling.LANCZOS)
     if source.size == size:
         return source, inner
-    return _framed(source, size, inner, cv2.BORDER_REPLICATE), inner
-
-
-def _mask_at_size(
-    mask: Image.Image, size: tuple[int, int], inner: tuple[int, int, int, int]
-) -> Image.Image:
     left, top, right, bottom = inner
-    if _highest(mask) == 0:
-        raise Failure(Kind.SETUP, _("The selection is empty. Select the part to edit."))
-    shown = (right - left, bottom - top)
-    small = mask if mask.size == shown else mask.resize(shown, Image.Resampling.BOX)
-    if _highest(small) < 128:
-        # The selection is faint, or it is a thin line that faded when it was scaled down. To the
-        # model, such a mask would mean "keep everything". So every pixel that the selection
-        # touches becomes white.
-        touched = (np.asarray(mask) > 0).astype(np.float32)
-        share = cv2.resize(touched, shown, interpolation=cv2.INTER_AREA)
-        small = Image.fromarray(((share > 0) * 255).astype(np.uint8))
-    return _framed(small, size, inner, cv2.BORDER_CONSTANT)
-
-
-def _highest(gray: Image.Image) -> int:
-    return int(np.asarray(gray).max())
+    edges = top, size[1] - bottom, left, size[0] - right
+    framed = cv2.copyMakeBorder(np.asarray(source), *edges, cv2.BORDER_REPLICATE)
+    return Image.fromarray(framed), inner
 
 
 def _inner(region: Region, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Return the (left, top, right, bottom) of the content in a picture of the box at `size`."""
+    """Return the (left, top, right, bottom) of `region.content` in a picture of `region.box`.
+
+    All four are in pixels of this picture, which has the (width, height) `size`.
+    """
     across, down = size[0] / region.box.width, size[1] / region.box.height
     left = min(round((region.content.x - region.box.x) * across), size[0] - 1)
     top = min(round((region.content.y - region.box.y) * down), size[1] - 1)
@@ -195,39 +192,18 @@ def _inner(region: Region, size: tuple[int, int]) -> tuple[int, int, int, int]:
     return left, top, min(right, size[0]), min(bottom, size[1])
 
 
-def _framed(
-    image: Image.Image, size: tuple[int, int], inner: tuple[int, int, int, int], border: int
-) -> Image.Image:
-    left, top, right, bottom = inner
-    if image.size == size:
-        return image
-    array = cv2.copyMakeBorder(
-        np.asarray(image), top, size[1] - bottom, left, size[0] - right, border
-    )
-    return Image.fromarray(array)
-
-
-def _both_ways(mask: Image.Image) -> Image.Image:
-    """Return an RGBA mask that is both white and transparent where to edit.
-
-    There are two conventions for masks: transparent means edit, or white means edit. This mask has
-    the same meaning in both.
-    """
-    keep = mask.point(lambda value: 255 - value)
-    return Image.merge("RGBA", (mask, mask, mask, keep))
-
-
 def read_source(folder: Path) -> tuple[Image.Image, Image.Image | None]:
-    """Return the job's source (RGB or RGBA) and mask (L, or None if the job has none).
+    """Return the source and the mask in the job folder `folder`.
 
-    Raises Failure if one of the files is missing or damaged.
+    The source has mode RGB or RGBA. The mask has mode L, or is None if the job has no mask. Raises
+    Failure if the source is missing, or if one of the files is damaged.
     """
     try:
-        source = picture.read_own(folder / "source.png")
+        source = png_files.read(folder / "source.png")
         mask = None
         if (folder / "mask.png").exists():
-            mask = picture.read_own(folder / "mask.png").convert("L")
-    except picture.Unreadable as error:
+            mask = png_files.read(folder / "mask.png").convert("L")
+    except formats.Unreadable as error:
         raise Failure(
             Kind.SETUP,
             _("The edit can't be sent ({why}). Start a new edit.").format(why=error),
@@ -236,15 +212,15 @@ def read_source(folder: Path) -> tuple[Image.Image, Image.Image | None]:
 
 
 def read_references(folder: Path, names: Sequence[str]) -> list[Image.Image]:
-    """Return the job's references.
+    """Return the references with the file names `names` in the job folder `folder`.
 
-    Raises Failure if one of them can't be read; the message contains its number.
+    Raises Failure if a reference can't be read. The message contains the number of this reference.
     """
     references = []
     for number, name in enumerate(names, 1):
         try:
-            references.append(picture.read_own(folder / name))
-        except picture.Unreadable as error:
+            references.append(png_files.read(folder / name))
+        except formats.Unreadable as error:
             raise Failure(
                 Kind.SETUP,
                 _(

@@ -3,13 +3,12 @@
 With an argument, there is one valid call instead, which fails for a reason that the test sets up.
 """
 
-import os
 import sys
 
 import inside
 from gi.repository import Gimp
 
-sys.path.insert(0, os.environ["GIMP3_DIRECTORY"] + "/plug-ins/dimilinks_gimp")
+sys.path.insert(0, inside.PLUG_IN)
 from plugin.gimp.procedures import edit
 
 image, layer = inside.photo()

@@ -4,21 +4,17 @@ Capturing and placing run in this process. One of the functions that they call i
 the user's action happens just before it. There is an edit for each pair of function and action.
 """
 
-import os
-import shutil
-import subprocess
 import sys
 
 import inside
 from gi.repository import Gegl, Gimp
 
-PLUG_IN = os.environ["GIMP3_DIRECTORY"] + "/plug-ins/dimilinks_gimp"
-sys.path.insert(0, PLUG_IN)
-from plugin import job  # noqa: E402
-from plugin.errors import UserError  # noqa: E402
-from plugin.gimp import capture, placing, planning, replacing, results  # noqa: E402
-from plugin.gimp.canvas import landmarks, pixels  # noqa: E402
-from plugin.gimp.procedures import write  # noqa: E402
+sys.path.insert(0, inside.PLUG_IN)
+from plugin import job
+from plugin.errors import UserError
+from plugin.gimp import capture, placing, planning, replacing, results
+from plugin.gimp.canvas import landmarks, pixels
+from plugin.gimp.procedures import write
 
 WIDTH, HEIGHT = 300, 200
 SELECTED = (80, 40, 120, 100)
@@ -136,22 +132,28 @@ MOMENTS = {
         # This is called right after the pixels were written.
         (Gimp.Layer, "update"),
     ),
-    "large": ((write, "run"), (Gimp.Layer, "update")),
+    "process": ((write, "run"), (Gimp.Layer, "update")),
 }
 """The wrapped functions, by what the plug-in does when it calls them.
 
-A large result is written by another process, which GIMP may kill because of the action.
+In a GIMP with windows, another process writes the result, and GIMP may kill it for the action.
 """
 
 
+PREPARED = {}
+"""An image with and without a selection. Copying an image is faster than preparing another one."""
+
+
 def photo(is_selected=True):
-    image, layer = inside.photo()
-    image.scale(WIDTH, HEIGHT)
-    if not is_selected:
-        return image, layer
-    image.select_ellipse(Gimp.ChannelOps.REPLACE, *SELECTED)
-    Gimp.Selection.feather(image, 8)
-    return image, layer
+    if is_selected not in PREPARED:
+        image, _layer = inside.photo()
+        image.scale(WIDTH, HEIGHT)
+        if is_selected:
+            image.select_ellipse(Gimp.ChannelOps.REPLACE, *SELECTED)
+            Gimp.Selection.feather(image, 8)
+        PREPARED[is_selected] = image
+    image = PREPARED[is_selected].duplicate()
+    return image, image.get_layers()[0]
 
 
 def request(output="new-layer"):
@@ -169,26 +171,6 @@ WHILE_WRITTEN = [action for action in ACTIONS if action not in (*FATAL, paint)]
 
 What is painted into a tile while it is written is lost. `painted_meanwhile` paints between tiles.
 """
-QUICK = replacing._QUICK_BYTES
-worked = {}
-"""A job that a worker has finished, by the size of its pictures. Others of this size get copies."""
-
-
-def work(captured):
-    """Bring the job to its fitted result, with a worker or with copies from an earlier job."""
-    size = captured.box.width, captured.box.height
-    if size in worked:
-        for name in ("result-1.png", "placed-1.png", "state.json"):
-            shutil.copy(worked[size].folder / name, captured.job.folder / name)
-        return
-    worked[size] = captured.job
-    command = [worker_python(), "-m", "plugin", "resume", captured.job.id]
-    subprocess.run(command, cwd=PLUG_IN, check=True, capture_output=True)
-
-
-def worker_python():
-    with open(f"{PLUG_IN}/worker-python.txt", encoding="utf-8") as file:
-        return file.read().strip()
 
 
 def interrupted(module, name, action):
@@ -272,10 +254,11 @@ def placed_meanwhile(output, module, name, action):
     is_selected = output != "replace all"
     image, layer = photo(is_selected)
     selected = inside.selected(image) if is_selected else bytes([255]) * (WIDTH * HEIGHT)
-    replacing._QUICK_BYTES = (0, 0) if output == "large" else QUICK
+    has_windows = output == "process"
+    replacing._has_windows = lambda: has_windows
     output = "new-layer" if output == "new-layer" else "replace"
     (made,) = capture.capture(image, [layer], request(output))
-    work(made)
+    inside.work(made)
 
     def act():
         action(image, layer)
@@ -288,7 +271,7 @@ def placed_meanwhile(output, module, name, action):
     found = {
         "placed": len(placed),
         "missing": missing,
-        "imported": bool(made.job.imported),
+        "imported": bool(made.job.find_imported()),
         "left": left_behind(image),
         "images": len(Gimp.get_images()) - images + (not image.is_valid()),
         "state": state(image, layer) == wanted,
@@ -340,7 +323,7 @@ inside.found(
         },
         "placed": {
             f"{output}, {name}, {action.__name__}": placed_meanwhile(output, module, name, action)
-            for output in ("new-layer", "replace", "large")
+            for output in ("new-layer", "replace", "process")
             for module, name in MOMENTS[output]
             for action in ACTIONS
         }

@@ -15,6 +15,7 @@ found["variations differ in place"] = len({tuple(each.get_offsets()) for each in
 for each in layers:
     image.remove_layer(each)
 
+images = len(Gimp.get_images())
 status, message, layers = inside.edit(
     image,
     [layer],
@@ -22,7 +23,7 @@ status, message, layers = inside.edit(
     reference_layers=[reference],
     reference_files=[f"{inside.PHOTOS}/rocket.jpg"],
 )
-found["references"] = [message, len(layers), len(Gimp.get_images())]
+found["references"] = [message, len(layers), len(Gimp.get_images()) - images]
 for each in layers:
     image.remove_layer(each)
 

@@ -1,14 +1,12 @@
 """Variations in a group, as the window makes them: the view outside the selection must stay."""
 
-import os
 import sys
 
 import inside
 from gi.repository import Gimp
 
-PLUG_IN = os.environ["GIMP3_DIRECTORY"] + "/plug-ins/dimilinks_gimp"
-sys.path.insert(0, PLUG_IN)
-from plugin.gimp import edit, planning, results  # noqa: E402
+sys.path.insert(0, inside.PLUG_IN)
+from plugin.gimp import edit, planning, results
 
 found = {}
 for name, precision, mode, opacity in (

@@ -4,13 +4,12 @@ The findings for each kind of layer are how many strokes are there afterwards, h
 and whether the result is there.
 """
 
-import os
 import sys
 
 import inside
 from gi.repository import Gegl, Gimp
 
-sys.path.insert(0, os.environ["GIMP3_DIRECTORY"] + "/plug-ins/dimilinks_gimp")
+sys.path.insert(0, inside.PLUG_IN)
 from plugin.gimp.canvas import pixels, writing
 from plugin.region import Box
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import inside
 from gi.repository import Gimp
 
-PLUG_IN = os.environ["GIMP3_DIRECTORY"] + "/plug-ins/dimilinks_gimp"
-sys.path.insert(0, PLUG_IN)
-from plugin.gimp import results  # noqa: E402
-from plugin.gimp.canvas import undo  # noqa: E402
+sys.path.insert(0, inside.PLUG_IN)
+from plugin.gimp import results
+from plugin.gimp.canvas import undo
 
 WIDTH, HEIGHT = 300, 200
 JOBS = Path(os.environ["DIMILINKS_HOME"], "jobs")

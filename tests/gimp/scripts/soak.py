@@ -14,10 +14,9 @@ from pathlib import Path
 import inside
 from gi.repository import Gimp
 
-PLUG_IN = os.environ["GIMP3_DIRECTORY"] + "/plug-ins/dimilinks_gimp"
-sys.path.insert(0, PLUG_IN)
-from plugin.gimp import edit as editing  # noqa: E402
-from plugin.gimp.planning import Request  # noqa: E402
+sys.path.insert(0, inside.PLUG_IN)
+from plugin.gimp import edit as editing
+from plugin.gimp.planning import Request
 
 HOME = Path(os.environ["DIMILINKS_HOME"])
 

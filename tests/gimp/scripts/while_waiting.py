@@ -1,15 +1,13 @@
 """What the user may do while the service works: changes between the capture and the placing."""
 
 import os
-import subprocess
 import sys
 
 import inside
 from gi.repository import Gimp
 
-PLUG_IN = os.environ["GIMP3_DIRECTORY"] + "/plug-ins/dimilinks_gimp"
-sys.path.insert(0, PLUG_IN)
-from plugin.gimp import capture, placing, planning  # noqa: E402
+sys.path.insert(0, inside.PLUG_IN)
+from plugin.gimp import capture, placing, planning
 
 GONE = (
     "layer",
@@ -51,14 +49,7 @@ def begin(image, layer, output="new-layer", source="layer"):
         *(True, 1, [], [], 0, -1, True),
     )
     (captured,) = capture.capture(image, [layer], request)
-    with open(f"{PLUG_IN}/worker-python.txt", encoding="utf-8") as file:
-        python = file.read().strip()
-    subprocess.run(
-        [python, "-m", "plugin", "resume", captured.job.id],
-        cwd=PLUG_IN,
-        check=True,
-        capture_output=True,
-    )
+    inside.work(captured)
     return captured
 
 
@@ -167,7 +158,7 @@ def gone(what):
     untouched = there == (image.is_valid() and inside.picture_of(image))
     name = "result-1.png" if what == "file lost" else "placed-1.png"
     kept = str(captured.job.folder / name)
-    return layers, sentence, kept, bool(captured.job.imported), untouched
+    return layers, sentence, kept, bool(captured.job.find_imported()), untouched
 
 
 def reshaped(what, output, source, deep):
@@ -300,7 +291,7 @@ def one_of_two_gone():
     captures = [begin(image, layer), begin(image, second)]
     image.remove_layer(second)
     layers, missing = place(captures)
-    return len(layers), len(missing), [bool(each.job.imported) for each in captures]
+    return len(layers), len(missing), [bool(each.job.find_imported()) for each in captures]
 
 
 def a_chosen_channel_stays():

@@ -12,7 +12,7 @@ from plugin.gimp.translation import _
 from plugin.gimp.ui.notice import Notice
 
 
-class Mending:
+class WorkerRepair:
     """Offers the repair in `notice`, and calls `works_again` after a successful repair."""
 
     def __init__(self, notice: Notice, works_again: Callable[[], None]) -> None:

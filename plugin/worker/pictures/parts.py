@@ -17,7 +17,7 @@ from PIL import Image
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _MOST_PROFILE = 8_000_000
-"""The most bytes that a colour profile may have. The largest known profiles have 3 million."""
+"""A colour profile with more bytes is left out. The largest known profiles have 3 million."""
 
 _JPEG_END = b"\xff\xd9"
 _JPEG_HEADS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}

@@ -4,8 +4,9 @@ The correction is measured on the *kept* pixels, which show the same before and 
 parts:
 
 1. A curve for each channel, and one factor, the *falloff*, that changes from the picture's centre
-   to its corners (vignetting). Both are fitted by robust regression. A curve consists of a gain and
-   a gamma, which are also valid for levels that no kept pixel has, and of a smooth remainder. In
+   to its corners (vignetting). Both are fitted by robust regression. A curve consists of a gain, a
+   gamma and a contrast, which are also valid for levels that no kept pixel has, and of a smooth
+   remainder. The contrast leaves black and white as they are, and moves the levels between. In
    case the AI model mixed the channels, the regression also finds the shares of the other two
    channels in each channel.
 2. A smooth *field*: the differences that remain, averaged around each place. The field fades to 0
@@ -34,22 +35,25 @@ _SAMPLES = 6_000
 
 If there are more, it uses every second, every third and so on, but never fewer than this number.
 """
-_USUAL = np.array([0.15, 0.12, 0.06, 0.06, 0.05])
-"""The usual size (standard deviation) of the five parameters that the regression finds.
+_USUAL = np.array([0.15, 0.12, 0.06, 0.06, 0.05, 0.2])
+"""The usual size (standard deviation) of the six parameters that the regression finds.
 
-They are the logarithm of the gain, gamma - 1, the shares of the other two channels, and the
-falloff.
+They are the logarithm of the gain, gamma - 1, the shares of the other two channels, the falloff,
+and the contrast.
 """
-_MOST = np.array([0.35, 0.3, 1.0, 1.0, 0.2])
-"""The largest absolute values of these five parameters."""
+_MOST = np.array([0.35, 0.3, 1.0, 1.0, 0.2, 0.8])
+"""Each of these six parameters is limited to values from minus this to plus this."""
 _LEAST_FALLOFF = 0.01
-"""The least falloff that is corrected. A falloff of this size changes the corners by 2 %."""
+"""A falloff of this size or less is not corrected. It changes the corners by 2 % at most."""
 _SETTLED = 1e-3
 """The regression ends when no parameter changes by this value or more."""
 _LIGHT = 2.2
 """The exponent that approximately converts encoded values to linear light."""
 _AT_ONCE = 6_000_000
-"""The largest number of values that are converted to floats at once, which limits the memory."""
+"""A large picture is converted to floats in strips, which limits the memory.
+
+Each strip has about this many to twice as many values.
+"""
 _MOST_ROUNDS = 20
 _NOISE = 8
 """How strongly the regression prefers shares of 0, as a factor for the variance of the noise.
@@ -58,48 +62,53 @@ Without this preference, the shares would fit noise in a gray picture, where cha
 their noise.
 """
 _WHITE = 235.0
-"""The level above which a pixel counts as nearly white."""
+"""A pixel counts as nearly white in a channel if its level there is above this."""
 _LEAST_WHITE = 20
-"""The least number of nearly white pixels from which the correction of white is measured."""
+"""If fewer pixels are nearly white, the change of white is not measured, and white stays white."""
 _OUTLIER = 8.0
-"""The value, in levels, to which errors are clipped before the two ways of mixing are compared."""
+"""When the two ways of mixing are compared, larger errors count as this (on the scale 0–255)."""
 _MIXED = 2.0
-"""The least error, in levels, with which mixing in linear light is tried.
+"""Mixing in linear light is tried if the error after mixing in encoded values is above this.
 
-The error is the sum of the mean errors of the three channels after mixing in encoded values.
+The error is the sum of the mean errors of the three channels, on the scale 0–255.
 """
 _WORTH_LIGHT = 0.8
-"""The share of the error that must remain at most so that mixing in linear light is used."""
+"""Mixing in linear light is used if less than this share of the error remains with it."""
 _LEAST_SHARE = 0.004
-"""The largest share that counts as 0, because it changes a level by about one at most."""
+"""The channels are mixed only if this changes any share by more than this.
+
+Without mixing, each channel has the share 1 in itself and 0 in the others. A smaller change of a
+share changes colours by about 1 at most (on the scale 0–255).
+"""
 _INDEPENDENT = 20
 """The number of neighbouring pixels that carry as much information as one independent pixel."""
 _MOST_INDEPENDENT = 30
-"""The number of independent pixels that the regression assumes at most.
+"""The regression assumes at most this many independent pixels.
 
 More would make the regression too certain, because AI models never change colours exactly in the
 way that it assumes.
 """
 _KNOTS = np.array([*range(0, 256, 16), 251, 255])
-"""The levels between which the remainder of a curve is linear."""
+"""The knots: the levels (0–255) between which the remainder of a curve is linear."""
 _MOST_REST = 14.0
-"""The largest correction by the field, in levels."""
+"""The field corrects each level by at most this (on the scale 0–255)."""
 _LONGEST = 256
 """The longer side, in pixels, of the small pictures in which the correction is measured."""
 _FIELD_LONGEST = 96
 """The longer side, in pixels, of the small pictures in which the field is computed."""
 _OTHER_STYLE = 4.5
-"""The largest difference, in levels, that may remain outside the selection after the correction.
+"""If a tenth of the differences outside the selection stay above this, the tone is not matched.
 
-If a tenth of the pixels differ by more, the answer has another style, and its tone is not matched.
+The differences are those that remain after the correction, on the scale 0–255. So many large
+differences mean that the answer has another style.
 """
 _WANTED = 5.0
-"""The change of tone, in levels, above which the change counts as the edit that the user wanted.
+"""A change of tone inside the selection counts as the wanted edit if its median is above this.
 
-This applies only if nothing was added inside the selection.
+The change is on the scale 0–255. This applies only if no content was added inside the selection.
 """
 _ADDED = 6.0
-"""The least difference, in levels, of a pixel at which content was added."""
+"""A difference up to this (on the scale 0–255) never counts as added content."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,7 @@ class Mix:
     """The exponent that converts encoded values to those that are mixed; 1 for encoded values."""
 
     def applied(self, picture: Floats) -> Floats:
-        """Return `picture`, RGB (height, width, 3) in levels of 255, with its channels mixed."""
+        """Return `picture`, RGB (height, width, 3) on the scale 0–255, with its channels mixed."""
         light = cv2.pow(np.clip(picture, 0, 255) / np.float32(255), self.power)
         mixed = np.clip(cv2.transform(light, self.shares), 0, 1)
         return cv2.pow(mixed, 1 / self.power) * np.float32(255)
@@ -123,7 +132,11 @@ class Mix:
 
 @dataclass(frozen=True)
 class Tone:
-    """The correction of an answer's colours, in levels of 255."""
+    """The correction of an answer's colours.
+
+    `curves` and `rest` contain levels on the scale 0–255, `mix` contains shares of channels, and
+    `falloff` contains factors.
+    """
 
     curves: Floats
     """The corrected level for each level of the answer in red, green and blue, (256, 3)."""
@@ -255,8 +268,10 @@ def _adds(
 ) -> bool:
     """Return whether the service added content inside the selection.
 
-    `difference`, (height, width), is the difference that remains after the correction, in levels.
-    Small differences inside count as added content only if they exceed those outside.
+    All arrays have the shape (height, width). `difference` is the difference that remains after the
+    correction, on the scale 0–255. `likeness` is the structural similarity. `inside` and `outside`
+    are true inside and outside the selection. Small differences inside count as added content only
+    if they exceed those outside.
     """
     other = (difference > _MOST_REST) | (likeness < 0.4)
     if other[inside].mean() >= 0.001:
@@ -282,7 +297,7 @@ def _colours(
 ) -> tuple[Floats, Mix | None, float]:
     """Return the curves, the mix and the falloff that turn the colours `given` into `wanted`.
 
-    `given` and `wanted` are colours in levels of 255, (number, 3). `eccentricity`, (number,), is
+    `given` and `wanted` are colours on the scale 0–255, (number, 3). `eccentricity`, (number,), is
     the squared distance of each pixel from the centre, as returned by `_eccentricity`. The curves
     have the shape (256, 3). The falloff is the change of the gain's logarithm for each unit of
     eccentricity.
@@ -311,8 +326,9 @@ def _channel(
     """Find the curve that turns one channel of `given`, (number, 3), into `wanted`, (number,).
 
     Return four values: the curve, (256,); the shares, (3,), by which the channels are mixed before
-    the curve; the falloff as in `_colours`; and the mean error that remains, where 1 stands for 255
-    levels. The channels are mixed after their values are raised to the power of `power`.
+    the curve; the falloff as in `_colours`; and the mean error that remains, on the scale 0–1.
+    `channel` is the index of the channel, and `eccentricity` is the same as in `_colours`. The
+    channels are mixed after their values are raised to the power of `power`.
     """
     o = wanted.astype(np.float64) / 255
     light = (given.clip(0, 255).astype(np.float64).T / 255) ** power
@@ -320,41 +336,16 @@ def _channel(
     others = [i for i in range(3) if i != channel]
     apart = light[others] - own
     inner = (given[:, channel] > 2) & (given[:, channel] < 252)
-    # The five parameters are the logarithm of the gain, gamma - 1, the shares of the other two
-    # channels, and the falloff.
-    numbers = np.zeros(5)
-    usual = _USUAL**-2
     # Pixels with frequent levels get smaller weights, so that rare levels count as well.
     bins = np.clip(given[:, channel].astype(int) // 8, 0, 31)
     base = inner / np.sqrt(np.bincount(bins, minlength=32)[bins] + len(o) / 200)
     base *= len(o) / max(base.sum(), 1e-9)
-    together = max(_INDEPENDENT, len(o) / _MOST_INDEPENDENT)
-
-    def mixed() -> NDArray[np.float64]:
-        return np.clip(own + numbers[2:4] @ apart, 255**-power, 1)
-
-    for _round in range(_MOST_ROUNDS):
-        share = mixed()
-        logs = np.log(share) / power
-        model = np.exp(numbers[0] + (1 + numbers[1]) * logs + numbers[4] * eccentricity)
-        error = o - model
-        spread = max(deviation(error[inner]) if inner.any() else 1, 1 / 255)
-        weights = base * tukey(error / (4 * spread)) / (together * spread**2)
-        slope = model * (1 + numbers[1]) / (power * share)
-        slopes = np.stack([model, model * logs, *(apart * slope), model * eccentricity])
-        weighted = slopes * weights
-        precision = np.einsum("in,jn->ij", weighted, slopes)
-        pull = np.einsum("in,n->i", weighted, error)
-        prior = usual.copy()
-        prior[2:4] += _NOISE * spread**2 * weights.sum()
-        step = np.linalg.solve(precision + np.diag(prior), pull - prior * numbers)
-        numbers = np.clip(numbers + step, -_MOST, _MOST)
-        if np.abs(step).max() < _SETTLED:
-            break
+    numbers = _regressed(o, own, apart, inner, base, eccentricity, power)
     gain, gamma = float(np.exp(numbers[0])), 1 + float(numbers[1])
-    v = mixed() ** (1 / power)
-    # The rest of the function fits the curve's remainder, which gain and gamma can't express.
-    error = o / np.exp(numbers[4] * eccentricity) - gain * v**gamma
+    v = _mixed(own, apart, numbers, power) ** (1 / power)
+    # The rest of the function fits the remainder of the curve, which gain, gamma and contrast can't
+    # express.
+    error = o / np.exp(numbers[4] * eccentricity) - gain * v**gamma - numbers[5] * _contrast(v)
     spread = max(deviation(error), 1 / 255)
     robust = tukey(error / (4 * spread))
     # Pixels that the model clipped to white had many different levels in the original. The best
@@ -369,7 +360,8 @@ def _channel(
     normal = cv2.gemm(weighted, hats, 1, None, 0, flags=cv2.GEMM_1_T)
     normal += 30 * bends.T @ bends + _INDEPENDENT * np.eye(len(_KNOTS))
     heights = np.linalg.solve(normal, np.einsum("ni,n->i", weighted, error))
-    curve = gain * (np.arange(256) / 255) ** gamma
+    levels = np.arange(256) / 255
+    curve = gain * levels**gamma + numbers[5] * _contrast(levels)
     curve += _hats(np.arange(256, dtype=np.float32)) @ heights
     errors = np.minimum(np.abs(error - hats @ heights), _OUTLIER / 255)
     if np.count_nonzero(given[:, channel] > _WHITE) < _LEAST_WHITE:
@@ -382,6 +374,77 @@ def _channel(
     shares[others] = numbers[2:4]
     shares[channel] = 1 - shares.sum()
     return 255 * curve, shares, float(numbers[4]), left
+
+
+def _regressed(
+    wanted: NDArray[np.float64],
+    own: NDArray[np.float64],
+    apart: NDArray[np.float64],
+    inner: NDArray[np.bool_],
+    base: NDArray[np.float64],
+    eccentricity: Floats,
+    power: float,
+) -> NDArray[np.float64]:
+    """Find the six parameters of a channel by robust regression.
+
+    They are the logarithm of the gain, gamma - 1, the shares of the other two channels, the
+    falloff, and the contrast. `wanted`, (number,), are the values that the channel should have, on
+    the scale 0–1. `own`, (number,), are the values that it has, raised to the power of `power`, and
+    `apart`, (2, number), are the differences of the other two channels from them. `inner` is true
+    for the pixels that are not clipped, and `base` contains the weights of the pixels.
+    """
+    numbers = np.zeros(6)
+    usual = _USUAL**-2
+    together = max(_INDEPENDENT, len(wanted) / _MOST_INDEPENDENT)
+    for _round in range(_MOST_ROUNDS):
+        share = _mixed(own, apart, numbers, power)
+        logs = np.log(share) / power
+        value = np.exp(logs)
+        power_law = np.exp(numbers[0] + (1 + numbers[1]) * logs)
+        fall = np.exp(numbers[4] * eccentricity)
+        model = (power_law + numbers[5] * _contrast(value)) * fall
+        error = wanted - model
+        spread = max(deviation(error[inner]) if inner.any() else 1, 1 / 255)
+        weights = base * tukey(error / (4 * spread)) / (together * spread**2)
+        # This is the slope of the model over the logarithm of the value.
+        slope = (1 + numbers[1]) * power_law + numbers[5] * (value - 6 * value**2 * (1 - value))
+        slopes = np.stack(
+            [
+                power_law * fall,
+                power_law * fall * logs,
+                *(apart * slope * fall / (power * share)),
+                model * eccentricity,
+                _contrast(value) * fall,
+            ]
+        )
+        weighted = slopes * weights
+        precision = np.einsum("in,jn->ij", weighted, slopes)
+        pull = np.einsum("in,n->i", weighted, error)
+        prior = usual.copy()
+        prior[2:4] += _NOISE * spread**2 * weights.sum()
+        step = np.linalg.solve(precision + np.diag(prior), pull - prior * numbers)
+        numbers = np.clip(numbers + step, -_MOST, _MOST)
+        if np.abs(step).max() < _SETTLED:
+            break
+    return numbers
+
+
+def _mixed(
+    own: NDArray[np.float64],
+    apart: NDArray[np.float64],
+    numbers: NDArray[np.float64],
+    power: float,
+) -> NDArray[np.float64]:
+    """Return `own` with the shares of the other channels in `numbers`, as in `_regressed`."""
+    return np.clip(own + numbers[2:4] @ apart, 255**-power, 1)
+
+
+def _contrast(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how far a contrast of 1 moves each value, on the scale 0–1.
+
+    A positive contrast brightens dark values and darkens bright ones, which undoes an S-curve.
+    """
+    return values * (1 - values) * (1 - 2 * values)
 
 
 def _hats(levels: Floats) -> NDArray[np.float64]:
@@ -403,7 +466,7 @@ def _rest(difference: Floats, kept: NDArray[np.bool_]) -> Floats:
     """Return a smooth field that equals the mean `difference` around each `kept` pixel.
 
     The field fades to 0 with the distance from kept pixels. `difference` and the field have the
-    shape (height, width, 3), in levels.
+    shape (height, width, 3), and are on the scale 0–255.
     """
     height, width = kept.shape
     scale = min(1.0, _FIELD_LONGEST / max(height, width))

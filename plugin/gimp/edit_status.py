@@ -162,10 +162,7 @@ class Facts:
                 "result will be kept and shown here."
             )
         if standing is Standing.UNKNOWN:
-            return _(
-                "This edit was sent, but no answer came. You may have been charged, so the edit is "
-                "not sent again. Check your account with the service before you start a new edit."
-            )
+            return _no_answer()
         own = self.here.sentences if self.here is not None else ()
         if standing is Standing.FAILED:
             told = dict.fromkeys([*(own or self.messages), self.note])
@@ -179,12 +176,19 @@ class Facts:
 
     def _unexplained(self) -> str:
         """Return the text about an edit that ended without a message, because its worker died."""
-        if any(post.state is Status.RECEIVED for post in self.posts.values()):
+        sent = [p for p in self.posts.values() if p.state in (Status.SENT, Status.ACCEPTED)]
+        if not all(post.recoverable for post in sent):
+            return _no_answer()
+        if not any(post.recoverable for post in self.posts.values()):
+            return _("This edit was not sent.")
+        if self.is_unsent:
             return _(
-                "The result has arrived and is kept. Choose Try Again to put it into the image, at "
-                "no cost."
+                "This edit stopped before it was finished. Choose Try Again to continue. What is "
+                "sent then may be charged."
             )
-        return _("This edit was not sent.")
+        return _(
+            "This edit stopped before it was finished. Choose Try Again to continue, at no cost."
+        )
 
     def _progress_text(self) -> str:
         assert self.here is not None
@@ -251,6 +255,13 @@ class Facts:
         if self.is_unsent:
             return _("Send what is missing. Nothing was charged for it so far.")
         return ""
+
+
+def _no_answer() -> str:
+    return _(
+        "This edit was sent, but no answer came. You may have been charged, so the edit is "
+        "not sent again. Check your account with the service before you start a new edit."
+    )
 
 
 def to_be_sent(post: Post) -> bool:

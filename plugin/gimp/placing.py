@@ -94,7 +94,7 @@ def put_back(done: Job, image: Gimp.Image, variation: int) -> tuple[list[Placed]
         try:
             check_pictures(capture)
         except UserError as error:
-            raise UserError(f"{error} {_kept(capture)}") from error
+            raise UserError(" ".join(filter(None, [str(error), _kept(capture)]))) from error
         box = _on_canvas(capture)
         notes.append(
             _(
@@ -206,6 +206,9 @@ def _kept(capture: Capture) -> str:
         for post in capture.job.read_state().posts
         if post.result
     ]
+    names = [name for name in names if (folder / name).exists()]
+    if not names:
+        return ""
     return _("The result is kept. Open it with File ▸ Open as Layers…: {paths}").format(
         paths=", ".join(str(folder / name) for name in names)
     )

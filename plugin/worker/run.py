@@ -126,9 +126,12 @@ class Run:
 
         The failure is also recorded in the state of each variation that has not been sent.
         """
-        failure = run_failures.no_lock(self._job, error)
         # No other process can lock the job either, so no other process changes the state now.
         self._state = self._job.read_state()
+        is_unsent = all(
+            post.state == Status.PREPARED or post.may_be_sent_again for post in self._state.posts
+        )
+        failure = run_failures.no_lock(self._job, error, is_unsent)
         for post in self._state.posts:
             if post.state == Status.PREPARED:
                 self._failed(post, failure)

@@ -31,8 +31,21 @@ def log(error: BaseException) -> None:
         cause = cause.__cause__ or cause.__context__
 
 
-def no_lock(job: Job, error: OSError) -> Failure:
-    """Return the Failure for a job that is not sent, because its disk can't lock files."""
+def no_lock(job: Job, error: OSError, is_unsent: bool) -> Failure:
+    """Return the Failure for a job that is not sent, because its disk can't lock files.
+
+    `is_unsent` says that no variation of the job was sent before, except for those that the service
+    refused at no cost.
+    """
+    if not is_unsent:
+        return Failure(
+            Kind.SETUP,
+            _(
+                "The disk with {folder} can't lock files ({why}), so Dimilinks can't continue this "
+                "edit safely. Turn on file locks for the disk, then choose Try Again (edit number "
+                "{job})."
+            ).format(folder=job.folder, why=error.strerror, job=job.id),
+        )
     return Failure(
         Kind.SETUP,
         _(

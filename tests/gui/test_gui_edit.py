@@ -144,7 +144,7 @@ def test_the_price_is_seen_before_it_is_paid(window: Window, image: Image) -> No
         settings.save(base_url=service.base_url, choices=choices)
         storage.write_private(window.home / "key", "test-key")
         window.open_dialog()
-        until(lambda: window.shows("2 × 0.08 = 0.16", PLUG_IN), "the price of two")
+        until(lambda: window.shows("2 pictures × 0.08 = 0.16", PLUG_IN), "the price of two")
         assert window.shows("5:4 at 1k, 960×768", PLUG_IN)
         assert service.posts == 0
         window.close_dialog()

@@ -144,14 +144,23 @@ def test_a_failure_says_nothing_twice() -> None:
     assert _facts(Post(), here=ENDED).text() == "This edit was not sent."
 
 
-@pytest.mark.parametrize("here", [None, ENDED])
-@pytest.mark.parametrize("others", [[], [Post()], [_failed(Kind.BUSY, "")]])
-def test_a_result_that_nobody_has_fitted_is_not_called_unsent(
-    here: Here | None, others: list[Post]
-) -> None:
-    facts = _facts(UNFITTED, *others, here=here)
-    assert "kept" in facts.text() and "not sent" not in facts.text()
+LEFT_ALONE = Here(ended=True, detached=True)
+
+
+@pytest.mark.parametrize("here", [None, ENDED, LEFT_ALONE])
+def test_an_edit_whose_worker_died_after_the_answer_is_not_called_unsent(here: Here | None) -> None:
+    facts = _facts(UNFITTED, here=here)
+    assert "at no cost" in facts.text() and "not sent" not in facts.text()
     assert Button.TRY_AGAIN in facts.buttons()
+    for other in (Post(), _failed(Kind.BUSY, "")):
+        text = _facts(UNFITTED, other, here=here).text()
+        assert "may be charged" in text and "no cost" not in text
+
+
+def test_an_edit_that_was_cancelled_and_whose_worker_died_may_have_been_charged() -> None:
+    for posts in ([SENT], [SENT, Post()], [SENT, UNFITTED], [SENT, ACCEPTED]):
+        assert "You may have been charged" in _facts(*posts, here=LEFT_ALONE).text()
+    assert "at no cost" in _facts(ACCEPTED, here=LEFT_ALONE).text()
 
 
 @pytest.mark.parametrize(

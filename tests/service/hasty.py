@@ -88,7 +88,7 @@ def main() -> int:
     if moment == "start":
         befall(fault)
     elif moment == "decode":
-        formats.read_foreign = before(formats.read_foreign, fault)
+        formats.read_result = before(formats.read_result, fault)
     elif moment == "place":
         fit.fit = before(fit.fit, fault)
     return cli.main(sys.argv[2:])

@@ -149,8 +149,8 @@ def test_a_keyring_that_is_locked_or_lost_its_key_says_what_to_do(
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        ("", "no key"),
-        (" \n", "no key"),
+        ("", "No API key was entered"),
+        (" \n", "No API key was entered"),
         (f"Bearer Bearer {KEY} {KEY}", "characters that no key has"),
         (f"API_KEY={KEY}", "= sign"),
         (f"{KEY[:5]}***", "masked API key"),

@@ -397,7 +397,7 @@ class _Settings:
         days = Gtk.SpinButton.new_with_range(0, settings.MOST_KEEP_DAYS, 1)
         days.set_value(self._read(settings.keep_days, 0))
         days.set_halign(Gtk.Align.START)
-        form.add(grid, 0, _("Days to kee_p results on this computer (0 = forever)"), days)
+        form.add(grid, 0, _("Days to kee_p edits on this computer (0 = forever)"), days)
         self._room = form.note_label()
         clear = Gtk.Button(label=_("Clea_r Now…"), use_underline=True)
         row = Gtk.Box(spacing=form.GAP)

@@ -362,6 +362,8 @@ def _channel(
     heights = np.linalg.solve(normal, np.einsum("ni,n->i", weighted, error))
     levels = np.arange(256) / 255
     curve = gain * levels**gamma + numbers[5] * _contrast(levels)
+    # With some combinations of gamma and contrast, the curve would fall near black or white.
+    curve = np.maximum.accumulate(np.maximum(curve, 0))
     curve += _hats(np.arange(256, dtype=np.float32)) @ heights
     errors = np.minimum(np.abs(error - hats @ heights), _OUTLIER / 255)
     if np.count_nonzero(given[:, channel] > _WHITE) < _LEAST_WHITE:

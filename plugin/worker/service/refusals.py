@@ -12,7 +12,8 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 
-from plugin.errors import Failure, Kind, NotAccepted
+from plugin import settings
+from plugin.errors import Failure, Kind, NotAccepted, UserError
 from plugin.translation import _
 from plugin.worker.service import answer_text, complaints, patience
 from plugin.worker.service.transport import content_type
@@ -81,18 +82,22 @@ def refusal(
         )
         return NotAccepted(Kind.BUSY, quoting(text, said), wait)
     elif 300 <= status < 400:
-        address = tamed(_moved_to(response, base_url))
-        text = (
-            _(
+        address = _moved_to(response, base_url)
+        if asking:
+            text = _(
+                "The service has moved, so the result can't be fetched now. Try again later. If "
+                "this doesn't help, ask the service for the result of this edit."
+            )
+        elif address and tamed(address) == address:
+            text = _(
                 "The service has moved. Enter {address} as the service address in Filters ▸ "
                 "Dimilinks ▸ Settings… (or DIMILINKS_BASE_URL), then try again."
             ).format(address=address)
-            if address
-            else _(
+        else:
+            text = _(
                 "The service has moved. Ask the service for its new address, enter it in "
                 "Filters ▸ Dimilinks ▸ Settings… (or DIMILINKS_BASE_URL), then try again."
             )
-        )
         said = ""
     elif asking:
         text = _(
@@ -126,18 +131,20 @@ def wrong_address(base_url: str, status: int) -> str:
 def _moved_to(response: requests.Response, base_url: str) -> str:
     """Return the service address to which a redirect of a request to `base_url` leads.
 
-    Return "" if the redirect doesn't lead to the same endpoint at another address.
+    Return "" if the redirect doesn't lead to the same endpoint at another address, or if this
+    address can't be entered in the settings.
     """
-    endpoint = urlsplit(response.url or "").path.removeprefix(urlsplit(base_url).path)
+    asked = response.url or ""
+    endpoint = asked.removeprefix(base_url)
     try:
-        target = urlsplit(urljoin(base_url, response.headers.get("Location", "")))
-    except ValueError:
+        target = urlsplit(urljoin(asked, response.headers.get("Location", "")))
+        if endpoint == asked or not endpoint or not target.path.endswith(endpoint):
+            return ""
+        path = target.path.removesuffix(endpoint)
+        address = settings.check_base_url(f"{target.scheme}://{target.netloc}{path}")
+    except (ValueError, UserError):
         return ""
-    host = target.netloc.rpartition("@")[2]
-    if not host or not endpoint or not target.path.endswith(endpoint):
-        return ""
-    address = f"{target.scheme}://{host}{target.path.removesuffix(endpoint)}"
-    return "" if address == base_url else address
+    return "" if address.lower() == base_url.lower() or ";" in path else address
 
 
 def _remedy() -> str:

@@ -70,7 +70,10 @@ def work(captured):
     """
     folder = captured.job.folder
     sent = [folder / name for name in ("source.png", "mask.png")]
-    key = digest(b"".join(path.read_bytes() for path in sent if path.exists()))
+    request = json.loads((folder / "request.json").read_text("utf-8"))
+    chosen = [request.get(name) for name in ("prompt", "repair", "blend", "keep_alpha", "region")]
+    pictures = b"".join(path.read_bytes() for path in sent if path.exists())
+    key = digest(pictures + json.dumps(chosen).encode())
     if key in WORKED:
         for name in ("result-1.png", "placed-1.png", "state.json"):
             shutil.copy(WORKED[key] / name, folder / name)

@@ -256,6 +256,19 @@ class Post:
         return self.state == Status.RECEIVED and not self.placed
 
     @property
+    def awaits_answer(self) -> bool:
+        """Whether the variation was sent, and how this ended is not recorded."""
+        return self.state in (Status.SENT, Status.ACCEPTED)
+
+    @property
+    def may_be_sent(self) -> bool:
+        """Whether the variation can be sent without being charged twice.
+
+        This is the case if it was not sent before, or if it failed and surely cost nothing.
+        """
+        return self.state == Status.PREPARED or self.may_be_sent_again
+
+    @property
     def may_be_sent_again(self) -> bool:
         """Whether the variation failed and cost nothing, so that the user can send it again."""
         paid = self.result or self.answer

@@ -37,8 +37,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         in_further_series = _FURTHER_SERIES in given and not item.get_closest_marker("both_series")
         return in_further_series or item.get_closest_marker("campaign") is not None
 
-    config.hook.pytest_deselected(items=[item for item in items if is_further(item)])
-    items[:] = [item for item in items if not is_further(item)]
+    further: list[pytest.Item] = []
+    chosen: list[pytest.Item] = []
+    for item in items:
+        (further if is_further(item) else chosen).append(item)
+    config.hook.pytest_deselected(items=further)
+    items[:] = chosen
 
 
 @pytest.fixture(scope="session", autouse=True)

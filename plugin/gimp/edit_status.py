@@ -122,7 +122,7 @@ class Facts:
             return Standing.RESULTS
         if self.collecting:
             return Standing.LEFT
-        sent = [p for p in self.posts.values() if p.state in (Status.SENT, Status.ACCEPTED)]
+        sent = [post for post in self.posts.values() if post.awaits_answer]
         if self.here is not None or all(post.message for post in sent):
             return Standing.FAILED
         # A worker of another window is possibly still waiting for the answer.
@@ -143,7 +143,7 @@ class Facts:
         If the edit is of an earlier window, this is possible only while no worker of this window
         and no other process works on the edit.
         """
-        return any(map(to_be_sent, self.posts.values())) and not (
+        return any(post.may_be_sent for post in self.posts.values()) and not (
             self.here is None and (self.collecting or self.others)
         )
 
@@ -176,7 +176,7 @@ class Facts:
 
     def _unexplained(self) -> str:
         """Return the text about an edit that ended without a message, because its worker died."""
-        sent = [p for p in self.posts.values() if p.state in (Status.SENT, Status.ACCEPTED)]
+        sent = [post for post in self.posts.values() if post.awaits_answer]
         if not all(post.recoverable for post in sent):
             return _no_answer()
         if not any(post.recoverable for post in self.posts.values()):
@@ -264,17 +264,9 @@ def _no_answer() -> str:
     )
 
 
-def to_be_sent(post: Post) -> bool:
-    """Return whether the variation can be sent without being charged twice.
-
-    This is the case if it was not sent before, or if it failed and surely cost nothing.
-    """
-    return post.state == Status.PREPARED or post.may_be_sent_again
-
-
 def to_collect(post: Post) -> bool:
     """Return whether a worker can possibly get the result without sending the variation again."""
-    return post.state in (Status.SENT, Status.ACCEPTED) or post.recoverable
+    return post.awaits_answer or post.recoverable
 
 
 def unfinished(job: Job) -> bool:

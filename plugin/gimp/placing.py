@@ -94,7 +94,7 @@ def put_back(done: Job, image: Gimp.Image, variation: int) -> tuple[list[Placed]
         try:
             check_pictures(capture)
         except UserError as error:
-            raise UserError(" ".join(filter(None, [str(error), _kept(capture)]))) from error
+            raise UserError(_with_kept(error, capture)) from error
         box = _on_canvas(capture)
         notes.append(
             _(
@@ -133,7 +133,7 @@ def _put(wanted: list[NewLayers | Replacement]) -> tuple[list[Placed], list[str]
             result.prepare()
             return True
         except UserError as error:
-            missing.append(f"{error} {_kept(result.capture)}")
+            missing.append(_with_kept(error, result.capture))
             return False
 
     with contextlib.ExitStack() as used:
@@ -188,7 +188,7 @@ def _put_one(
             _("The edit is ready, but it can't be placed while the layer is being changed.")
         )
     except UserError as error:
-        return [f"{error} {_kept(result.capture)}"]
+        return [_with_kept(error, result.capture)]
 
 
 def _result(capture: Capture) -> NewLayers | Replacement:
@@ -197,7 +197,8 @@ def _result(capture: Capture) -> NewLayers | Replacement:
     return NewLayers(capture, unplaced(capture))
 
 
-def _kept(capture: Capture) -> str:
+def _with_kept(error: UserError, capture: Capture) -> str:
+    """Return the message of `error`, and say where the results are that can't be placed."""
     folder = capture.job.folder
     # Name the fitted picture of each variation. If this picture is missing or damaged, name the
     # file of the result as received.
@@ -208,7 +209,8 @@ def _kept(capture: Capture) -> str:
     ]
     names = [name for name in names if (folder / name).exists()]
     if not names:
-        return ""
-    return _("The result is kept. Open it with File ▸ Open as Layers…: {paths}").format(
+        return str(error)
+    kept = _("The result is kept. Open it with File ▸ Open as Layers…: {paths}").format(
         paths=", ".join(str(folder / name) for name in names)
     )
+    return f"{error} {kept}"

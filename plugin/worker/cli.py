@@ -220,10 +220,7 @@ def _resume(arguments: argparse.Namespace) -> int:
     unfinished = history.find(arguments.id)
     out = arguments.out.absolute() if arguments.out else None
     refusal = ""
-    if any(
-        post.state == Status.PREPARED or post.may_be_sent_again
-        for post in unfinished.read_state().posts
-    ):
+    if any(post.may_be_sent for post in unfinished.read_state().posts):
         try:
             _check_writable(unfinished, out)
         except Failure as failure:

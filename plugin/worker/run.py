@@ -89,8 +89,7 @@ class Run:
                 with contextlib.suppress(OSError):
                     self._job.save_state(self._state)
             return not self._packing and not any(
-                post.state in (Status.SENT, Status.ACCEPTED) or post.to_be_placed
-                for post in self._state.posts
+                post.awaits_answer or post.to_be_placed for post in self._state.posts
             )
 
     def finish(self, sending: bool = True) -> None:
@@ -128,9 +127,7 @@ class Run:
         """
         # No other process can lock the job either, so no other process changes the state now.
         self._state = self._job.read_state()
-        is_unsent = all(
-            post.state == Status.PREPARED or post.may_be_sent_again for post in self._state.posts
-        )
+        is_unsent = all(post.may_be_sent for post in self._state.posts)
         failure = run_failures.no_lock(self._job, error, is_unsent)
         for post in self._state.posts:
             if post.state == Status.PREPARED:

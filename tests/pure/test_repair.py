@@ -13,6 +13,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from plugin.region import Box, plan
 from plugin.worker.fitting import fit
+from plugin.worker.fitting.repair import Repair
 from plugin.worker.sandbox.misbehaviour import PRESETS, Misbehaviour
 from plugin.worker.service import upload
 from tests.pure import misbehaving, scenes
@@ -235,12 +236,20 @@ def _off(made: misbehaving.Answered) -> float:
     return misbehaving.misregistration(made, matrix)["off"]
 
 
-def _new_content(made: misbehaving.Answered, *, repaired: bool) -> float:
-    """Return the colour difference of new content, in ΔE2000."""
-    found = misbehaving.judged(made) if repaired else None
-    assert found is not None or not repaired
-    placed, _notes = fit.placed(made.answer, made.built, made.source, made.mask, found)
-    return misbehaving.Judge(made).figures(placed)["new"]
+def _new_content(
+    scene: str, selection: str, kind: str, pictures: dict[str, Image.Image]
+) -> tuple[float, float]:
+    """Return the colour difference of new content with repair and without, in ΔE2000."""
+    made = misbehaving.edited(misbehaving.Case(scene, selection, 3, kind), pictures)
+    found = misbehaving.judged(made)
+    assert found is not None
+    judge = misbehaving.Judge(made)
+
+    def figure(repair: Repair | None) -> float:
+        placed, _notes = fit.placed(made.answer, made.built, made.source, made.mask, repair)
+        return judge.figures(placed)["new"]
+
+    return figure(found), figure(None)
 
 
 @pytest.mark.parametrize("kind", ["crossed", "crossed in linear light"])
@@ -249,8 +258,7 @@ def _new_content(made: misbehaving.Answered, *, repaired: bool) -> float:
 def test_colours_that_a_model_mixes_are_parted_again(
     scene: str, kind: str, pictures: dict[str, Image.Image]
 ) -> None:
-    made = misbehaving.edited(misbehaving.Case(scene, "large rectangle", 3, kind), pictures)
-    repaired, plain = (_new_content(made, repaired=on) for on in (True, False))
+    repaired, plain = _new_content(scene, "large rectangle", kind, pictures)
     # In linear light, clipped values are lost, so only an improvement is required.
     assert repaired <= (1.5 if kind == "crossed" else plain) and repaired < plain
 
@@ -260,10 +268,9 @@ def test_colours_that_a_model_mixes_are_parted_again(
 def test_darker_corners_leave_new_content_its_colours(
     scene: str, pictures: dict[str, Image.Image]
 ) -> None:
-    made = misbehaving.edited(misbehaving.Case(scene, "large rectangle", 3, "vignette"), pictures)
-    repaired, plain = (_new_content(made, repaired=on) for on in (True, False))
-    # Nobody sees a difference of 0.1.
-    assert repaired <= min(1.5, plain + 0.1)
+    repaired, plain = _new_content(scene, "large rectangle", "vignette", pictures)
+    # The wires have so few levels that the contrast is a guess. Nobody sees a difference of 0.1.
+    assert repaired <= min(1.5, plain + (0.1 if scene == "wires" else 0))
 
 
 @pytest.mark.parametrize("scene", ["product", "cup", "brick"])
@@ -271,8 +278,7 @@ def test_darker_corners_leave_new_content_its_colours(
 def test_a_contrast_curve_leaves_new_content_its_colours(
     scene: str, pictures: dict[str, Image.Image]
 ) -> None:
-    made = misbehaving.edited(misbehaving.Case(scene, "background", 3, "S-curve"), pictures)
-    repaired, plain = (_new_content(made, repaired=on) for on in (True, False))
+    repaired, plain = _new_content(scene, "background", "S-curve", pictures)
     assert repaired < 0.6 * plain
 
 

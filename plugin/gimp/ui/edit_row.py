@@ -16,7 +16,7 @@ from plugin.errors import UserError, unforeseen
 from plugin.gimp import placing, planning, results
 from plugin.gimp.canvas.undo import one_step
 from plugin.gimp.edit import Edit
-from plugin.gimp.edit_status import Button, Facts, Here, Standing, to_be_sent, to_collect
+from plugin.gimp.edit_status import Button, Facts, Here, Standing, to_collect
 from plugin.gimp.process.worker_process import WorkerProcess
 from plugin.gimp.translation import _
 from plugin.gimp.ui import thumbnails
@@ -188,7 +188,7 @@ class EditRow(Gtk.Box):
             self._chosen,
             self._collecting is not None,
             # Each row is updated twice a second, so look at the disk only if the answer matters.
-            any(map(to_be_sent, posts.values())) and self._is_anothers(),
+            any(post.may_be_sent for post in posts.values()) and self._is_anothers(),
             time.time() - self._created,
             self._usual,
         )

@@ -404,7 +404,8 @@ def _regressed(
         value = np.exp(logs)
         power_law = np.exp(numbers[0] + (1 + numbers[1]) * logs)
         fall = np.exp(numbers[4] * eccentricity)
-        model = (power_law + numbers[5] * _contrast(value)) * fall
+        contrast = _contrast(value)
+        model = (power_law + numbers[5] * contrast) * fall
         error = wanted - model
         spread = max(deviation(error[inner]) if inner.any() else 1, 1 / 255)
         weights = base * tukey(error / (4 * spread)) / (together * spread**2)
@@ -416,7 +417,7 @@ def _regressed(
                 power_law * fall * logs,
                 *(apart * slope * fall / (power * share)),
                 model * eccentricity,
-                _contrast(value) * fall,
+                contrast * fall,
             ]
         )
         weighted = slopes * weights

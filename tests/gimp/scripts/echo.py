@@ -34,13 +34,6 @@ def photo(gray=False, profile=None, precision=None):
     return image, image.get_layers()[0]
 
 
-def view(image, pixel_format="R'G'B' u8"):
-    seen = Gimp.Layer.new_from_visible(image, image, "seen")
-    data = inside.raw(seen, None, pixel_format)
-    seen.delete()
-    return data
-
-
 def apart(one, other):
     return max(abs(a - b) for a, b in zip(one, other))
 
@@ -49,10 +42,10 @@ def unchanged(output, gray, profile, precision):
     image, layer = photo(gray, PROFILES[profile](gray), precision)
     image.select_ellipse(Gimp.ChannelOps.REPLACE, 60, 40, 110, 90)
     Gimp.Selection.feather(image, 10)
-    before = view(image)
+    before = inside.view(image)
     status, message, _layers = inside.edit(image, [layer], prompt="echo", output=output)
     assert status == inside.SUCCESS, message
-    difference = apart(before, view(image))
+    difference = apart(before, inside.view(image))
     image.delete()
     return difference
 
@@ -63,10 +56,10 @@ def indexed(output):
         Gimp.ConvertDitherType.NONE, Gimp.ConvertPaletteType.GENERATE, 64, False, False, ""
     )
     image.select_ellipse(Gimp.ChannelOps.REPLACE, 60, 40, 110, 90)
-    before = inside.raw(layer), image.get_palette().get_color_count(), view(image)
+    before = inside.raw(layer), image.get_palette().get_color_count(), inside.view(image)
     status, message, _layers = inside.edit(image, [layer], prompt="echo", output=output)
     assert status == inside.SUCCESS, message
-    after = inside.raw(layer), image.get_palette().get_color_count(), view(image)
+    after = inside.raw(layer), image.get_palette().get_color_count(), inside.view(image)
     image.delete()
     return before == after
 

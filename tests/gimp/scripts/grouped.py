@@ -24,13 +24,7 @@ for name, precision, mode, opacity in (
     image.select_ellipse(Gimp.ChannelOps.REPLACE, 150, 60, 270, 240)
     selection = inside.selected(image)
 
-    def seen(image=image):
-        view = Gimp.Layer.new_from_visible(image, image, "seen")
-        data = inside.raw(view, None, "R'G'B'A u16")
-        view.delete()
-        return data
-
-    before = seen()
+    before = inside.view(image, "R'G'B'A u16")
     request = planning.Request(
         *("black and white", "gpt-image-2", "auto", "auto", "new-layer", "layer"),
         *(True, 2, [], [], 0, -1, True),
@@ -38,7 +32,7 @@ for name, precision, mode, opacity in (
     )
     layers, _sentences = edit.edit(image, [top], request)
     group = layers[0].get_parent()
-    outside, changed = inside.compare(before, seen(), selection)
+    outside, changed = inside.compare(before, inside.view(image, "R'G'B'A u16"), selection)
     found[name] = {
         "outside": outside,
         "changed": changed,

@@ -95,6 +95,14 @@ def raw(drawable, box=None, pixel_format=None):
     )
 
 
+def view(image, pixel_format="R'G'B' u8", box=None):
+    """Return what is visible in the image, or in a box of it. None is the format of the image."""
+    seen = Gimp.Layer.new_from_visible(image, image, "seen")
+    data = raw(seen, box, pixel_format)
+    seen.delete()
+    return data
+
+
 def selected(image, pixel_format="Y u8"):
     """Return the bytes of the selection for the whole canvas."""
     return raw(image.get_selection(), (0, 0, image.get_width(), image.get_height()), pixel_format)

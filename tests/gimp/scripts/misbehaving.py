@@ -7,23 +7,16 @@ import inside
 from gi.repository import Gimp
 
 
-def view(image):
-    seen = Gimp.Layer.new_from_visible(image, image, "seen")
-    data = inside.raw(seen, None, "R'G'B' u8")
-    seen.delete()
-    return data
-
-
 def off(preset, output, repair):
     image, layer = inside.photo()
     image.select_ellipse(Gimp.ChannelOps.REPLACE, 200, 100, 220, 180)
     chosen = inside.selected(image)
-    before = view(image)
+    before = inside.view(image)
     status, message, _layers = inside.edit(
         image, [layer], prompt=f"echo\nmisbehave: {preset}", output=output, repair=repair
     )
     assert status == inside.SUCCESS, message
-    after = view(image)
+    after = inside.view(image)
     image.delete()
     wrong = [abs(a - b) for a, b in zip(before, after)]
     within = [max(wrong[3 * i : 3 * i + 3]) for i, value in enumerate(chosen) if value]

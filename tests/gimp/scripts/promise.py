@@ -151,13 +151,6 @@ def write(name, data):
     return name
 
 
-def view(image):
-    seen = Gimp.Layer.new_from_visible(image, image, "seen")
-    data = inside.raw(seen)
-    seen.delete()
-    return data
-
-
 def mask_bytes(drawable):
     """Return the bytes in the drawable's own format, so that any value above 0 is noticed."""
     return inside.raw(drawable)
@@ -194,7 +187,7 @@ def edit(number, case):
     image, below, edited = build(case)
     layers = {"below": below, "edited": edited}
     before = structure(image)
-    seen = view(image)
+    seen = inside.view(image, None)
     pixels = {name: inside.raw(layer) for name, layer in layers.items()}
     drawables = [edited.get_mask() if case["layer"] == "mask being edited" else edited]
     status, message, made = inside.edit(
@@ -225,7 +218,7 @@ def edit(number, case):
         "canvas": [WIDTH, HEIGHT],
         "selected": write(f"{number}-selected", inside.selected(image)),
         "seen": write(f"{number}-seen", seen),
-        "sees": write(f"{number}-sees", view(image)),
+        "sees": write(f"{number}-sees", inside.view(image, None)),
         "layers": [
             {
                 "name": name,

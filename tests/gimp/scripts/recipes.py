@@ -10,14 +10,6 @@ from gi.repository import Gimp, Gio
 found = {}
 
 
-def view(image):
-    """Return the visible pixels of the image as sRGB with alpha."""
-    seen = Gimp.Layer.new_from_visible(image, image, "seen")
-    data = inside.raw(seen, None, "R'G'B'A u8")
-    seen.delete()
-    return data
-
-
 def save(image, name):
     file = Gio.File.new_for_path(f"{inside.FOLDER}/{name}.png")
     Gimp.file_save(Gimp.RunMode.NONINTERACTIVE, image, file, None)
@@ -34,10 +26,10 @@ def recipe(name, photograph, steps):
     for number, (ellipse, prompt, arguments) in enumerate(steps, 1):
         image.select_ellipse(Gimp.ChannelOps.REPLACE, *ellipse)
         selection = inside.selected(image)
-        before = view(image)
+        before = inside.view(image, "R'G'B'A u8")
         status, message, layers = inside.edit(image, [layer], prompt=prompt, **arguments)
         assert status == inside.SUCCESS, message
-        outside, changed = inside.compare(before, view(image), selection)
+        outside, changed = inside.compare(before, inside.view(image, "R'G'B'A u8"), selection)
         Gimp.Selection.none(image)
         save(image, f"{name}-{number}")
         made.append({"ellipse": ellipse, "outside": outside, "changed": changed})

@@ -22,13 +22,6 @@ def photo():
     return image, image.get_layers()[0]
 
 
-def view(image, pixel_format="R'G'B' u8", box=None):
-    seen = Gimp.Layer.new_from_visible(image, image, "seen")
-    data = inside.raw(seen, box, pixel_format)
-    seen.delete()
-    return data
-
-
 def apart(one, other):
     assert len(one) == len(other)
     return max(abs(a - b) for a, b in zip(one, other))
@@ -58,7 +51,7 @@ def over_white(image, layer, box=None):
     copy.resize(*size, -x, -y)
     white.resize_to_image_size()
     white.fill(Gimp.FillType.WHITE)
-    data = view(copy, box=box)
+    data = inside.view(copy, box=box)
     copy.delete()
     return data
 
@@ -109,14 +102,14 @@ def masked():
 
 def filters():
     image, layer = filtered()
-    before = view(image)
+    before = inside.view(image)
     (made,) = sent(image, layer)
-    new_layer = apart(before, view(image))
+    new_layer = apart(before, inside.view(image))
     image.remove_layer(made)
     own = inside.raw(layer)
     image.select_rectangle(Gimp.ChannelOps.REPLACE, 60, 40, 100, 80)
     status, _message, _layers = inside.edit(image, [layer], prompt="echo", output="replace")
-    replaced = [status, apart(own, inside.raw(layer)), apart(before, view(image))]
+    replaced = [status, apart(own, inside.raw(layer)), apart(before, inside.view(image))]
     # A filter that is switched off has no effect on what is sent.
     layer.get_filters()[0].set_visible(False)
     Gimp.Selection.none(image)
@@ -132,9 +125,9 @@ def masks():
     image.remove_layer(made)
     # What the layer mask hides stays hidden with a selection, too.
     image.select_rectangle(Gimp.ChannelOps.REPLACE, 60, 10, 150, 140)
-    before = view(image)
+    before = inside.view(image)
     status, _message, (made,) = inside.edit(image, [layer], prompt="black and white")
-    after = view(image)
+    after = inside.view(image)
     hidden = [
         apart(before[3 * i : 3 * i + 3], after[3 * i : 3 * i + 3])
         for i, value in enumerate(mask)
@@ -166,14 +159,14 @@ def part():
     inside.hide_by_mask(image, layer, (120, 120, 300, 180), 30)
     blur(layer)
     image.select_ellipse(Gimp.ChannelOps.REPLACE, 150, 130, 60, 50)
-    before = view(image)
+    before = inside.view(image)
     status, message, (made,) = inside.edit(image, [layer], prompt="echo")
     assert status == inside.SUCCESS, message
     jobs = Path(os.environ["DIMILINKS_HOME"], "jobs").iterdir()
     job = max(jobs, key=lambda folder: folder.stat().st_mtime)
     box = json.loads((job / "request.json").read_text())["region"]["content"]
     x, y, width, height = (box[name] for name in ("x", "y", "width", "height"))
-    after = view(image)
+    after = inside.view(image)
     _ok, left, top = made.get_offsets()
     image.remove_layer(made)
     expect(over_white(image, layer, (x, y, width, height)), width, height)
